@@ -1,7 +1,7 @@
 """Separate the sources that several views of the sky hold, with priors learned from those views.
 
-The public names are imported from their modules when they are first used, so that what needs no PyTorch
-(``ddprism --help``, the errors, the version) does not wait for it.
+The public names are imported from their modules when they are first used, so that what needs no
+PyTorch (``ddprism --help``, the errors, the version) does not wait for it.
 """
 
 from importlib import import_module
