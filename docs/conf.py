@@ -1,5 +1,6 @@
 """Sphinx configuration. No intersphinx: the documentation builds without a network."""
 
+import re
 from importlib.metadata import version as metadata_version
 
 project = "astro-ddprism"
@@ -20,11 +21,14 @@ root_doc = "index"
 exclude_patterns = ["_build"]
 default_role = "autolink"  # `name` is a link where there is such a name, and text elsewhere
 nitpicky = True
-# Types of other packages, and the words with which numpydoc describes types, are text here.
+# Types of other packages are text here, and so are base classes that are nobody's business.
 _others = (
-    "asdf|astropy|azula|collections|matplotlib|np|numpy|os|pathlib|photutils|scipy|torch|typing"
+    "abc|asdf|astropy|azula|collections|matplotlib|np|numpy|os|pathlib|photutils|scipy|torch|typing"
 )
-nitpick_ignore_regex = [("py:.*", rf"({_others})(\..*)?")]
+nitpick_ignore_regex = [
+    ("py:.*", rf"({_others})(\..*)?"),
+    ("py:.*", r"astro_ddprism\..*\._\w+"),
+]
 
 # A class's members stand on its own page: a second table of them in the text would name them twice.
 numpydoc_show_class_members = False
@@ -42,3 +46,17 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": True,
 }
+
+
+def escape_shapes(app, what, name, obj, options, lines):
+    """Let docstrings say (N, *shape) as Python does, where reStructuredText sees emphasis begin."""
+    for i, line in enumerate(lines):
+        text = line.split("``")  # every second piece is literal
+        text[::2] = [
+            re.sub(r"(?<=[(,] )\*(?=\w)|(?<=\()\*(?=\w)", r"\\*", piece) for piece in text[::2]
+        ]
+        lines[i] = "``".join(text)
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape_shapes, priority=400)  # before numpydoc
