@@ -7,12 +7,12 @@ Observation :math:`i` of a view holds its sources through
 Each :math:`A^\beta` is a `MixingOperator`. It acts on a batch with one observation per row, and its
 matrix is never formed: all that posterior sampling needs are products :math:`A x` and
 :math:`A^\top y`. An operator holds either one map that all observations share
-(``n_observations is None``) or one map per observation, and ``operator[index]`` is the operator of the
-observations of a mini-batch.
+(``n_observations is None``) or one map per observation, and ``operator[index]`` is the operator of
+the observations of a mini-batch.
 
-A new operator is a subclass in a module of its own. It says its shapes, ``_apply``, ``_apply_adjoint``
-and ``state``, and names its tensors in ``_tensors``; selection, moving between devices and storage follow
-from these. Subclasses are found by their class name.
+A new operator is a subclass in a module of its own. It says its shapes, ``_apply``,
+``_apply_adjoint`` and ``state``, and names its tensors in ``_tensors``; selection, moving between
+devices and storage follow from these. Subclasses are found by their class name.
 """
 
 import abc
@@ -44,7 +44,8 @@ class MixingOperator(abc.ABC):
     source_shape: tuple[int, ...]
     observation_shape: tuple[int, ...]
 
-    # Names of the tensor attributes. Those of an operator that is not shared lead with the observation axis.
+    # Names of the tensor attributes; where the operator is not shared, their first axis is that of
+    # the observations.
     _tensors: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs):
@@ -66,7 +67,7 @@ class MixingOperator(abc.ABC):
 
     @abc.abstractmethod
     def state(self) -> dict:
-        """Plain arrays, numbers and lists from which `operator_from_state` builds the operator again.
+        """Plain arrays, numbers and lists from which `operator_from_state` rebuilds the operator.
 
         Returns
         -------
@@ -95,8 +96,8 @@ class MixingOperator(abc.ABC):
         Parameters
         ----------
         x : Tensor, shape (B, *source_shape)
-            One source for each observation. ``B`` is `n_observations`, or any number where the operator is
-            shared.
+            One source for each observation. ``B`` is `n_observations`, or any number where the
+            operator is shared.
 
         Returns
         -------
@@ -172,13 +173,14 @@ class MixingOperator(abc.ABC):
         return new
 
     def _check(self, tensor: torch.Tensor, shape: tuple[int, ...], what: str):
-        # Without this, an (N,) amplitude or a (N, ...) kernel would silently broadcast over a batch of one.
+        # Without this, N amplitudes or N kernels would silently broadcast over a batch of one.
         n = self.n_observations
         if tuple(tensor.shape[1:]) != shape or n not in (None, tensor.shape[0]):
             batch = "B" if n is None else n
             expected = ", ".join(str(size) for size in (batch, *shape))
             raise ValueError(
-                f"{type(self).__name__}: {what} has shape {tuple(tensor.shape)}, expected ({expected})"
+                f"{type(self).__name__}: {what} has shape {tuple(tensor.shape)}, "
+                f"expected ({expected})"
             )
 
     def __repr__(self):
@@ -219,7 +221,7 @@ def operator_from_state(state: Mapping) -> MixingOperator:
 
 
 def as_tensor(values, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """A tensor of an array, in float32 unless ``dtype`` or a floating-point tensor says otherwise."""
+    """A tensor of an array: of ``dtype``, else of a tensor's own floating-point type or float32."""
     if isinstance(values, torch.Tensor):
         own = values.dtype if values.is_floating_point() else torch.float32
         return values.to(dtype=own if dtype is None else dtype)

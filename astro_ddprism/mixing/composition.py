@@ -5,6 +5,8 @@ r"""Operators one after the other.
 written as ``Composition(A1, A2, ..., Ak)`` and applied from right to left, as in mathematics.
 """
 
+import itertools
+
 from ..errors import InputError
 from .base import MixingOperator, operator_from_state
 
@@ -17,8 +19,8 @@ class Composition(MixingOperator):
     Parameters
     ----------
     *operators : MixingOperator
-        ``Composition(f, g)(x)`` is ``f(g(x))``. Shared operators and such with one map per observation
-        may be mixed.
+        ``Composition(f, g)(x)`` is ``f(g(x))``. Shared operators and such with one map per
+        observation may be mixed.
 
     Raises
     ------
@@ -37,7 +39,7 @@ class Composition(MixingOperator):
     def __init__(self, *operators):
         if not operators:
             raise InputError("Composition: found no operators, expected at least one")
-        for left, right in zip(operators[:-1], operators[1:], strict=True):
+        for left, right in itertools.pairwise(operators):
             if left.source_shape != right.observation_shape:
                 raise InputError(
                     f"Composition: {left} cannot follow {right}: expected equal shapes in between"
@@ -77,6 +79,7 @@ class Composition(MixingOperator):
         return y
 
     def state(self):
+        """Arguments of the constructor, for `operator_from_state`."""
         return {
             "operator": "Composition",
             "operators": [operator.state() for operator in self.operators],

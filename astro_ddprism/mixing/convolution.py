@@ -2,16 +2,16 @@ r"""Convolution with a point spread function (PSF) on the source's own pixel gri
 
 .. math:: y_p = \sum_q k_{p-q} x_q
 
-for pixels :math:`p, q` of the image and a kernel :math:`k` with its origin at its central pixel: light
-from outside the image is not there, and light that leaves the image is lost. With the discrete Fourier
-transform :math:`F` of a grid that is larger than the image, zero padding :math:`P` and cropping
-:math:`P^\top`,
+for pixels :math:`p, q` of the image and a kernel :math:`k` with its origin at its central pixel:
+light from outside the image is not there, and light that leaves the image is lost. With the discrete
+Fourier transform :math:`F` of a grid that is larger than the image, zero padding :math:`P` and
+cropping :math:`P^\top`,
 
 .. math:: A = P^\top F^{-1} \operatorname{diag}(F k) F P, \qquad
           A^\top = P^\top F^{-1} \operatorname{diag}(\overline{F k}) F P
 
-An image of :math:`n` pixels and a kernel of :math:`2h + 1` need a grid of at least :math:`n + h` pixels: what
-wraps around then ends in the padding.
+An image of :math:`n` pixels and a kernel of :math:`2h + 1` need a grid of at least :math:`n + h`
+pixels: what wraps around then ends in the padding.
 """
 
 import scipy.fft
@@ -29,8 +29,8 @@ class Convolution(MixingOperator):
     Parameters
     ----------
     kernel : array_like, shape (ky, kx), (bands, ky, kx) or (N, bands, ky, kx)
-        One PSF for all, one per band, or one per observation and band; of odd sizes and centred. An axis
-        of bands may have length 1. For images without bands: (ky, kx) or (N, ky, kx).
+        One PSF for all, one per band, or one per observation and band; of odd sizes and centred.
+        An axis of bands may have length 1. For images without bands: (ky, kx) or (N, ky, kx).
     shape : tuple of int, (bands, ny, nx) or (ny, nx)
         Shape of one source and one observation.
     dtype : torch.dtype, optional
@@ -80,8 +80,8 @@ class Convolution(MixingOperator):
             )
         if found[-1] % 2 == 0 or found[-2] % 2 == 0:
             raise InputError(
-                f"kernel: found {found[-2]} x {found[-1]} pixels, expected odd sizes, so that one pixel "
-                "is the centre"
+                f"kernel: found {found[-2]} x {found[-1]} pixels, expected odd sizes, so that one "
+                "pixel is the centre"
             )
         if not torch.isfinite(self.kernel).all():
             raise InputError("kernel: found values that are not finite")
@@ -95,8 +95,8 @@ class Convolution(MixingOperator):
     def transfer(self) -> torch.Tensor:
         """Transform of the kernel on the padded grid.
 
-        It is computed when first used, so that a view of many observations holds only the kernels, and a
-        mini-batch its own transforms.
+        It is computed when first used, so that a view of many observations holds only the
+        kernels, and a mini-batch its own transforms.
         """
         if self._transfer is None:
             ky, kx = self.kernel.shape[-2:]
@@ -122,6 +122,7 @@ class Convolution(MixingOperator):
         return new
 
     def state(self):
+        """Arguments of the constructor, for `operator_from_state`."""
         return {
             "operator": "Convolution",
             "kernel": self.kernel.cpu().numpy(),

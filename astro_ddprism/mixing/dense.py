@@ -33,8 +33,8 @@ class DenseMatrix(MixingOperator):
     Raises
     ------
     InputError
-        If the matrix has another number of axes, a size that does not match the shapes, or values that
-        are not finite.
+        If the matrix has another number of axes, a size that does not match the shapes, or values
+        that are not finite.
 
     Examples
     --------
@@ -84,6 +84,7 @@ class DenseMatrix(MixingOperator):
         return x.reshape(-1, *self.source_shape)
 
     def state(self):
+        """Arguments of the constructor, for `operator_from_state`."""
         return {
             "operator": "DenseMatrix",
             "matrix": self.matrix.cpu().numpy(),

@@ -2,8 +2,9 @@ r"""Operators that act on each pixel alone.
 
 .. math:: y_{ip} = a_{ip} x_{ip}
 
-with :math:`a = 1` (`Identity`), one number for an observation (`Amplitude`: how strongly a view holds a
-source), or 0 at bad and 1 at good pixels (`Mask`). Such a matrix is diagonal and thus its own adjoint.
+with :math:`a = 1` (`Identity`), one number for an observation (`Amplitude`: how strongly a view holds
+a source), or 0 at bad and 1 at good pixels (`Mask`). Such a matrix is diagonal and thus its own
+adjoint.
 """
 
 import numpy as np
@@ -50,6 +51,7 @@ class Identity(_Diagonal):
         return x
 
     def state(self):
+        """Arguments of the constructor, for `operator_from_state`."""
         return {"operator": "Identity", "shape": list(self.source_shape)}
 
 
@@ -100,6 +102,7 @@ class Amplitude(_Diagonal):
         return self.amplitude.reshape(-1, *(1,) * len(self.source_shape)) * x
 
     def state(self):
+        """Arguments of the constructor, for `operator_from_state`."""
         return {
             "operator": "Amplitude",
             "amplitude": self.amplitude.cpu().numpy(),
@@ -115,16 +118,16 @@ class Amplitude(_Diagonal):
 class Mask(_Diagonal):
     """Zero at bad pixels.
 
-    For pixels that a source cannot reach. Bad pixels of an observation need no operator: they belong in
-    the view's mask, which `DiagonalNoise` leaves out.
+    For pixels that a source cannot reach. Bad pixels of an observation need no operator: they belong
+    in the view's mask, which `DiagonalNoise` leaves out.
 
     Parameters
     ----------
     mask : array_like of bool, shape `shape` or (N, *shape)
         True at bad pixels. Whatever value a bad pixel holds, NaN included, becomes 0.
     shape : tuple of int, optional
-        Shape of one source and one observation. If None, the shape of ``mask``, which all observations
-        then share.
+        Shape of one source and one observation. If None, the shape of ``mask``, which all
+        observations then share.
 
     Raises
     ------
@@ -147,8 +150,8 @@ class Mask(_Diagonal):
         n_leading = mask.ndim - len(self.source_shape)
         if n_leading not in (0, 1) or tuple(mask.shape[n_leading:]) != self.source_shape:
             raise InputError(
-                f"mask: found shape {tuple(mask.shape)}, expected {self.source_shape}, with or without "
-                "a leading axis of observations"
+                f"mask: found shape {tuple(mask.shape)}, expected {self.source_shape}, with or "
+                "without a leading axis of observations"
             )
         if mask.dtype != torch.bool:
             raise InputError(f"mask: found type {mask.dtype}, expected bool (True at bad pixels)")
@@ -164,6 +167,7 @@ class Mask(_Diagonal):
         return torch.where(self.mask, torch.zeros_like(x), x)
 
     def state(self):
+        """Arguments of the constructor, for `operator_from_state`."""
         return {
             "operator": "Mask",
             "mask": self.mask.cpu().numpy(),
@@ -172,5 +176,5 @@ class Mask(_Diagonal):
 
 
 def _bool(mask) -> torch.dtype:
-    """bool for a boolean array; else a type that the check of the constructor refuses."""
+    """Boolean for a boolean array; else a type that the check of the constructor refuses."""
     return torch.bool if np.asarray(mask).dtype == bool else torch.float32
