@@ -1,12 +1,13 @@
 """Sphinx configuration. No intersphinx: the documentation builds without a network."""
 
 import re
-from importlib.metadata import version as metadata_version
+
+import astro_ddprism
 
 project = "astro-ddprism"
 author = "the astro-ddprism developers"
 copyright = f"2026, {author}"
-release = metadata_version(project)
+release = astro_ddprism.__version__
 version = ".".join(release.split(".")[:2])
 
 extensions = [
