@@ -1,0 +1,1 @@
+"""Files: ASDF for models and datasets, FITS for products."""
