@@ -3,9 +3,9 @@ r"""Convolution with a point spread function (PSF) on the source's own pixel gri
 .. math:: y_p = \sum_q k_{p-q} x_q
 
 for pixels :math:`p, q` of the image and a kernel :math:`k` with its origin at its central pixel:
-light from outside the image is not there, and light that leaves the image is lost. With the discrete
-Fourier transform :math:`F` of a grid that is larger than the image, zero padding :math:`P` and
-cropping :math:`P^\top`,
+light from outside the image is not there, and light that leaves the image is lost. With the
+discrete Fourier transform :math:`F` of a grid that is larger than the image, zero padding
+:math:`P` and cropping :math:`P^\top`,
 
 .. math:: A = P^\top F^{-1} \operatorname{diag}(F k) F P, \qquad
           A^\top = P^\top F^{-1} \operatorname{diag}(\overline{F k}) F P

@@ -2,9 +2,9 @@ r"""Operators that act on each pixel alone.
 
 .. math:: y_{ip} = a_{ip} x_{ip}
 
-with :math:`a = 1` (`Identity`), one number for an observation (`Amplitude`: how strongly a view holds
-a source), or 0 at bad and 1 at good pixels (`Mask`). Such a matrix is diagonal and thus its own
-adjoint.
+with :math:`a = 1` (`Identity`), one number for an observation (`Amplitude`: how strongly a view
+holds a source), or 0 at bad and 1 at good pixels (`Mask`). Such a matrix is diagonal and thus its
+own adjoint.
 """
 
 import numpy as np
@@ -118,8 +118,8 @@ class Amplitude(_Diagonal):
 class Mask(_Diagonal):
     """Zero at bad pixels.
 
-    For pixels that a source cannot reach. Bad pixels of an observation need no operator: they belong
-    in the view's mask, which `DiagonalNoise` leaves out.
+    For pixels that a source cannot reach. Bad pixels of an observation need no operator: they
+    belong in the view's mask, which `DiagonalNoise` leaves out.
 
     Parameters
     ----------

@@ -3,8 +3,8 @@ r"""The noise of an observation: independent Gaussians, one per pixel.
 .. math:: \eta_i \sim \mathcal{N}(0, \Sigma_i), \qquad \Sigma_i = \operatorname{diag}(\sigma_{ip}^2)
 
 A pixel that is masked, or whose variance is not a positive finite number, carries no information:
-:math:`\sigma_{ip}^{-1} = 0`. In whitened units, :math:`\tilde r = \Sigma^{-1/2} r`, such pixels vanish
-from every residual and every solve, and what value they hold is never read.
+:math:`\sigma_{ip}^{-1} = 0`. In whitened units, :math:`\tilde r = \Sigma^{-1/2} r`, such pixels
+vanish from every residual and every solve, and what value they hold is never read.
 """
 
 import copy
