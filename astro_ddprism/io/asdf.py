@@ -1,0 +1,232 @@
+"""Models and datasets as ASDF files: written whole or not at all, read whole or refused.
+
+A file is one tree. ``kind`` says what it holds (``"views"`` or ``"model"``), ``format_version`` and
+``software`` say who wrote it; the rest belongs to the module that writes the kind. Large arrays are
+binary blocks with checksums, and everything else is YAML that a text editor shows. Units, sky
+coordinates and tables are stored by asdf-astropy; `~astro_ddprism.View` and
+`~astro_ddprism.MultiViewDataset` by the converters below, which `asdf` finds through the entry point
+``asdf.extensions``, so that ``asdf.open("views.asdf")["dataset"]`` works as well.
+"""
+
+import os
+from pathlib import Path
+
+import asdf
+import numpy as np
+import yaml
+from asdf.exceptions import ValidationError
+from asdf.extension import Converter, Extension
+
+from .. import __version__
+from ..errors import InputError
+from .fits import replacing
+from .wcs import pack_wcs, unpack_wcs
+
+__all__ = ["FORMAT_VERSION", "get_extensions", "read_tree", "write_tree"]
+
+FORMAT_VERSION = 1
+"""Version of the layout of the tree; it grows when an older reader would misread a file."""
+
+_KINDS = {"views": "a dataset of views", "model": "a model"}
+_URI = "asdf://astro-ddprism.org"
+# What asdf raises on a damaged file, as found by cutting files short and flipping their bytes.
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    yaml.YAMLError,
+    ValidationError,
+)
+
+
+def write_tree(path, tree, overwrite=False):
+    """Write an ASDF file. A write that is killed leaves an old file whole.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to be.
+    tree : mapping
+        What to write, with its ``kind``: ``"views"`` or ``"model"``. Values may be dictionaries,
+        lists, numbers, strings, arrays, units, quantities, tables, sky coordinates, views and datasets.
+    overwrite : bool
+        Whether to replace an existing file.
+
+    Raises
+    ------
+    InputError
+        If the file exists and may not be replaced, or cannot be made.
+    """
+    path = Path(path)
+    if tree.get("kind") not in _KINDS:
+        raise InputError(f"kind: found {tree.get('kind')!r}, expected one of {', '.join(_KINDS)}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        what = "a folder" if path.is_dir() else "an existing file"
+        raise InputError(f"{path}: found {what}, expected a new file (or overwrite=True)")
+    # The temporary file must lie where the real one will: only within a folder is a rename atomic.
+    target = path.resolve()
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"{path}: its folder does not exist or cannot be written to")
+    head = {
+        "kind": tree["kind"],
+        "format_version": FORMAT_VERSION,
+        "software": {"name": "astro-ddprism", "version": __version__},
+    }
+    file = asdf.AsdfFile({**head, **tree}, extensions=get_extensions())
+    with replacing(target, overwrite=True) as temporary:
+        file.write_to(temporary)
+
+
+def read_tree(path, kind):
+    """Read an ASDF file that `write_tree` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    kind : {"views", "model"}
+        What it must hold.
+
+    Returns
+    -------
+    tree : dict
+        What was written. Arrays are in memory and the file is closed.
+
+    Raises
+    ------
+    InputError
+        If the file does not exist, is no ASDF file, is damaged, was written by a newer version or
+        holds another kind.
+    """
+    path = Path(path)
+    _check_magic(path)
+    try:
+        # The plain YAML comes first: the objects of a newer version may have no converter here.
+        _check_head(path, asdf.util.load_yaml(path), kind)
+        with asdf.open(
+            path,
+            lazy_load=False,
+            memmap=False,
+            validate_checksums=True,
+            extensions=get_extensions(),
+        ) as file:
+            return dict(file.tree)
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: found a truncated or damaged ASDF file ({type(error).__name__}: {reason}), "
+            f"expected {_KINDS[kind]}"
+        ) from error
+
+
+def _check_magic(path):
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(5)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if magic != b"#ASDF":
+        found = {b"": "an empty file", b"SIMPL": "a FITS file"}.get(magic, "something else")
+        raise InputError(f"{path}: found {found}, expected an ASDF file")
+
+
+def _check_head(path, tree, kind):
+    version, found = (tree or {}).get("format_version"), (tree or {}).get("kind")
+    if version is None or found is None:
+        raise InputError(
+            f"{path}: found an ASDF file that astro-ddprism did not write, expected {_KINDS[kind]}"
+        )
+    if int(version) > FORMAT_VERSION:
+        software = tree.get("software", {}).get("version", "unknown")
+        raise InputError(
+            f"{path}: found format version {version}, written by astro-ddprism {software}; this is "
+            f"astro-ddprism {__version__}, which reads versions up to {FORMAT_VERSION}: update it"
+        )
+    if found != kind:
+        raise InputError(f"{path}: found {_KINDS.get(found, found)}, expected {_KINDS[kind]}")
+
+
+class _DatasetConverter(Converter):
+    tags = (f"{_URI}/tags/dataset-1.0.0",)
+    types = ("astro_ddprism.dataset.MultiViewDataset",)
+
+    def to_yaml_tree(self, obj, tag, ctx):  # noqa: ARG002
+        # A list, since a YAML mapping has no order, and that of the views orders the sources.
+        return {"views": list(obj.values())}
+
+    def from_yaml_tree(self, node, tag, ctx):  # noqa: ARG002
+        from ..dataset import MultiViewDataset
+
+        return MultiViewDataset({view.name: view for view in node["views"]})
+
+
+class _ViewConverter(Converter):
+    tags = (f"{_URI}/tags/view-1.0.0",)
+    types = ("astro_ddprism.dataset.View",)
+
+    def to_yaml_tree(self, obj, tag, ctx):  # noqa: ARG002
+        return {
+            "name": obj.name,
+            "unit": obj.unit,
+            "ids": obj.ids,
+            "data": obj.data,
+            "variance": obj.variance,
+            "mask": obj.mask,
+            "mixing": [
+                {"source": source, **operator.state()} for source, operator in obj.mixing.items()
+            ],
+            "wcs": None if obj.wcs is None else pack_wcs(obj.wcs),
+            "coordinates": obj.coordinates,
+        }
+
+    def from_yaml_tree(self, node, tag, ctx):  # noqa: ARG002
+        from ..dataset import View
+        from ..mixing import operator_from_state
+
+        # asdf gives arrays that load themselves when touched; the view must outlive the open file.
+        arrays = {name: np.array(node[name]) for name in ("data", "variance", "mask", "ids")}
+        mixing = {}
+        for state in node["mixing"]:
+            state = _in_memory(dict(state))
+            mixing[state.pop("source")] = operator_from_state(state)
+        wcs = node.get("wcs")
+        return View(
+            arrays.pop("data"),
+            **arrays,
+            mixing=mixing,
+            unit=node["unit"],
+            wcs=None if wcs is None else unpack_wcs(_in_memory(wcs)),
+            coordinates=node.get("coordinates"),
+            name=node["name"],
+        )
+
+
+def _in_memory(node):
+    """The same tree with plain arrays."""
+    if isinstance(node, dict):
+        return {key: _in_memory(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_in_memory(value) for value in node]
+    return np.array(node) if hasattr(node, "__array__") else node
+
+
+class _AstroDdprismExtension(Extension):
+    extension_uri = f"{_URI}/extensions/core-1.0.0"
+    converters = (_DatasetConverter(), _ViewConverter())
+    tags = tuple(tag for converter in converters for tag in converter.tags)
+
+
+def get_extensions():
+    """The `asdf` extensions of this package, for the entry point ``asdf.extensions``.
+
+    Returns
+    -------
+    extensions : list of `asdf.extension.Extension`
+    """
+    return [_AstroDdprismExtension()]

@@ -1,0 +1,123 @@
+r"""Many world coordinate systems in a few arrays.
+
+Cutouts of one image share its projection and differ in the reference pixel alone. A list of :math:`N`
+such WCS is stored as its distinct headers, written with 17 significant digits so that every number
+comes back to the last bit, and for each observation the number of its header, its ``CRPIX`` and the
+shape of its image. SIP coefficients are kept as arrays, since a FITS card has no room for 17 digits
+of them. Three thousand cutouts of one tile are thus one header and three arrays.
+
+What no header says (distortion look-up tables, ``-TAB`` axes, pixel bounds) is left to asdf-astropy,
+one WCS at a time.
+"""
+
+import numpy as np
+from astropy.wcs import WCS, WCSHDO_P17, Sip, WCSHDO_all, Wcsprm
+
+__all__ = ["pack_wcs", "unpack_wcs"]
+
+_SIP = ("a", "b", "ap", "bp")
+
+
+def pack_wcs(wcs) -> dict:
+    """Arrays from which `unpack_wcs` builds a list of WCS again.
+
+    Parameters
+    ----------
+    wcs : sequence of `~astropy.wcs.WCS`
+        Two-dimensional.
+
+    Returns
+    -------
+    node : dict
+        ``headers`` (K,), bytes; ``sip``, a list of K dictionaries or None; ``index`` (N,); ``crpix``
+        and ``sip_crpix`` (N, 2); ``shape`` (N, 2), pixels along x and y, or 0 where unknown. Where a
+        header does not say it all: ``whole``, the list itself.
+    """
+    if not all(map(_is_in_header, wcs)):
+        return {"whole": list(wcs)}
+    numbers, headers, sips = {}, [], []
+    index = np.empty(len(wcs), dtype=np.int32)
+    crpix, sip_crpix = np.empty((len(wcs), 2)), np.zeros((len(wcs), 2))
+    shape = np.zeros((len(wcs), 2), dtype=np.int64)
+    for i, one in enumerate(wcs):
+        header, sip = _common_header(one), _sip_arrays(one)
+        key = (header, *(array.tobytes() for array in (sip or {}).values()))
+        if key not in numbers:
+            numbers[key] = len(headers)
+            headers.append(header)
+            sips.append(sip)
+        index[i] = numbers[key]
+        crpix[i] = one.wcs.crpix
+        if sip:
+            sip_crpix[i] = one.sip.crpix
+        if one.pixel_shape is not None:
+            shape[i] = one.pixel_shape
+    node = {"headers": np.array(headers), "index": index, "crpix": crpix, "shape": shape}
+    if any(sips):
+        node |= {"sip": sips, "sip_crpix": sip_crpix}
+    return node
+
+
+def unpack_wcs(node) -> list[WCS]:
+    """The list that `pack_wcs` packed.
+
+    Parameters
+    ----------
+    node : mapping
+        What `pack_wcs` returned.
+
+    Returns
+    -------
+    wcs : list of `~astropy.wcs.WCS`
+    """
+    if "whole" in node:
+        return list(node["whole"])
+    bases = [_from_header(bytes(header)) for header in node["headers"]]
+    sips = node.get("sip") or [None] * len(bases)
+    result = []
+    for i, number in enumerate(node["index"]):
+        one = bases[number].deepcopy()
+        one.wcs.crpix = node["crpix"][i]
+        if sips[number]:
+            arrays = (
+                None if sips[number][name] is None else np.asarray(sips[number][name], dtype=float)
+                for name in _SIP
+            )
+            one.sip = Sip(*arrays, np.asarray(node["sip_crpix"][i], dtype=float))
+        one.wcs.set()
+        if node["shape"][i].any():
+            one.pixel_shape = tuple(int(size) for size in node["shape"][i])
+        result.append(one)
+    return result
+
+
+def _is_in_header(wcs) -> bool:
+    """Whether header and SIP coefficients say all about this WCS."""
+    tables = (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)
+    return (
+        type(wcs) is WCS
+        and all(table is None for table in tables)
+        and not wcs.wcs.tab
+        and wcs.pixel_bounds is None
+    )
+
+
+def _common_header(wcs) -> bytes:
+    """The header without what tells one cutout from the next."""
+    parameters = wcs.wcs.sub([1, 2])
+    parameters.alt = " "
+    parameters.crpix = [0.0, 0.0]
+    return parameters.to_header(WCSHDO_all | WCSHDO_P17).encode("ascii")
+
+
+def _from_header(header: bytes) -> WCS:
+    wcs = WCS(naxis=2)
+    # A header that wcslib wrote needs none of the repairs of WCS(header), which take twenty times longer.
+    wcs.wcs = Wcsprm(header=header, relax=True)
+    return wcs
+
+
+def _sip_arrays(wcs) -> dict | None:
+    if wcs.sip is None:
+        return None
+    return {name: getattr(wcs.sip, name) for name in _SIP}
