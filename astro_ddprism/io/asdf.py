@@ -4,8 +4,8 @@ A file is one tree. ``kind`` says what it holds (``"views"`` or ``"model"``), ``
 ``software`` say who wrote it; the rest belongs to the module that writes the kind. Large arrays are
 binary blocks with checksums, and everything else is YAML that a text editor shows. Units, sky
 coordinates and tables are stored by asdf-astropy; `~astro_ddprism.View` and
-`~astro_ddprism.MultiViewDataset` by the converters below, which `asdf` finds through the entry point
-``asdf.extensions``, so that ``asdf.open("views.asdf")["dataset"]`` works as well.
+`~astro_ddprism.MultiViewDataset` by the converters below, which `asdf` finds through the entry
+point ``asdf.extensions``, so that ``asdf.open("views.asdf")["dataset"]`` works as well.
 """
 
 import os
@@ -52,7 +52,8 @@ def write_tree(path, tree, overwrite=False):
         The file to be.
     tree : mapping
         What to write, with its ``kind``: ``"views"`` or ``"model"``. Values may be dictionaries,
-        lists, numbers, strings, arrays, units, quantities, tables, sky coordinates, views and datasets.
+        lists, numbers, strings, arrays, units, quantities, tables, sky coordinates, views and
+        datasets.
     overwrite : bool
         Whether to replace an existing file.
 
@@ -168,7 +169,7 @@ class _DatasetConverter(Converter):
 
 class _ViewConverter(Converter):
     tags = (f"{_URI}/tags/view-1.0.0",)
-    types = ("astro_ddprism.dataset.View",)
+    types = ("astro_ddprism.view.View",)
 
     def to_yaml_tree(self, obj, tag, ctx):  # noqa: ARG002
         return {
@@ -186,8 +187,8 @@ class _ViewConverter(Converter):
         }
 
     def from_yaml_tree(self, node, tag, ctx):  # noqa: ARG002
-        from ..dataset import View
         from ..mixing import operator_from_state
+        from ..view import View
 
         # asdf gives arrays that load themselves when touched; the view must outlive the open file.
         arrays = {name: np.array(node[name]) for name in ("data", "variance", "mask", "ids")}

@@ -1,0 +1,379 @@
+r"""Observations that hold the same sources, what they hold and how well they are known.
+
+A `View` is a set of observations
+
+.. math:: y_i = \sum_\beta A_i^\beta x_i^\beta + \eta_i, \qquad \eta_i \sim \mathcal{N}(0, \Sigma_i)
+
+as plain arrays in memory: the pixels :math:`y`, their variance :math:`\operatorname{diag} \Sigma`,
+a mixing operator :math:`A^\beta` for each source, and where on the sky the pixels are. Only
+`View.batch` makes tensors, of a mini-batch at a time.
+
+Masked pixels carry no information. So that no code can read one by mistake, a view holds 0 for its
+flux and infinity for its variance, whatever the input held there.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.table import QTable
+from astropy.utils.masked import Masked
+from astropy.wcs import WCS
+
+from .errors import InputError
+from .mixing import DiagonalNoise, MixingOperator
+
+__all__ = ["Batch", "View"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some observations of a view as tensors: all that the diffusion core asks for.
+
+    Attributes
+    ----------
+    y : Tensor, shape (B, *observation_shape)
+        Flux, 0 at masked pixels.
+    mixing : dict of str to MixingOperator
+        How each source enters these observations.
+    noise : DiagonalNoise
+        The noise of these observations.
+    """
+
+    y: torch.Tensor
+    mixing: dict[str, MixingOperator]
+    noise: DiagonalNoise
+
+
+class View:
+    """Observations that hold the same sources.
+
+    Parameters
+    ----------
+    data : ndarray or Quantity, shape (N, ..., ny, nx) or (N, m)
+        Linear flux of ``N`` observations. Pixels that are NaN, infinite or masked (also as a masked
+        array or a `~astropy.utils.masked.Masked` quantity) carry no information.
+    variance : float, ndarray or Quantity
+        Variance of the Gaussian noise, of the shape of ``data`` or one that broadcasts to it;
+        without a unit in ``unit**2``. Pixels where it is 0, NaN or infinite carry no information.
+    mixing : mapping of str to MixingOperator
+        How each source enters the observations.
+    mask : ndarray of bool, optional
+        True at bad pixels, of a shape that broadcasts to that of ``data``.
+    unit : Unit or str, optional
+        Unit of the flux. By default that of ``data``, or dimensionless.
+    wcs : sequence of N `~astropy.wcs.WCS`, optional
+        Celestial world coordinates of each observation's pixels.
+    coordinates : SkyCoord, shape (N,), optional
+        Position of each observation's target.
+    ids : sequence of N, optional
+        Names of the observations, by default ``"0"`` to ``str(N - 1)``.
+    name : str, optional
+        Name of the view.
+
+    Attributes
+    ----------
+    data : ndarray, shape (N, *observation_shape)
+        Flux in ``unit``, 0 at masked pixels; float32, or float64 where fluxes or variances lie
+        outside the range of float32.
+    variance : ndarray, shape (N, *observation_shape)
+        Variance in ``unit**2``, infinite at masked pixels; of the type of ``data``.
+    mask : ndarray of bool, shape (N, *observation_shape)
+        True at every pixel that carries no information.
+    unit : Unit
+    mixing : dict of str to MixingOperator
+    wcs : list of WCS, or None
+    coordinates : SkyCoord, or None
+    ids : ndarray of str, shape (N,)
+    name : str
+
+    Raises
+    ------
+    InputError
+        If shapes or units do not fit together, a variance is negative, an observation has no valid
+        pixel, a WCS is not celestial or the unit is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astro_ddprism import View
+    >>> from astro_ddprism.mixing import Identity
+    >>> y = np.ones((3, 1, 4, 4))
+    >>> y[0, 0, 0, 0] = np.nan
+    >>> los = Identity((1, 4, 4))
+    >>> view = View(y, variance=0.01, mixing={"los": los}, unit="uJy", name="random")
+    >>> view
+    <View 'random': 3 observations of shape (1, 4, 4) in uJy, sources: los>
+    >>> int(view.mask.sum())
+    1
+    >>> view[[2, 0]].ids.tolist()
+    ['2', '0']
+    """
+
+    def __init__(
+        self,
+        data,
+        *,
+        variance,
+        mixing,
+        mask=None,
+        unit=None,
+        wcs=None,
+        coordinates=None,
+        ids=None,
+        name="",
+    ):
+        self.name = str(name)
+        self.unit = self._checked_unit(unit, data)
+        self._set_pixels(data, variance, mask)
+        self.ids = np.arange(len(self)).astype(str) if ids is None else np.asarray(ids, dtype=str)
+        self._check_length("ids", self.ids.shape)
+        self._check_information()
+        self.mixing = self._checked_mixing(mixing)
+        self.wcs = self._checked_wcs(wcs)
+        self.coordinates = coordinates
+        if coordinates is not None:
+            if not isinstance(coordinates, SkyCoord):
+                raise self._error("coordinates", type(coordinates).__name__, "a SkyCoord")
+            self._check_length("coordinates", coordinates.shape)
+
+    # -- what a view is ----------------------------------------------------------------------
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources that the observations hold."""
+        return tuple(self.mixing)
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one observation."""
+        return self.data.shape[1:]
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index) -> "View":
+        """Some of the observations.
+
+        Parameters
+        ----------
+        index : int, slice, array of int or bool
+            Which observations; repeats are allowed, and one observation is a view of length 1.
+
+        Returns
+        -------
+        view : View
+        """
+        index = self._rows(index)
+        new = copy.copy(self)
+        for name in ("data", "variance", "mask", "ids"):
+            setattr(new, name, getattr(self, name)[index])
+        new.mixing = {source: operator[index] for source, operator in self.mixing.items()}
+        new.wcs = None if self.wcs is None else [self.wcs[i] for i in index]
+        new.coordinates = None if self.coordinates is None else self.coordinates[index]
+        return new
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self):
+        unit = f" in {self.unit}" if self.unit != u.dimensionless_unscaled else ""
+        return (
+            f"<View {self.name!r}: {len(self)} observations of shape {self.observation_shape}"
+            f"{unit}, sources: {', '.join(self.sources)}>"
+        )
+
+    def table(self) -> QTable:
+        """One row for each observation.
+
+        Returns
+        -------
+        table : QTable
+            Columns ``id``, ``sky_coord`` (where coordinates are known) and ``n_valid``, the number
+            of pixels that carry information.
+        """
+        table = QTable({"id": self.ids})
+        if self.coordinates is not None:
+            table["sky_coord"] = self.coordinates
+        table["n_valid"] = (~self.mask).reshape(len(self), -1).sum(1)
+        return table
+
+    def to(self, unit) -> "View":
+        """The same observations in another unit of flux.
+
+        Parameters
+        ----------
+        unit : Unit or str
+
+        Returns
+        -------
+        view : View
+
+        Raises
+        ------
+        InputError
+            If the flux cannot be converted to this unit.
+        """
+        return View(
+            u.Quantity(self.data, self.unit),
+            variance=u.Quantity(self.variance, self.unit**2),
+            mixing=self.mixing,
+            mask=self.mask,
+            unit=unit,
+            wcs=self.wcs,
+            coordinates=self.coordinates,
+            ids=self.ids,
+            name=self.name,
+        )
+
+    def batch(self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32) -> Batch:
+        """Some of the observations as tensors.
+
+        Parameters
+        ----------
+        index : int, slice, array of int or bool
+            Which observations; repeats are allowed.
+        scale : float or Quantity
+            Flux, in the view's unit, that becomes 1 in the tensors.
+        device : torch.device or str
+        dtype : torch.dtype
+
+        Returns
+        -------
+        batch : Batch
+        """
+        index = self._rows(index)
+        if isinstance(scale, u.Quantity):
+            scale = scale.to_value(self.unit)
+        # In float64 until it is scaled: variances of fluxes in W / m2 leave the range of float32.
+        y = self.data[index].astype(np.float64) / scale
+        variance = self.variance[index].astype(np.float64) / scale**2
+        return Batch(
+            y=torch.as_tensor(y).to(device=device, dtype=dtype),
+            mixing={
+                source: operator[index].to(device=device, dtype=dtype)
+                for source, operator in self.mixing.items()
+            },
+            noise=DiagonalNoise(
+                torch.as_tensor(variance).to(device=device, dtype=dtype), self.mask[index]
+            ),
+        )
+
+    # -- what a view may be ------------------------------------------------------------------
+
+    def _error(self, argument, found, expected) -> InputError:
+        view = f"view {self.name!r}" if self.name else "view"
+        return InputError(f"{view}: {argument}: found {found}, expected {expected}")
+
+    def _rows(self, index) -> np.ndarray:
+        if isinstance(index, torch.Tensor):
+            index = index.cpu().numpy()
+        elif not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index.astype(int) if index.size == 0 else index
+        return np.atleast_1d(np.arange(len(self))[index])
+
+    def _check_length(self, argument, shape):
+        if shape != (len(self),):
+            raise self._error(argument, f"shape {shape}", f"({len(self)},), one per observation")
+
+    def _checked_unit(self, unit, data):
+        if unit is None:
+            unit = getattr(data, "unit", None) or u.dimensionless_unscaled
+        try:
+            return u.Unit(unit)
+        except (TypeError, ValueError) as error:
+            raise self._error("unit", repr(unit), "a unit that astropy.units knows") from error
+
+    def _values(self, argument, values, unit):
+        """The plain array of any kind of array, and its own mask."""
+        mask = np.False_
+        if isinstance(values, Masked):
+            values, mask = values.unmasked, values.mask
+        elif isinstance(values, np.ma.MaskedArray):
+            values, mask = values.data, np.ma.getmaskarray(values)
+        if isinstance(values, u.Quantity):
+            try:
+                values = u.Quantity(values, dtype=float).to_value(unit)
+            except u.UnitConversionError as error:
+                raise self._error(argument, f"unit {values.unit}", f"one like {unit}") from error
+        values = np.asarray(values)
+        if values.dtype.kind not in "biuf":
+            raise self._error(argument, f"an array of type {values.dtype}", "real numbers")
+        return values, mask
+
+    def _set_pixels(self, data, variance, mask):
+        data, masked_data = self._values("data", data, self.unit)
+        variance, masked_variance = self._values("variance", variance, self.unit**2)
+        if data.ndim < 2 or data.size == 0:
+            raise self._error("data", f"shape {data.shape}", "(n_observations, ..., ny, nx)")
+        mask = np.False_ if mask is None else np.asarray(mask)
+        if mask.dtype != bool:
+            raise self._error("mask", f"an array of type {mask.dtype}", "bool, True at bad pixels")
+        for argument, values in (("variance", variance), ("mask", mask)):
+            try:
+                np.broadcast_to(values, data.shape)
+            except ValueError as error:
+                raise self._error(
+                    argument, f"shape {values.shape}", f"that of the data, {data.shape}"
+                ) from error
+        mask = mask | masked_data | masked_variance | ~np.isfinite(data)
+        n_negative = np.count_nonzero((variance < 0) & ~mask)
+        if n_negative:
+            raise self._error(
+                "variance", f"{n_negative} negative values", "positive ones, or 0 where unknown"
+            )
+        self.mask = mask | ~((variance > 0) & np.isfinite(variance))
+        data, variance = np.where(self.mask, 0, data), np.where(self.mask, np.inf, variance)
+        dtype = self._dtype(data, variance)
+        self.data, self.variance = data.astype(dtype), variance.astype(dtype)
+
+    def _dtype(self, data, variance):
+        """The shorter type that holds these values, so that faint units lose nothing."""
+        limits, valid = np.finfo(np.float32), variance[~self.mask]
+        fits = valid.size == 0 or (
+            valid.min() >= limits.tiny and max(valid.max(), np.abs(data).max()) <= limits.max
+        )
+        return np.float32 if fits else np.float64
+
+    def _check_information(self):
+        empty = self.mask.reshape(len(self), -1).all(1)
+        if empty.any():
+            names = ", ".join(self.ids[empty][:5]) + (", ..." if empty.sum() > 5 else "")
+            raise self._error(
+                "mask",
+                f"no valid pixel in {empty.sum()} of {len(self)} observations ({names})",
+                "at least one valid pixel in each",
+            )
+
+    def _checked_mixing(self, mixing) -> dict[str, MixingOperator]:
+        if not isinstance(mixing, Mapping) or not mixing:
+            raise self._error("mixing", repr(mixing), "a mixing operator for each source")
+        for source, operator in mixing.items():
+            argument = f"mixing[{source!r}]"
+            if not isinstance(operator, MixingOperator):
+                raise self._error(argument, type(operator).__name__, "a MixingOperator")
+            if operator.observation_shape != self.observation_shape:
+                raise self._error(
+                    argument,
+                    f"observations of shape {operator.observation_shape}",
+                    f"that of the data, {self.observation_shape}",
+                )
+            if operator.n_observations not in (None, len(self)):
+                raise self._error(argument, f"{operator.n_observations} observations", len(self))
+        return {str(source): operator for source, operator in mixing.items()}
+
+    def _checked_wcs(self, wcs) -> list[WCS] | None:
+        if wcs is None:
+            return None
+        if isinstance(wcs, WCS) or not isinstance(wcs, Sequence):
+            raise self._error("wcs", type(wcs).__name__, "a list with one WCS per observation")
+        self._check_length("wcs", (len(wcs),))
+        for i, one in zip(self.ids, wcs, strict=True):
+            if not isinstance(one, WCS) or one.naxis != 2 or not one.has_celestial:
+                raise self._error("wcs", f"{one!r} for observation {i}", "a celestial 2-D WCS")
+        return list(wcs)
