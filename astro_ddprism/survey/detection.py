@@ -1,0 +1,342 @@
+r"""Detection of galaxies.
+
+Objects are groups of connected pixels of the smoothed image that rise above the sky by a multiple of
+its noise, split where they blend (`photutils.segmentation`). Several bands are first averaged with
+inverse variance as weight, which is the best image to detect in when all objects have one colour.
+
+Stars are told by their size. All have one half-light radius, that of the PSF, so among the objects of
+high signal-to-noise the radii pile up at its smallest common value (the stellar locus),
+:math:`r_\star`; the locus is the narrow window of radii in which the objects are most crowded compared
+with the radii above it. An object is a star if its radius is below :math:`1.15\,r_\star`. At low
+signal-to-noise, measured radii scatter across this line and nearly all compact objects are faint
+galaxies, so there only objects that are sharper than any star (:math:`0.75\,r_\star`: cosmic rays, bad
+pixels) are called one.
+"""
+
+import logging
+import warnings
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
+from photutils.segmentation import SourceCatalog, deblend_sources, detect_sources
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.ndimage import maximum_filter
+
+from ..errors import InputError
+from .noise import measure_background, smooth
+from .psf import half_light_radius
+
+__all__ = ["detect_galaxies", "detect_objects", "select_galaxies", "stellar_locus"]
+
+logger = logging.getLogger(__name__)
+
+STAR_WINDOW = 1.1  # the locus: radii within 10 %
+STAR_LIMIT = 1.15  # of the locus
+SHARP_LIMIT = 0.75  # of the locus: nothing that came through the telescope is smaller
+STAR_SNR = 30.0
+STAR_COUNT = 8  # fewer objects make no locus
+EDGE = 2  # pixels
+
+
+def detect_objects(
+    image,
+    *,
+    psf=None,
+    threshold=1.5,
+    n_pixels=5,
+    smoothing=None,
+    contrast=0.005,
+    box_size=64,
+    progress=False,
+):
+    """Detect, deblend and measure all objects of an image, stars among them.
+
+    Parameters
+    ----------
+    image : `SurveyImage`
+        The image.
+    psf : (ky, kx) or (bands, ky, kx) `~numpy.ndarray`, optional
+        Point spread function: gives the smoothing and, where too few stars are bright, their size.
+    threshold : float
+        Height above the sky of the smoothed image, in units of the noise of single pixels.
+    n_pixels : int
+        Least number of connected pixels.
+    smoothing : float, optional
+        Full width at half maximum of the Gaussian to smooth with, in pixels; twice the half-light
+        radius of the PSF, or 2.5 without one.
+    contrast : float
+        Least part of an object's flux that makes a peak in it an object of its own.
+    box_size : int
+        Side of the boxes in which the sky is measured, in pixels.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        One row per object, with the columns ``id`` (str), ``x``, ``y`` (pixels), ``sky_centroid``,
+        ``flux`` and ``flux_err`` (of its pixels, in the image's unit; mean of the bands with inverse
+        variance as weight), ``snr``, ``peak``, ``half_light_radius``, ``semimajor_axis``,
+        ``semiminor_axis`` (pixels, standard deviations), ``orientation``, ``area`` (pixels) and the
+        flags ``star``, ``saturated``, ``edge`` (reaches the image's edge) and ``masked`` (a masked
+        pixel within one pixel of the centre). ``meta["stellar_radius"]`` is the half-light radius of
+        stars, `None` where it cannot be told.
+
+    Raises
+    ------
+    InputError
+        If nothing is detected.
+    """
+    data, error, mask = _detection_image(image)
+    scale = np.median(error[~mask])  # photutils squares fluxes, which may be tiny
+    data, error = data / scale, error / scale
+    sky = measure_background(data, mask=mask, box_size=box_size)
+    data = np.where(mask, 0, data - sky)
+    if smoothing is None:
+        smoothing = 2.5 if psf is None else 2 * half_light_radius(psf)
+    smoothed = smooth(data, ~mask, smoothing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoDetectionsWarning)
+        warnings.simplefilter("ignore", AstropyUserWarning)  # deblending modes
+        segments = detect_sources(smoothed, threshold * error, n_pixels, mask=mask)
+        if segments is None:
+            raise InputError(
+                f"{image.filename}: found no object {threshold:g} times the noise above the sky in "
+                f"{n_pixels} connected pixels, expected galaxies"
+            )
+        segments = deblend_sources(
+            smoothed, segments, n_pixels, contrast=contrast, progress_bar=progress
+        )
+        catalog = SourceCatalog(
+            data, segments, error=error, mask=mask, wcs=image.wcs, progress_bar=progress
+        )
+        radius = np.atleast_1d(u.Quantity(catalog.flux_radius(0.5)).value)
+    flux, flux_err = (np.atleast_1d(v) for v in (catalog.segment_flux, catalog.segment_flux_err))
+    x, y = np.atleast_1d(catalog.x_centroid), np.atleast_1d(catalog.y_centroid)
+    good = np.isfinite(x) & np.isfinite(y) & (flux > 0) & (flux_err > 0)
+    objects = QTable(
+        {
+            "id": np.atleast_1d(catalog.labels).astype(str),
+            "x": x,
+            "y": y,
+            "sky_centroid": np.atleast_1d(catalog.sky_centroid),
+            "flux": flux * scale * image.unit,
+            "flux_err": flux_err * scale * image.unit,
+            "snr": flux / flux_err,
+            "peak": np.atleast_1d(catalog.max_value) * scale * image.unit,
+            "half_light_radius": radius * u.pix,
+            "semimajor_axis": np.atleast_1d(catalog.semimajor_axis),
+            "semiminor_axis": np.atleast_1d(catalog.semiminor_axis),
+            "orientation": np.atleast_1d(catalog.orientation),
+            "area": np.atleast_1d(catalog.segment_area),
+            "saturated": _touches(segments, image.saturated.any(axis=0)),
+            "edge": _at_edge(catalog, mask.shape),
+        }
+    )[good]
+    if len(objects) == 0:
+        raise InputError(
+            f"{image.filename}: found no object with a positive flux, expected galaxies"
+        )
+    objects["masked"] = _centre_masked(image.mask, objects)
+    _flag_stars(objects, psf)
+    return objects
+
+
+def _detection_image(image):
+    """Mean of the bands with inverse variance as weight, its error and its mask.
+
+    Saturated pixels that hold a value stay, so that a saturated star is one object, and known as one.
+    """
+    finite = np.isfinite(image.data)
+    fallback = np.median(image.variance[~image.mask])
+    saturated = image.saturated & finite
+    variance = np.where(saturated & image.mask, fallback, image.variance)
+    weight = np.where((image.mask & ~saturated) | ~finite, 0, 1 / variance)
+    total = weight.sum(axis=0)
+    mask = total == 0
+    safe = np.where(mask, 1, total)
+    data = (weight * np.where(finite, image.data, 0)).sum(axis=0) / safe
+    return data, np.where(mask, np.sqrt(fallback), safe**-0.5), mask
+
+
+def _touches(segments, where):
+    found = np.unique(segments.data[where])
+    return np.isin(segments.labels, found)
+
+
+def _at_edge(catalog, shape):
+    return (
+        (np.atleast_1d(catalog.bbox_xmin) < EDGE)
+        | (np.atleast_1d(catalog.bbox_ymin) < EDGE)
+        | (np.atleast_1d(catalog.bbox_xmax) >= shape[1] - EDGE)
+        | (np.atleast_1d(catalog.bbox_ymax) >= shape[0] - EDGE)
+    )
+
+
+def _centre_masked(mask, objects):
+    near = maximum_filter(mask.any(axis=0), size=3, mode="nearest")
+    ny, nx = near.shape
+    x = np.clip(np.round(objects["x"]).astype(int), 0, nx - 1)
+    y = np.clip(np.round(objects["y"]).astype(int), 0, ny - 1)
+    return near[y, x]
+
+
+def _flag_stars(objects, psf):
+    radius = objects["half_light_radius"].value
+    bright = (objects["snr"] > STAR_SNR) & ~objects["saturated"] & ~objects["edge"]
+    near = None if psf is None else half_light_radius(psf)
+    locus = stellar_locus(radius[bright], near=near)
+    if locus is None:
+        locus = near
+    objects.meta["stellar_radius"] = locus
+    if locus is None:
+        objects["star"] = np.zeros(len(objects), dtype=bool)
+        logger.info("stars are not told from galaxies: no stellar locus and no PSF")
+        return
+    with np.errstate(invalid="ignore"):
+        point = (radius < STAR_LIMIT * locus) & (objects["snr"] > STAR_SNR)
+        objects["star"] = point | ~(radius > SHARP_LIMIT * locus)
+
+
+def stellar_locus(radii, *, near=None):
+    """Half-light radius of the stars among bright objects.
+
+    Parameters
+    ----------
+    radii : array_like
+        Half-light radii of objects of high signal-to-noise, in pixels.
+    near : float, optional
+        Where it should be, within 30 %, as the PSF tells.
+
+    Returns
+    -------
+    float or None
+        The radius; `None` where no narrow window of radii is crowded enough.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astro_ddprism.survey import stellar_locus
+    >>> rng = np.random.default_rng(0)
+    >>> stars, galaxies = rng.normal(1.7, 0.03, 40), rng.uniform(1.5, 6, 200)
+    >>> bool(abs(stellar_locus([*stars, *galaxies]) - 1.7) < 0.05)
+    True
+    >>> stellar_locus(rng.uniform(1.5, 6, 200)) is None
+    True
+    """
+    radii = np.sort(np.asarray(radii, dtype=float))
+    radii = radii[np.isfinite(radii) & (radii > 0)]
+    if near is not None:
+        radii = radii[(radii > 0.7 * near) & (radii < 2 * near)]
+    if len(radii) < STAR_COUNT:
+        return None
+    # Objects in the window that starts at each radius, against two windows above it, per window.
+    end = np.searchsorted(radii, radii * STAR_WINDOW, side="right")
+    count = end - np.arange(len(radii))
+    above = (np.searchsorted(radii, radii * STAR_WINDOW**3, side="right") - end) / 2
+    excess = (count - above) / np.sqrt(count + above / 2)
+    if near is not None:
+        excess[radii > 1.3 * near] = -np.inf
+    best = int(np.argmax(excess))
+    if count[best] < STAR_COUNT or excess[best] < 4:
+        return None
+    return float(np.median(radii[best : end[best]]))
+
+
+def select_galaxies(objects, *, reject_stars=True, min_snr=10.0, min_flux=None, max_flux=None):
+    """Those of the objects that are galaxies.
+
+    Saturated objects and those at the edge or with a masked centre are never among them.
+
+    Parameters
+    ----------
+    objects : `~astropy.table.QTable`
+        From `detect_objects`.
+    reject_stars : bool
+        Leave out the stars.
+    min_snr : float
+        Least signal-to-noise ratio of the flux.
+    min_flux, max_flux : float or `~astropy.units.Quantity`, optional
+        Range of fluxes; a number is in the image's unit.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        The rows that are left; ``meta`` holds how many objects there were and how many went for
+        which reason: ``n_objects``, ``n_saturated``, ``n_edge``, ``n_masked``, ``n_star``,
+        ``n_faint``, ``n_flux``.
+
+    Raises
+    ------
+    InputError
+        If none is left.
+    """
+    unit = objects["flux"].unit
+    with np.errstate(invalid="ignore"):
+        out_of_range = np.zeros(len(objects), dtype=bool)
+        if min_flux is not None:
+            out_of_range |= objects["flux"] < _flux(min_flux, unit, "min_flux")
+        if max_flux is not None:
+            out_of_range |= objects["flux"] > _flux(max_flux, unit, "max_flux")
+    reasons = {
+        "saturated": objects["saturated"],
+        "edge": objects["edge"],
+        "masked": objects["masked"],
+        "star": objects["star"] & reject_stars,
+        "faint": objects["snr"] < min_snr,
+        "flux": out_of_range,
+    }
+    left = np.ones(len(objects), dtype=bool)
+    counts = {"n_objects": len(objects)}
+    for reason, rejected in reasons.items():
+        counts[f"n_{reason}"] = int(np.sum(left & rejected))
+        left &= ~np.asarray(rejected)
+    summary = ", ".join(f"{n} {name.removeprefix('n_')}" for name, n in counts.items())
+    logger.info("detected: %s; %d galaxies", summary, left.sum())
+    if not left.any():
+        raise InputError(f"found no galaxy among the detections ({summary}), expected at least one")
+    galaxies = objects[left]
+    galaxies.meta.update(counts)
+    return galaxies
+
+
+def _flux(value, unit, name):
+    try:
+        return u.Quantity(value, unit if not isinstance(value, u.Quantity) else None).to(unit)
+    except u.UnitConversionError as error:
+        raise InputError(f"{name}: found {value}, expected a flux in {unit}") from error
+
+
+def detect_galaxies(
+    image, *, psf=None, reject_stars=True, min_snr=10.0, min_flux=None, max_flux=None, **detection
+):
+    """Detect the galaxies of an image.
+
+    Parameters
+    ----------
+    image : `SurveyImage`
+        The image.
+    psf : `~numpy.ndarray`, optional
+        Point spread function.
+    reject_stars, min_snr, min_flux, max_flux
+        Which detections are galaxies; see `select_galaxies`.
+    **detection
+        Other options of `detect_objects`: threshold, n_pixels, smoothing, contrast, box_size,
+        progress.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        One row per galaxy, with the columns of `detect_objects` and the counts of `select_galaxies`.
+
+    Raises
+    ------
+    InputError
+        If there is no galaxy.
+    """
+    objects = detect_objects(image, psf=psf, **detection)
+    return select_galaxies(
+        objects, reject_stars=reject_stars, min_snr=min_snr, min_flux=min_flux, max_flux=max_flux
+    )
