@@ -1,9 +1,9 @@
 """Several views of the same sources: everything that a separator learns from.
 
-A `MultiViewDataset` is a mapping of named views. *Contrastive* views hold more and more sources (random
-sky holds line-of-sight light, a galaxy's cutout holds that and a galaxy); *mixed* views hold all, at
-known fractions. It comes from a survey image, from cutouts that exist or from plain arrays, and is
-kept in one ASDF file.
+A `MultiViewDataset` is a mapping of named views. *Contrastive* views hold more and more sources
+(random sky holds line-of-sight light, a galaxy's cutout holds that and a galaxy); *mixed* views
+hold all, at known fractions. A dataset comes from a survey image, from cutouts that exist or from
+plain arrays, and is kept in one ASDF file.
 """
 
 import copy
@@ -14,7 +14,6 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from astropy import units as u
 from astropy.coordinates import SkyCoord
 
 from .errors import InputError

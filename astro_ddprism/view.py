@@ -130,7 +130,7 @@ class View:
         self.name = str(name)
         self.unit = self._checked_unit(unit, data)
         self._set_pixels(data, variance, mask)
-        self.ids = np.arange(len(self)).astype(str) if ids is None else np.asarray(ids, dtype=str)
+        self.ids = np.array([str(i) for i in (range(len(self)) if ids is None else ids)])
         self._check_length("ids", self.ids.shape)
         self._check_information()
         self.mixing = self._checked_mixing(mixing)
@@ -285,9 +285,12 @@ class View:
         if unit is None:
             unit = getattr(data, "unit", None) or u.dimensionless_unscaled
         try:
-            return u.Unit(unit)
-        except (TypeError, ValueError) as error:
-            raise self._error("unit", repr(unit), "a unit that astropy.units knows") from error
+            known = u.Unit(unit)
+        except (TypeError, ValueError):
+            known = None
+        if known is None or isinstance(known, u.UnrecognizedUnit):
+            raise self._error("unit", repr(str(unit)), "a unit that astropy.units knows")
+        return known
 
     def _values(self, argument, values, unit):
         """The plain array of any kind of array, and its own mask."""

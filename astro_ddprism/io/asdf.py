@@ -9,12 +9,19 @@ point ``asdf.extensions``, so that ``asdf.open("views.asdf")["dataset"]`` works 
 """
 
 import os
+import struct
+import warnings
 from pathlib import Path
 
 import asdf
 import numpy as np
 import yaml
-from asdf.exceptions import ValidationError
+from asdf.exceptions import (
+    AsdfConversionWarning,
+    AsdfPackageVersionWarning,
+    AsdfWarning,
+    ValidationError,
+)
 from asdf.extension import Converter, Extension
 
 from .. import __version__
@@ -38,8 +45,10 @@ _DAMAGE = (
     OSError,
     EOFError,
     RuntimeError,
+    struct.error,
     yaml.YAMLError,
     ValidationError,
+    AsdfWarning,
 )
 
 
@@ -108,14 +117,13 @@ def read_tree(path, kind):
     try:
         # The plain YAML comes first: the objects of a newer version may have no converter here.
         _check_head(path, asdf.util.load_yaml(path), kind)
-        with asdf.open(
-            path,
-            lazy_load=False,
-            memmap=False,
-            validate_checksums=True,
-            extensions=get_extensions(),
-        ) as file:
-            return dict(file.tree)
+        with warnings.catch_warnings():
+            # asdf goes on, with a warning, where bytes between blocks or nodes make no sense.
+            warnings.filterwarnings("error", message="Read invalid bytes", category=AsdfWarning)
+            warnings.simplefilter("error", AsdfConversionWarning)
+            # Whether this software can read the file, its format version tells.
+            warnings.simplefilter("ignore", AsdfPackageVersionWarning)
+            return _load(path)
     except InputError:
         raise
     except _DAMAGE as error:
@@ -124,6 +132,17 @@ def read_tree(path, kind):
             f"{path}: found a truncated or damaged ASDF file ({type(error).__name__}: {reason}), "
             f"expected {_KINDS[kind]}"
         ) from error
+
+
+def _load(path):
+    with asdf.open(
+        path,
+        lazy_load=False,
+        memmap=False,
+        validate_checksums=True,
+        extensions=get_extensions(),
+    ) as file:
+        return dict(file.tree)
 
 
 def _check_magic(path):
