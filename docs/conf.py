@@ -29,6 +29,7 @@ _others = (
 nitpick_ignore_regex = [
     ("py:.*", rf"({_others})(\..*)?"),
     ("py:.*", r"astro_ddprism\..*\._\w+"),
+    ("py:obj", r"[A-Z][A-Z_]+"),  # constants have no pages
 ]
 
 # A class's members stand on its own page: a second table of them in the text would name them twice.
@@ -59,5 +60,16 @@ def escape_shapes(app, what, name, obj, options, lines):
         lines[i] = "``".join(text)
 
 
+def link_public_names(app, env, node, contnode):
+    """Let `astro_ddprism.View` lead to the module where the name is documented."""
+    package, _, name = node["reftarget"].rpartition(".")
+    if package == "astro_ddprism" and name in astro_ddprism._MODULES:
+        target = f"{package}.{astro_ddprism._MODULES[name]}.{name}"
+        python = env.domains["py"]
+        return python.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
+    return None
+
+
 def setup(app):
+    app.connect("missing-reference", link_public_names)
     app.connect("autodoc-process-docstring", escape_shapes, priority=400)  # before numpydoc
