@@ -58,8 +58,8 @@ class SimulatedField:
     catalog : QTable
         The truth, one row per object: ``id``, ``kind`` (``"galaxy"`` or ``"star"``), ``x``, ``y``
         (pixels, the first pixel's centre is 0; objects beyond the edges whose light reaches in are
-        there too), ``sky``, ``flux``, ``magnitude``, ``half_light_radius`` (along the major axis),
-        ``sersic_index``, ``axis_ratio`` and ``position_angle`` (from north through east).
+        there too), ``sky_coord``, ``flux``, ``magnitude``, ``half_light_radius`` (along the major
+        axis), ``sersic_index``, ``axis_ratio`` and ``position_angle`` (from north through east).
     psf : ndarray
         The PSF with the pixel's smoothing in it, sampled at the pixels, odd-sized, of sum one.
     model : ndarray
@@ -192,15 +192,15 @@ class SimulatedField:
 
         Raises
         ------
-        OSError
-            If the file exists and is not to be replaced.
+        InputError
+            If the file exists and may not be replaced, or its folder does not exist.
         """
         header = self.image.wcs.to_header()
         header["BUNIT"] = self.image.unit.to_string("fits")
         flags = self.image.wcs.to_header()
         table = self.catalog.copy()
-        table["ra"], table["dec"] = table["sky"].ra, table["sky"].dec
-        table.remove_column("sky")
+        table["ra"], table["dec"] = table["sky_coord"].ra, table["sky_coord"].dec
+        table.remove_column("sky_coord")
         table = fits.table_to_hdu(table)
         table.name = "TRUTH"
         planes = [
@@ -327,7 +327,7 @@ def simulate_field(
     wcs.wcs.cunit = "deg", "deg"
     wcs.wcs.radesys = "ICRS"
     wcs.wcs.set()
-    catalog.add_column(wcs.pixel_to_world(catalog["x"], catalog["y"]), name="sky", index=4)
+    catalog.add_column(wcs.pixel_to_world(catalog["x"], catalog["y"]), name="sky_coord", index=4)
 
     model = _render(
         renderer, catalog, np.arange(len(catalog)), pixel_scale, sigma, (0, 0), (ny, nx)

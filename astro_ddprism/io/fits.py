@@ -1,4 +1,4 @@
-"""Writing FITS files whole or not at all.
+"""FITS products: files written whole or not at all, and the WCS of cutouts as table columns.
 
 A file is written under a temporary name in the folder where it shall lie, flushed to the disk and
 then renamed: a write that is killed leaves the old file, or none, and never half of one.
@@ -9,7 +9,20 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["replacing", "write_fits"]
+import numpy as np
+from astropy.table import Table
+from astropy.wcs import WCS
+
+from ..errors import InputError
+
+__all__ = ["WCS_KEYWORDS", "replacing", "row_wcs", "wcs_table", "write_fits"]
+
+# The keywords of a cutout's WCS that a table row holds: enough for any projection that has no
+# distortion and no parameters, and whose poles are where the standard puts them.
+WCS_KEYWORDS = (
+    "CTYPE1", "CTYPE2", "CUNIT1", "CUNIT2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2",
+    "CD1_1", "CD1_2", "CD2_1", "CD2_2", "RADESYS", "EQUINOX",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -30,13 +43,22 @@ def replacing(path, overwrite=False):
 
     Raises
     ------
-    FileExistsError
-        If the file exists and is not to be replaced.
+    InputError
+        If the file exists and may not be replaced, or cannot be made.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path}: exists already; pass overwrite=True to replace it")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: found no folder {path.parent}, expected one to write into")
+    if path.is_dir() or (path.exists() and not overwrite):
+        what = "a folder" if path.is_dir() else "an existing file"
+        raise InputError(f"{path}: found {what}, expected a new file (or overwrite=True)")
+    path = path.resolve()  # what a link points to is replaced, not the link
+    try:
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".part", dir=path.parent
+        )
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     os.close(handle)
     temporary = Path(temporary)
     try:
@@ -66,11 +88,113 @@ def write_fits(hdus, path, overwrite=False):
 
     Raises
     ------
-    FileExistsError
-        If the file exists and is not to be replaced.
+    InputError
+        If the file exists and may not be replaced, or cannot be made.
     astropy.io.fits.VerifyError
         If the content breaks the FITS standard.
     """
     hdus.verify("exception")
     with replacing(path, overwrite) as temporary, open(temporary, "wb") as file:
         hdus.writeto(file, checksum=True, output_verify="exception")
+
+
+def wcs_table(wcs, shape):
+    """One table row of FITS WCS keywords for each cutout.
+
+    Where a WCS holds distortions or other terms that the keywords of `WCS_KEYWORDS` do not, the row
+    holds the tangent plane at the cutout's centre instead, in ICRS: over a cutout the two differ by
+    a small fraction of a pixel.
+
+    Parameters
+    ----------
+    wcs : sequence of WCS
+        A celestial WCS for each cutout.
+    shape : tuple of int
+        ``(ny, nx)`` of the cutouts.
+
+    Returns
+    -------
+    table : Table
+        Columns named as the keywords.
+
+    See Also
+    --------
+    row_wcs : The way back.
+    """
+    rows = []
+    for each in wcs:
+        plain = each if _is_plain(each) else _tangent_plane(each, shape)
+        header = plain.to_header()
+        cd = plain.pixel_scale_matrix
+        equinox = header.get("EQUINOX", 2000.0)
+        row = {key: header.get(key) for key in WCS_KEYWORDS}
+        # Numbers from the WCS itself: a header rounds them.
+        row.update(zip(("CRPIX1", "CRPIX2"), plain.wcs.crpix, strict=True))
+        row.update(zip(("CRVAL1", "CRVAL2"), plain.wcs.crval, strict=True))
+        row.update(CD1_1=cd[0, 0], CD1_2=cd[0, 1], CD2_1=cd[1, 0], CD2_2=cd[1, 1])
+        row.update(RADESYS=header.get("RADESYS", "ICRS"), EQUINOX=equinox)
+        rows.append(row)
+    return Table(rows, names=WCS_KEYWORDS)
+
+
+def row_wcs(row):
+    """The WCS of a cutout, from its row in a product's catalog.
+
+    Parameters
+    ----------
+    row : Row
+        Of the table ``CATALOG``.
+
+    Returns
+    -------
+    wcs : WCS
+        Celestial WCS of the cutout's pixels.
+
+    Raises
+    ------
+    InputError
+        If the row lacks the columns of `WCS_KEYWORDS`.
+    """
+    missing = [key for key in WCS_KEYWORDS if key not in row.colnames]
+    if missing:
+        raise InputError(
+            f"row: found no {', '.join(missing)}, expected a row of a CATALOG with WCS"
+        )
+    # Plain numbers and strings: a QTable's row would hold them with their units.
+    return WCS({key: np.asarray(row[key]).item() for key in WCS_KEYWORDS})
+
+
+def _is_plain(wcs):
+    standard = WCS(naxis=2)
+    standard.wcs.ctype = list(wcs.wcs.ctype)
+    standard.wcs.crval = wcs.wcs.crval
+    standard.wcs.cunit = wcs.wcs.cunit
+    with contextlib.suppress(ValueError):
+        standard.wcs.set()
+        wcs.wcs.set()
+        return (
+            not wcs.has_distortion
+            and not wcs.wcs.get_pv()
+            and np.allclose(
+                [standard.wcs.lonpole, standard.wcs.latpole], [wcs.wcs.lonpole, wcs.wcs.latpole]
+            )
+        )
+    return False
+
+
+def _tangent_plane(wcs, shape):
+    """The gnomonic WCS that agrees with ``wcs`` to first order at the centre of ``shape``."""
+    y, x = (np.array(shape) - 1) / 2
+    centre = wcs.pixel_to_world(x, y).icrs
+    frame = centre.skyoffset_frame()
+    ends = wcs.pixel_to_world([x + 1, x - 1, x, x], [y, y, y + 1, y - 1]).icrs.transform_to(frame)
+    lon, lat = np.tan(ends.lon.wrap_at("180d")), np.tan(ends.lat) / np.cos(ends.lon)
+    plane = WCS(naxis=2)
+    plane.wcs.ctype = "RA---TAN", "DEC--TAN"
+    plane.wcs.cunit = "deg", "deg"
+    plane.wcs.crval = centre.ra.deg, centre.dec.deg
+    plane.wcs.crpix = x + 1, y + 1
+    plane.wcs.cd = np.rad2deg([[v[0] - v[1], v[2] - v[3]] for v in (lon.value, lat.value)]) / 2
+    plane.wcs.radesys = "ICRS"
+    plane.wcs.set()
+    return plane
