@@ -123,16 +123,13 @@ def wcs_table(wcs, shape):
     """
     rows = []
     for each in wcs:
-        plain = each if _is_plain(each) else _tangent_plane(each, shape)
-        header = plain.to_header()
-        cd = plain.pixel_scale_matrix
-        equinox = header.get("EQUINOX", 2000.0)
-        row = {key: header.get(key) for key in WCS_KEYWORDS}
-        # Numbers from the WCS itself: a header rounds them.
-        row.update(zip(("CRPIX1", "CRPIX2"), plain.wcs.crpix, strict=True))
-        row.update(zip(("CRVAL1", "CRVAL2"), plain.wcs.crval, strict=True))
-        row.update(CD1_1=cd[0, 0], CD1_2=cd[0, 1], CD2_1=cd[1, 0], CD2_2=cd[1, 1])
-        row.update(RADESYS=header.get("RADESYS", "ICRS"), EQUINOX=equinox)
+        row = _keywords(each)
+        # Terms that the keywords lack hide in many places (SIP, TPV, look-up tables, poles); where
+        # the corners of the cutout fall does not lie.
+        y, x = np.array([[0, 0], [0, shape[1]], [shape[0], 0], list(shape)], dtype=float).T
+        here = np.array(WCS(row).world_to_pixel(each.pixel_to_world(x, y)))
+        if not np.allclose(here, [x, y], rtol=0, atol=1e-5):
+            row = _keywords(_tangent_plane(each, shape))
         rows.append(row)
     return Table(rows, names=WCS_KEYWORDS)
 
@@ -164,22 +161,14 @@ def row_wcs(row):
     return WCS({key: np.asarray(row[key]).item() for key in WCS_KEYWORDS})
 
 
-def _is_plain(wcs):
-    standard = WCS(naxis=2)
-    standard.wcs.ctype = list(wcs.wcs.ctype)
-    standard.wcs.crval = wcs.wcs.crval
-    standard.wcs.cunit = wcs.wcs.cunit
-    with contextlib.suppress(ValueError):
-        standard.wcs.set()
-        wcs.wcs.set()
-        return (
-            not wcs.has_distortion
-            and not wcs.wcs.get_pv()
-            and np.allclose(
-                [standard.wcs.lonpole, standard.wcs.latpole], [wcs.wcs.lonpole, wcs.wcs.latpole]
-            )
-        )
-    return False
+def _keywords(wcs):
+    """The linear part of a WCS as keywords; numbers unrounded, as no header would hold them."""
+    wcs.wcs.set()
+    ctype = [kind.removesuffix("-SIP") for kind in wcs.wcs.ctype]
+    values = [*ctype, "deg", "deg", *wcs.wcs.crval, *wcs.wcs.crpix, *wcs.pixel_scale_matrix.flat]
+    equinox = wcs.wcs.equinox if np.isfinite(wcs.wcs.equinox) else 2000.0
+    values += [wcs.wcs.radesys or "ICRS", equinox]
+    return dict(zip(WCS_KEYWORDS, values, strict=True))
 
 
 def _tangent_plane(wcs, shape):
