@@ -17,7 +17,9 @@ import astro_ddprism
 
 PACKAGE = Path(astro_ddprism.__file__).parent
 MODULES = sorted(
-    module.name for module in pkgutil.walk_packages([str(PACKAGE)], prefix="astro_ddprism.")
+    module.name
+    for module in pkgutil.walk_packages([str(PACKAGE)], prefix="astro_ddprism.")
+    if not module.ispkg
 )
 
 
