@@ -378,5 +378,7 @@ class View:
         self._check_length("wcs", (len(wcs),))
         for i, one in zip(self.ids, wcs, strict=True):
             if not isinstance(one, WCS) or one.naxis != 2 or not one.has_celestial:
-                raise self._error("wcs", f"{one!r} for observation {i}", "a celestial 2-D WCS")
+                axes = getattr(getattr(one, "wcs", None), "ctype", [type(one).__name__])
+                found = f"{' '.join(map(repr, axes))} for observation {i}"
+                raise self._error("wcs", found, "a celestial 2-D WCS")
         return list(wcs)

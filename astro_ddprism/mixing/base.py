@@ -240,8 +240,9 @@ def as_shape(shape) -> tuple[int, ...]:
 def select(tensor: torch.Tensor, index) -> torch.Tensor:
     """Rows of a tensor, by any index that NumPy takes; the leading axis stays."""
     if isinstance(index, slice):
-        # Not tensor[index]: torch knows no negative steps.
-        index = np.arange(len(tensor))[index].copy()
+        index = np.arange(len(tensor))[index]
+    if isinstance(index, np.ndarray):
+        index = index.copy()  # torch takes no negative strides
     return tensor[torch.atleast_1d(torch.as_tensor(index, device=tensor.device))]
 
 

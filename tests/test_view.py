@@ -1,0 +1,247 @@
+import numpy as np
+import pytest
+import torch
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.utils.masked import Masked
+from astropy.wcs import WCS
+
+from astro_ddprism import InputError, View
+from astro_ddprism.mixing import Amplitude, Convolution, Identity
+
+N, SHAPE = 6, (2, 4, 5)
+
+
+def celestial():
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.cdelt = [-1e-4, 1e-4]
+    return wcs
+
+
+@pytest.fixture
+def data():
+    return np.random.default_rng(0).normal(size=(N, *SHAPE))
+
+
+def make(data, **arguments):
+    arguments = {"variance": 0.25, "mixing": {"los": Identity(SHAPE)}} | arguments
+    return View(data, **arguments)
+
+
+def test_what_is_stored(data):
+    view = make(data, name="random")
+    assert len(view) == N
+    assert view.data.dtype == view.variance.dtype == np.float32
+    np.testing.assert_array_equal(view.data, data.astype(np.float32))
+    assert (view.variance == 0.25).all()
+    assert not view.mask.any()
+    assert view.unit == u.dimensionless_unscaled
+    assert view.sources == ("los",)
+    assert view.observation_shape == SHAPE
+    assert view.ids.tolist() == ["0", "1", "2", "3", "4", "5"]
+    assert view.wcs is view.coordinates is None
+
+
+def test_bad_pixels_are_never_read(data):
+    variance, mask = np.full(data.shape, 0.25), np.zeros(data.shape, bool)
+    bad = np.zeros(data.shape, bool)
+    bad[0, 0, 0, :] = bad[1, 1, 1, :3] = bad[2, 0, 0, 0] = True
+    data[0, 0, 0] = [np.nan, np.inf, -np.inf, 1.0, 1e99]
+    mask[0, 0, 0, 3:] = True
+    variance[1, 1, 1, :3] = [0, np.nan, np.inf]
+    variance[2, 0, 0, 0], mask[2, 0, 0, 0] = -1, True  # masked: its variance does not matter
+    view = make(data, variance=variance, mask=mask)
+    np.testing.assert_array_equal(view.mask, bad)
+    assert (view.data[bad] == 0).all()
+    assert np.isposinf(view.variance[bad]).all()
+    np.testing.assert_array_equal(view.data[~bad], data[~bad].astype(np.float32))
+    batch = view.batch()
+    assert torch.isfinite(batch.y).all()
+    np.testing.assert_array_equal(~batch.noise.valid.numpy(), bad)
+    assert view.table()["n_valid"].tolist() == [35, 37, 39, 40, 40, 40]
+
+
+@pytest.mark.parametrize("kind", [np.ma.MaskedArray, Masked])
+def test_masked_arrays(data, kind):
+    mask = np.zeros(data.shape, bool)
+    mask[0, 0, 0, 0] = mask[3, 1, 2, 2] = True
+    np.testing.assert_array_equal(make(kind(data, mask=mask)).mask, mask)
+    np.testing.assert_array_equal(
+        make(data, variance=kind(np.ones(data.shape), mask=mask)).mask, mask
+    )
+
+
+def test_units(data):
+    view = make(data * u.uJy, variance=np.full(data.shape, 4.0) * u.nJy**2, unit="nJy")
+    assert view.unit == u.nJy
+    np.testing.assert_allclose(view.data, data * 1000, rtol=1e-6)
+    assert (view.variance == 4).all()
+    assert make(data * u.uJy).unit == u.uJy
+    assert make(data, unit="adu").unit == u.adu
+
+
+def test_conversion(data):
+    data[0, 0, 0, 0] = np.nan
+    view = make(data, unit="uJy", ids=list("abcdef"), name="x").to("nJy")
+    valid = ~view.mask
+    np.testing.assert_allclose(view.data[valid], data[valid] * 1000, rtol=1e-6)
+    np.testing.assert_allclose(view.variance[valid], 0.25e6, rtol=1e-6)
+    assert view.mask.sum() == 1
+    assert (view.ids[2], view.name, view.unit) == ("c", "x", u.nJy)
+    with pytest.raises(InputError, match="view 'x': data: found unit nJy"):
+        view.to("m")
+
+
+def test_faint_units_lose_nothing(data):
+    """Variances of 1e-50 are 0 in float32, and would mask every pixel."""
+    view = make(1e-25 * data, variance=1e-50, unit="W / m2")
+    assert view.data.dtype == view.variance.dtype == np.float64
+    assert not view.mask.any()
+    batch = view.batch(scale=1e-25 * u.W / u.m**2)
+    assert batch.y.dtype == torch.float32
+    np.testing.assert_allclose(batch.y, data, rtol=1e-6)
+    np.testing.assert_allclose(batch.noise.std, 1, rtol=1e-6)
+
+
+def test_broadcast_variance_and_mask(data):
+    sigma2 = np.arange(1.0, 3.0).reshape(2, 1, 1)
+    mask = np.zeros(SHAPE, bool)
+    mask[0, 0, 0] = True
+    view = make(data, variance=sigma2, mask=mask)
+    assert view.variance.shape == view.mask.shape == data.shape
+    assert (view.variance[:, 1] == 2).all()
+    assert view.mask.sum() == N
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        slice(1, 4),
+        slice(None, None, -2),
+        [5, 0, 0],
+        np.array([2, -1]),
+        torch.tensor([3, 3]),
+        np.arange(N) % 2 == 0,
+        4,
+    ],
+)
+def test_selection(data, index):
+    view = make(
+        data,
+        mixing={"los": Identity(SHAPE), "galaxy": Amplitude(np.arange(N), SHAPE)},
+        wcs=[celestial() for _ in range(N)],
+        coordinates=SkyCoord(np.arange(N), 0, unit="deg"),
+    )
+    rows = np.atleast_1d(np.arange(N)[np.asarray(index) if not isinstance(index, slice) else index])
+    some = view[index]
+    assert len(some) == len(rows)
+    np.testing.assert_array_equal(some.data, view.data[rows])
+    assert some.ids.tolist() == [str(i) for i in rows]
+    assert all(one is view.wcs[i] for one, i in zip(some.wcs, rows, strict=True))
+    np.testing.assert_allclose(some.coordinates.ra.deg, rows)
+    assert some.mixing["galaxy"].amplitude.tolist() == rows.tolist()
+    # A mini-batch is the batch of the selection.
+    one, two = view.batch(index), some.batch()
+    assert torch.equal(one.y, two.y)
+    assert torch.equal(one.noise.std, two.noise.std)
+    assert torch.equal(one.mixing["galaxy"].amplitude, two.mixing["galaxy"].amplitude)
+    # The view itself is as it was.
+    assert len(view) == len(view.wcs) == N
+
+
+def test_selection_out_of_range(data):
+    with pytest.raises(IndexError):
+        make(data)[N]
+
+
+def test_iteration(data):
+    assert [one.ids[0] for one in make(data)] == list("012345")
+
+
+def test_batch(data):
+    psf = np.random.default_rng(1).normal(size=(N, 2, 3, 3))
+    view = make(data, mixing={"los": Convolution(psf, SHAPE)})
+    batch = view.batch([1, 4], scale=2.0, dtype=torch.float64)
+    assert batch.y.dtype == batch.noise.std.dtype == torch.float64
+    np.testing.assert_array_equal(batch.y, view.data[[1, 4]] / 2.0)
+    np.testing.assert_array_equal(batch.noise.std, 0.25)
+    assert batch.mixing["los"].n_observations == 2
+    assert batch.mixing["los"](batch.y).dtype == torch.float64
+
+
+def test_table_has_coordinates(data):
+    coordinates = SkyCoord(np.arange(N), 1, unit="deg")
+    table = make(data, coordinates=coordinates, ids=range(10, 16)).table()
+    assert table.colnames == ["id", "sky_coord", "n_valid"]
+    assert table["id"][0] == "10"
+    assert table["sky_coord"][2].separation(coordinates[2]) == 0
+
+
+def test_repr(data):
+    assert repr(make(data, unit="nJy", name="random")) == (
+        "<View 'random': 6 observations of shape (2, 4, 5) in nJy, sources: los>"
+    )
+
+
+def spectral():
+    return WCS(naxis=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"variance": np.full(SHAPE, -1.0)}, "variance: found 240 negative values"),
+        (
+            {"variance": np.ones((3, 3))},
+            r"variance: found shape \(3, 3\), expected that",
+        ),
+        (
+            {"variance": 1 * u.m**2, "unit": "nJy"},
+            "variance: found unit m2, expected .* nJy2",
+        ),
+        ({"variance": 1j}, "variance: found an array of type complex"),
+        ({"mask": np.zeros(3, bool)}, r"mask: found shape \(3,\)"),
+        ({"mask": np.zeros(SHAPE)}, "mask: found an array of type float64, expected bool"),
+        (
+            {"mask": np.ones(SHAPE, bool)},
+            r"mask: found no valid pixel in 6 of 6 .*3, 4, \.\.\.",
+        ),
+        ({"variance": np.nan}, "no valid pixel"),
+        ({"unit": "bananas"}, "unit: found 'bananas'"),
+        ({"unit": u.Unit("bananas", parse_strict="silent")}, "unit: found 'bananas'"),
+        ({"unit": [1, 2]}, "unit: found"),
+        ({"mixing": {}}, "mixing: found {}"),
+        ({"mixing": Identity(SHAPE)}, "mixing: found"),
+        ({"mixing": {"los": 1.0}}, r"mixing\['los'\]: found float, expected a MixingOperator"),
+        (
+            {"mixing": {"los": Identity((4, 5))}},
+            r"mixing\['los'\]: found .* shape \(4, 5\)",
+        ),
+        ({"mixing": {"los": Amplitude([1.0], SHAPE)}}, r"found 1 observations, expected 6"),
+        ({"ids": ["a"]}, r"ids: found shape \(1,\), expected \(6,\)"),
+        ({"wcs": celestial()}, "wcs: found WCS, expected a list"),
+        ({"wcs": [celestial()]}, r"wcs: found shape \(1,\)"),
+        ({"wcs": [spectral()] * N}, "wcs: found .* for observation 0, expected a celestial"),
+        ({"wcs": [None] * N}, "wcs: found 'NoneType' for observation 0"),
+        ({"coordinates": SkyCoord(0, 0, unit="deg")}, r"coordinates: found shape \(\)"),
+        ({"coordinates": [1] * N}, "coordinates: found list, expected a SkyCoord"),
+    ],
+)
+def test_errors_name_the_view_and_the_argument(data, arguments, message):
+    with pytest.raises(InputError, match="^view 'random': (?s:.*)" + message):
+        make(data, **arguments, name="random")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.ones(3), r"data: found shape \(3,\)"),
+        (np.ones((0, *SHAPE)), "data: found shape"),
+        (np.full((2, *SHAPE), "a"), "data: found an array of type <U1"),
+        (np.ones((2, *SHAPE)) * u.m, "data: found unit m, expected one like nJy"),
+    ],
+)
+def test_bad_data(data, message):
+    with pytest.raises(InputError, match="^view: " + message):
+        make(data, unit="nJy")
