@@ -1,11 +1,12 @@
 """Models and datasets as ASDF files: written whole or not at all, read whole or refused.
 
-A file is one tree. ``kind`` says what it holds (``"views"`` or ``"model"``), ``format_version`` and
-``software`` say who wrote it; the rest belongs to the module that writes the kind. Large arrays are
-binary blocks with checksums, and everything else is YAML that a text editor shows. Units, sky
-coordinates and tables are stored by asdf-astropy; `~astro_ddprism.View` and
-`~astro_ddprism.MultiViewDataset` by the converters below, which `asdf` finds through the entry
-point ``asdf.extensions``, so that ``asdf.open("views.asdf")["dataset"]`` works as well.
+A file is one tree below the key ``astro_ddprism`` (ASDF has keys of its own at the top). ``kind``
+says what it holds (``"views"`` or ``"model"``), ``format_version`` and ``software`` say who wrote it;
+the rest belongs to the module that writes the kind. Large arrays are binary blocks with checksums,
+and everything else is YAML that a text editor shows. Units, sky coordinates and tables are stored by
+asdf-astropy; `~astro_ddprism.View` and `~astro_ddprism.MultiViewDataset` by the converters below,
+which `asdf` finds through the entry point ``asdf.extensions``: with the package installed,
+``asdf.open("views.asdf")["astro_ddprism"]["dataset"]`` is a `~astro_ddprism.MultiViewDataset`.
 """
 
 import os
@@ -35,6 +36,7 @@ FORMAT_VERSION = 1
 """Version of the layout of the tree; it grows when an older reader would misread a file."""
 
 _KINDS = {"views": "a dataset of views", "model": "a model"}
+_ROOT = "astro_ddprism"
 _URI = "asdf://astro-ddprism.org"
 # What asdf raises on a damaged file, as found by cutting files short and flipping their bytes.
 _DAMAGE = (
@@ -86,7 +88,7 @@ def write_tree(path, tree, overwrite=False):
         "format_version": FORMAT_VERSION,
         "software": {"name": "astro-ddprism", "version": __version__},
     }
-    file = asdf.AsdfFile({**head, **tree}, extensions=get_extensions())
+    file = asdf.AsdfFile({_ROOT: {**head, **tree}}, extensions=get_extensions())
     with replacing(target, overwrite=True) as temporary:
         file.write_to(temporary)
 
@@ -116,7 +118,7 @@ def read_tree(path, kind):
     _check_magic(path)
     try:
         # The plain YAML comes first: the objects of a newer version may have no converter here.
-        _check_head(path, asdf.util.load_yaml(path), kind)
+        _check_head(path, asdf.util.load_yaml(path).get(_ROOT, {}), kind)
         with warnings.catch_warnings():
             # asdf goes on, with a warning, where bytes between blocks or nodes make no sense.
             warnings.filterwarnings("error", message="Read invalid bytes", category=AsdfWarning)
@@ -142,7 +144,7 @@ def _load(path):
         validate_checksums=True,
         extensions=get_extensions(),
     ) as file:
-        return dict(file.tree)
+        return dict(file[_ROOT])
 
 
 def _check_magic(path):
@@ -157,7 +159,7 @@ def _check_magic(path):
 
 
 def _check_head(path, tree, kind):
-    version, found = (tree or {}).get("format_version"), (tree or {}).get("kind")
+    version, found = tree.get("format_version"), tree.get("kind")
     if version is None or found is None:
         raise InputError(
             f"{path}: found an ASDF file that astro-ddprism did not write, expected {_KINDS[kind]}"
@@ -214,7 +216,8 @@ class _ViewConverter(Converter):
         mixing = {}
         for state in node["mixing"]:
             state = _in_memory(dict(state))
-            mixing[state.pop("source")] = operator_from_state(state)
+            source = state.pop("source")
+            mixing[source] = operator_from_state(state)
         wcs = node.get("wcs")
         return View(
             arrays.pop("data"),
