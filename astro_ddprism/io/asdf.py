@@ -1,12 +1,13 @@
 """Models and datasets as ASDF files: written whole or not at all, read whole or refused.
 
 A file is one tree below the key ``astro_ddprism`` (ASDF has keys of its own at the top). ``kind``
-says what it holds (``"views"`` or ``"model"``), ``format_version`` and ``software`` say who wrote it;
-the rest belongs to the module that writes the kind. Large arrays are binary blocks with checksums,
-and everything else is YAML that a text editor shows. Units, sky coordinates and tables are stored by
-asdf-astropy; `~astro_ddprism.View` and `~astro_ddprism.MultiViewDataset` by the converters below,
-which `asdf` finds through the entry point ``asdf.extensions``: with the package installed,
-``asdf.open("views.asdf")["astro_ddprism"]["dataset"]`` is a `~astro_ddprism.MultiViewDataset`.
+says what it holds (``"views"`` or ``"model"``), ``format_version`` and ``software`` say who wrote
+it; the rest belongs to the module that writes the kind. Large arrays are binary blocks with
+checksums, and everything else is YAML that a text editor shows. Units, sky coordinates and tables
+are stored by asdf-astropy; `~astro_ddprism.View` and `~astro_ddprism.MultiViewDataset` by the
+converters below, which `asdf` finds through the entry point ``asdf.extensions``: with the package
+installed, ``asdf.open("views.asdf")["astro_ddprism"]["dataset"]`` is a
+`~astro_ddprism.MultiViewDataset`.
 """
 
 import os

@@ -62,6 +62,8 @@ class Composition(MixingOperator):
         )
 
     def __getitem__(self, index):
+        if self.n_observations is None:
+            return self
         return Composition(*(operator[index] for operator in self.operators))
 
     def to(self, device=None, dtype=None):

@@ -19,6 +19,7 @@ def test_from_right_to_left(normal, check_adjoint, check_selection):
 def test_shared(normal, check_adjoint):
     operator = Composition(Identity((2, 3)), Mask(normal(2, 3) > 0))
     assert operator.n_observations is None
+    assert operator[[0, 1]] is operator
     check_adjoint(operator)
 
 
