@@ -10,7 +10,6 @@ installed, ``asdf.open("views.asdf")["astro_ddprism"]["dataset"]`` is a
 `~astro_ddprism.MultiViewDataset`.
 """
 
-import os
 import struct
 import warnings
 from pathlib import Path
@@ -74,23 +73,15 @@ def write_tree(path, tree, overwrite=False):
     InputError
         If the file exists and may not be replaced, or cannot be made.
     """
-    path = Path(path)
     if tree.get("kind") not in _KINDS:
         raise InputError(f"kind: found {tree.get('kind')!r}, expected one of {', '.join(_KINDS)}")
-    if path.is_dir() or (path.exists() and not overwrite):
-        what = "a folder" if path.is_dir() else "an existing file"
-        raise InputError(f"{path}: found {what}, expected a new file (or overwrite=True)")
-    # The temporary file must lie where the real one will: only within a folder is a rename atomic.
-    target = path.resolve()
-    if not os.access(target.parent, os.W_OK):
-        raise InputError(f"{path}: its folder does not exist or cannot be written to")
     head = {
         "kind": tree["kind"],
         "format_version": FORMAT_VERSION,
         "software": {"name": "astro-ddprism", "version": __version__},
     }
     file = asdf.AsdfFile({_ROOT: {**head, **tree}}, extensions=get_extensions())
-    with replacing(target, overwrite=True) as temporary:
+    with replacing(path, overwrite) as temporary:
         file.write_to(temporary)
 
 

@@ -324,7 +324,7 @@ def test_a_folder(dataset, tmp_path):
         MultiViewDataset.read(tmp_path)
     with pytest.raises(InputError, match="found a folder"):
         dataset.write(tmp_path, overwrite=True)
-    with pytest.raises(InputError, match="its folder does not exist"):
+    with pytest.raises(InputError, match="found no folder"):
         dataset.write(tmp_path / "no" / "views.asdf")
 
 
