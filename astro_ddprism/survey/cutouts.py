@@ -1,10 +1,9 @@
 r"""Cutouts around positions, and the views that they make.
 
 A cutout of ``size`` pixels is centred on the pixel nearest to its position, which becomes its pixel
-``size // 2`` in both directions; nothing is resampled. Pixels that would lie off the image are masked.
-Its WCS is the image's with the reference pixel moved,
-:math:`\mathrm{CRPIX}' = \mathrm{CRPIX} - (\text{first pixel})`, so that every pixel keeps its place on
-the sky.
+``size // 2`` in both directions; nothing is resampled. Pixels that would lie off the image are
+masked. Its WCS is the image's with the reference pixel moved, :math:`\mathrm{CRPIX}' =
+\mathrm{CRPIX} - (\text{first pixel})`, so that every pixel keeps its place on the sky.
 """
 
 import logging
@@ -18,7 +17,7 @@ from astropy.table import QTable
 from astropy.wcs import Sip
 
 from ..errors import InputError
-from .detection import detect_objects, select_galaxies
+from .detection import detect_objects, select_galaxies, split_options
 from .images import SurveyImage, read_image, stack_bands
 from .positions import place_randoms, read_positions
 from .psf import read_psf
@@ -139,9 +138,9 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
     reason = np.where(inside, "masked", "off the image")
     if not keep.any():
         raise InputError(
-            f"{image.filename}: none of the {n} positions has a cutout, {np.sum(~inside)} are off the "
-            f"image and {np.sum(inside)} have more than {max_masked_fraction:.0%} of their pixels "
-            f"masked; the image is {nx} x {ny} pixels around {_middle(image)}"
+            f"{image.filename}: none of the {n} positions has a cutout, {np.sum(~inside)} are "
+            f"off the image and {np.sum(inside)} have over {max_masked_fraction:.0%} of their "
+            f"pixels masked; the image is {nx} x {ny} pixels around {_middle(image)}"
         )
     if not keep.all():
         logger.info(
@@ -209,8 +208,8 @@ def views_from_image(
     image : `SurveyImage`, path, `~astropy.nddata.NDData`, or a list of paths or NDData
         The image; a list holds bands on one pixel grid.
     psf : path, array_like or list, optional
-        Point spread function (`read_psf`): the sources are then the light before it. Without one they
-        are the light as seen through it.
+        Point spread function (`read_psf`): the sources are then the light before it. Without one
+        they are the light as seen through it.
     size : int
         Side of the cutouts in pixels.
     positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`, optional
@@ -244,13 +243,13 @@ def views_from_image(
 
     image = _read(image, image_options)
     _check_size(size, image)
-    detection = dict(detection or {})
+    detection, selection = split_options(detection or {})
     shape = (image.n_bands, size, size)
     kernel = None if psf is None else read_psf(psf, image.n_bands)
     mixing = Identity(shape) if kernel is None else Convolution(kernel, shape)
     if positions is None:
-        avoid = detect_objects(image, psf=kernel, **_split(detection))
-        galaxies = select_galaxies(avoid, **detection)
+        avoid = detect_objects(image, psf=kernel, **detection)
+        galaxies = select_galaxies(avoid, **selection)
     else:
         avoid = galaxies = read_positions(positions, image.wcs)
     cuts = {"galaxy": cut_out(image, galaxies, size=size, max_masked_fraction=max_masked_fraction)}
@@ -292,7 +291,8 @@ def _read(image, options):
     if isinstance(image, SurveyImage):
         if options:
             raise InputError(
-                f"found the options {', '.join(options)}, expected none: the image has been read already"
+                f"found the options {', '.join(options)}, expected none: the image "
+                "has been read already"
             )
         return image
     if isinstance(image, list | tuple):
@@ -302,12 +302,6 @@ def _read(image, options):
     if isinstance(image, str | Path) or hasattr(image, "uncertainty"):
         return read_image(image, **options)
     raise InputError(
-        f"image: found {type(image).__name__}, expected a file, an NDData, a SurveyImage or a list of "
-        "these"
+        f"image: found {type(image).__name__}, expected a file, an NDData, a SurveyImage or a list "
+        "of these"
     )
-
-
-def _split(detection):
-    """Take the options that belong to detection; what is left belongs to the selection."""
-    names = ("threshold", "n_pixels", "smoothing", "contrast", "box_size", "progress")
-    return {name: detection.pop(name) for name in names if name in detection}

@@ -1,20 +1,26 @@
 r"""Detection of galaxies.
 
-Objects are groups of connected pixels of the smoothed image that rise above the sky by a multiple of
-its noise, split where they blend (`photutils.segmentation`). Several bands are first averaged with
-inverse variance as weight, which is the best image to detect in when all objects have one colour.
+Objects are groups of connected pixels of the smoothed image that rise above the sky by a multiple
+of its noise, split where they blend (`photutils.segmentation`). Several bands are first averaged
+with inverse variance as weight, which is the best image to detect in when all objects have one
+colour.
 
-Stars are told by their size. All have one half-light radius, that of the PSF, so among the objects of
-high signal-to-noise the radii pile up at its smallest common value (the stellar locus),
-:math:`r_\star`; the locus is the narrow window of radii in which the objects are most crowded compared
-with the radii above it. An object is a star if its radius is below :math:`1.15\,r_\star`. At low
-signal-to-noise, measured radii scatter across this line and nearly all compact objects are faint
-galaxies, so there only objects that are sharper than any star (:math:`0.75\,r_\star`: cosmic rays, bad
-pixels) are called one.
+Stars are told by their size. All have one half-light radius, that of the PSF, so among the objects
+of high signal-to-noise the radii pile up at its smallest common value (the stellar locus),
+:math:`r_\star`; the locus is the narrow window of radii in which the objects are most crowded
+compared with the radii above it. An object is a star if its radius is below
+:math:`1.15\,r_\star`. At low signal-to-noise, measured radii scatter across this line and nearly
+all compact objects are faint galaxies, so there only objects that are sharper than any star
+(:math:`0.75\,r_\star`: cosmic rays, bad pixels) are called one.
+
+Steps of the sky between detectors, ghosts and halos are detected too. They have no peak: an
+object's contrast is the height of the smoothed image at its centre above the median of a ring
+around it, in units of the noise of single pixels.
 """
 
 import logging
 import warnings
+from inspect import signature
 
 import numpy as np
 from astropy import units as u
@@ -38,6 +44,7 @@ SHARP_LIMIT = 0.75  # of the locus: nothing that came through the telescope is s
 STAR_SNR = 30.0
 STAR_COUNT = 8  # fewer objects make no locus
 EDGE = 2  # pixels
+RING = (3, 5)  # radii of the ring around an object, in units of the smoothing
 
 
 def detect_objects(
@@ -77,12 +84,12 @@ def detect_objects(
     -------
     `~astropy.table.QTable`
         One row per object, with the columns ``id`` (str), ``x``, ``y`` (pixels), ``sky_centroid``,
-        ``flux`` and ``flux_err`` (of its pixels, in the image's unit; mean of the bands with inverse
-        variance as weight), ``snr``, ``peak``, ``half_light_radius``, ``semimajor_axis``,
-        ``semiminor_axis`` (pixels, standard deviations), ``orientation``, ``area`` (pixels) and the
-        flags ``star``, ``saturated``, ``edge`` (reaches the image's edge) and ``masked`` (a masked
-        pixel within one pixel of the centre). ``meta["stellar_radius"]`` is the half-light radius of
-        stars, `None` where it cannot be told.
+        ``flux`` and ``flux_err`` (of its pixels, in the image's unit; mean of the bands with
+        inverse variance as weight), ``snr``, ``peak``, ``half_light_radius``, ``semimajor_axis``,
+        ``semiminor_axis`` (pixels, standard deviations), ``orientation``, ``area`` (pixels)
+        ``contrast`` and the flags ``star``, ``saturated``, ``edge`` (reaches the image's edge) and
+        ``masked`` (a masked pixel within one pixel of the centre). ``meta["stellar_radius"]`` is
+        the half-light radius of stars, `None` where it cannot be told.
 
     Raises
     ------
@@ -140,6 +147,9 @@ def detect_objects(
             f"{image.filename}: found no object with a positive flux, expected galaxies"
         )
     objects["masked"] = _centre_masked(image.mask, objects)
+    objects["contrast"] = _contrast(
+        np.where(mask, np.nan, data / error), smoothed / error, objects, smoothing
+    )
     _flag_stars(objects, psf)
     return objects
 
@@ -147,7 +157,8 @@ def detect_objects(
 def _detection_image(image):
     """Mean of the bands with inverse variance as weight, its error and its mask.
 
-    Saturated pixels that hold a value stay, so that a saturated star is one object, and known as one.
+    Saturated pixels that hold a value stay, so that a saturated star is one object, and known as
+    one.
     """
     finite = np.isfinite(image.data)
     fallback = np.median(image.variance[~image.mask])
@@ -181,6 +192,21 @@ def _centre_masked(mask, objects):
     x = np.clip(np.round(objects["x"]).astype(int), 0, nx - 1)
     y = np.clip(np.round(objects["y"]).astype(int), 0, ny - 1)
     return near[y, x]
+
+
+def _contrast(data, smoothed, objects, smoothing):
+    ny, nx = data.shape
+    x, y = (np.round(objects[axis]).astype(int)[:, np.newaxis] for axis in ("x", "y"))
+
+    def pixels(inner, outer):
+        reach = np.arange(-int(outer), int(outer) + 1)
+        dy, dx = np.meshgrid(reach, reach, indexing="ij")
+        chosen = (np.hypot(dy, dx) >= inner) & (np.hypot(dy, dx) <= outer)
+        return np.clip(y + dy[chosen], 0, ny - 1), np.clip(x + dx[chosen], 0, nx - 1)
+
+    ring = np.ma.masked_invalid(data[pixels(*(radius * smoothing for radius in RING))])
+    level = np.ma.median(ring, axis=1).filled(0)
+    return smoothed[pixels(0, smoothing)].max(axis=1) - level
 
 
 def _flag_stars(objects, psf):
@@ -237,6 +263,8 @@ def stellar_locus(radii, *, near=None):
     count = end - np.arange(len(radii))
     above = (np.searchsorted(radii, radii * STAR_WINDOW**3, side="right") - end) / 2
     excess = (count - above) / np.sqrt(count + above / 2)
+    # Stars are smaller than most galaxies, and the window holds at least as many as galaxies.
+    excess[(radii > np.median(radii)) | (count < 2 * above)] = -np.inf
     if near is not None:
         excess[radii > 1.3 * near] = -np.inf
     best = int(np.argmax(excess))
@@ -245,7 +273,9 @@ def stellar_locus(radii, *, near=None):
     return float(np.median(radii[best : end[best]]))
 
 
-def select_galaxies(objects, *, reject_stars=True, min_snr=10.0, min_flux=None, max_flux=None):
+def select_galaxies(
+    objects, *, reject_stars=True, min_snr=10.0, min_contrast=2.0, min_flux=None, max_flux=None
+):
     """Those of the objects that are galaxies.
 
     Saturated objects and those at the edge or with a masked centre are never among them.
@@ -258,6 +288,8 @@ def select_galaxies(objects, *, reject_stars=True, min_snr=10.0, min_flux=None, 
         Leave out the stars.
     min_snr : float
         Least signal-to-noise ratio of the flux.
+    min_contrast : float
+        Least contrast with the surroundings; the default is just above that of steps and ghosts.
     min_flux, max_flux : float or `~astropy.units.Quantity`, optional
         Range of fluxes; a number is in the image's unit.
 
@@ -266,7 +298,7 @@ def select_galaxies(objects, *, reject_stars=True, min_snr=10.0, min_flux=None, 
     `~astropy.table.QTable`
         The rows that are left; ``meta`` holds how many objects there were and how many went for
         which reason: ``n_objects``, ``n_saturated``, ``n_edge``, ``n_masked``, ``n_star``,
-        ``n_faint``, ``n_flux``.
+        ``n_faint``, ``n_diffuse``, ``n_flux``.
 
     Raises
     ------
@@ -286,6 +318,7 @@ def select_galaxies(objects, *, reject_stars=True, min_snr=10.0, min_flux=None, 
         "masked": objects["masked"],
         "star": objects["star"] & reject_stars,
         "faint": objects["snr"] < min_snr,
+        "diffuse": objects["contrast"] < min_contrast,
         "flux": out_of_range,
     }
     left = np.ones(len(objects), dtype=bool)
@@ -309,34 +342,62 @@ def _flux(value, unit, name):
         raise InputError(f"{name}: found {value}, expected a flux in {unit}") from error
 
 
-def detect_galaxies(
-    image, *, psf=None, reject_stars=True, min_snr=10.0, min_flux=None, max_flux=None, **detection
-):
+def detect_galaxies(image, *, psf=None, **options):
     """Detect the galaxies of an image.
 
     Parameters
     ----------
     image : `SurveyImage`
         The image.
-    psf : `~numpy.ndarray`, optional
+    psf : (ky, kx) or (bands, ky, kx) `~numpy.ndarray`, optional
         Point spread function.
-    reject_stars, min_snr, min_flux, max_flux
-        Which detections are galaxies; see `select_galaxies`.
-    **detection
-        Other options of `detect_objects`: threshold, n_pixels, smoothing, contrast, box_size,
-        progress.
+    **options
+        Those of `detect_objects` (threshold, n_pixels, smoothing, contrast, box_size, progress) and
+        of `select_galaxies` (reject_stars, min_snr, min_contrast, min_flux, max_flux).
 
     Returns
     -------
     `~astropy.table.QTable`
-        One row per galaxy, with the columns of `detect_objects` and the counts of `select_galaxies`.
+        One row per galaxy, with the columns of `detect_objects` and the counts of
+        `select_galaxies`.
 
     Raises
     ------
     InputError
-        If there is no galaxy.
+        If there is no galaxy, or an option has another name.
     """
-    objects = detect_objects(image, psf=psf, **detection)
-    return select_galaxies(
-        objects, reject_stars=reject_stars, min_snr=min_snr, min_flux=min_flux, max_flux=max_flux
+    detection, selection = split_options(options)
+    return select_galaxies(detect_objects(image, psf=psf, **detection), **selection)
+
+
+def split_options(options):
+    """Tell options of `detect_objects` from options of `select_galaxies`.
+
+    Parameters
+    ----------
+    options : dict
+        Options of either.
+
+    Returns
+    -------
+    detection, selection : dict
+        Those of each.
+    """
+    known = [
+        {
+            name
+            for name, one in signature(function).parameters.items()
+            if one.kind is one.KEYWORD_ONLY
+        }
+        for function in (detect_objects, select_galaxies)
+    ]
+    known[0].discard("psf")
+    unknown = set(options) - known[0] - known[1]
+    if unknown:
+        raise InputError(
+            f"detection: found the options {', '.join(sorted(unknown))}, expected "
+            f"{', '.join(sorted(known[0] | known[1]))}"
+        )
+    return tuple(
+        {name: value for name, value in options.items() if name in names} for names in known
     )

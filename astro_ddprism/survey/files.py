@@ -1,7 +1,9 @@
 """FITS files: which extension holds what, and errors that say what was found instead."""
 
+import lzma
 import re
 import warnings
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +30,7 @@ NAMES = {
     **NOISE_NAMES,
 }
 NOT_SCIENCE = {name for role, names in NAMES.items() if role != "image" for name in names}
+DAMAGE = re.compile("truncated|Error validating header", re.IGNORECASE)
 
 
 @contextmanager
@@ -36,19 +39,17 @@ def open_fits(path):
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: found a folder, expected a FITS file")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*truncated.*", AstropyUserWarning)
-        warnings.filterwarnings("error", "(?s).*Error validating header.*", AstropyUserWarning)
-        warnings.simplefilter("ignore", fits.verify.VerifyWarning)
-        try:
-            hdus = fits.open(path, memmap=False, lazy_load_hdus=False)
-        except FileNotFoundError:
-            raise
-        except AstropyUserWarning as error:
-            raise InputError(f"{path}: the file is truncated or damaged ({error})") from error
-        except OSError as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path}: not a FITS file ({reason})") from error
+    with path.open("rb") as stream:  # astropy leaves it open where reading fails
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                hdus = fits.open(stream, memmap=False, lazy_load_hdus=False)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise InputError(f"{path}: not a FITS file ({reason})") from error
+        for warning in caught:
+            if DAMAGE.search(str(warning.message)):
+                raise InputError(f"{path}: the file is truncated or damaged ({warning.message})")
         with hdus:
             yield hdus
 
@@ -96,7 +97,8 @@ def find_extension(hdus, role, path, spec=None):
             return hdus[spec]
         except (KeyError, IndexError):
             raise InputError(
-                f"{path}: found no extension {spec!r} for the {role}, the file has: {describe(hdus)}"
+                f"{path}: found no extension {spec!r} for the {role}, "
+                f"the file has: {describe(hdus)}"
             ) from None
     for name in NAMES[role]:
         for hdu in hdus:
@@ -206,11 +208,11 @@ def parse_unit(text, label):
                 unit = u.Unit(spelling)
             except (ValueError, TypeError):
                 continue
-        if isinstance(unit, u.UnitBase):
+        if isinstance(unit, u.UnitBase) and u.dex not in unit.decompose().bases:
             return unit
     raise InputError(
-        f"{label}: found the unit {text!r}, expected one that astropy knows and in which light adds "
-        "(no magnitudes); give the right one as unit"
+        f"{label}: found the unit {text!r}, expected one that astropy knows and in which light "
+        "adds (no magnitudes); give the right one as unit"
     )
 
 

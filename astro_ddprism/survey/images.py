@@ -1,13 +1,13 @@
 r"""Survey images: flux, noise, mask and WCS of one or more bands on one pixel grid.
 
-Every pixel has a Gaussian noise variance :math:`\sigma^2`. It comes, in this order, from the standard
-deviation, the variance, the inverse variance, or the weight that the file holds or the caller names, or
-it is estimated from the image when asked for. A weight :math:`w` is an inverse variance but for a
-factor, which the image itself tells: :math:`\sigma^2 = k / w`, with :math:`k` the median of
-:math:`w\,\sigma_\mathrm{sky}^2`.
+Every pixel has a Gaussian noise variance :math:`\sigma^2`. It comes, in this order, from the
+standard deviation, the variance, the inverse variance, or the weight that the file holds or the
+caller names, or it is estimated from the image when asked for. A weight :math:`w` is an inverse
+variance but for a factor, which the image itself tells: :math:`\sigma^2 = k / w`, with :math:`k`
+the median of :math:`w\,\sigma_\mathrm{sky}^2`.
 
-Masked, saturated and non-finite pixels and those of zero weight carry no information: they are `True`
-in the mask, and nothing behind this module reads their values.
+Masked, saturated and non-finite pixels and those of zero weight carry no information: they are
+`True` in the mask, and nothing behind this module reads their values.
 """
 
 import logging
@@ -119,8 +119,8 @@ def read_image(
         Subtract the sky's level, measured in boxes of 64 pixels.
     saturation : float, "auto" or None
         Pixel value from which on a pixel is saturated; `None` takes the keyword ``SATURATE`` where
-        there is one, "auto" looks for the flat tops of saturated stars (`find_saturation`). The core
-        of a saturated star is masked with it.
+        there is one, "auto" looks for the flat tops of saturated stars (`find_saturation`). The
+        core of a saturated star is masked with it.
     unit : unit, optional
         Unit of the pixels, instead of the one that the image states.
     name : str, optional
@@ -134,8 +134,8 @@ def read_image(
     Raises
     ------
     InputError
-        If the file is truncated or no FITS file, holds no image, no celestial WCS or no noise, if the
-        unit is unknown, shapes differ, noise is negative, or all pixels are masked.
+        If the file is truncated or no FITS file, holds no image, no celestial WCS or no noise, if
+        the unit is unknown, shapes differ, noise is negative, or all pixels are masked.
     FileNotFoundError
         If there is no such file.
 
@@ -150,7 +150,7 @@ def read_image(
     >>> pixels[3, 4] = np.nan
     >>> noise = StdDevUncertainty(np.full((64, 64), 0.5))
     >>> image = read_image(CCDData(pixels, uncertainty=noise, wcs=wcs, unit="nJy"))
-    >>> image.shape, image.variance[0, 0, 0], image.mask.sum()
+    >>> image.shape, float(image.variance[0, 0, 0]), int(image.mask.sum())
     ((1, 64, 64), 0.25, 1)
     """
     if isinstance(image, SurveyImage):
@@ -218,10 +218,9 @@ def _assemble(raw, *, estimate, subtract, saturation, name):
     )
     bad |= saturated
     _check_any_valid(bad, raw.label)
-    variance[bad] = np.inf
     return SurveyImage(
         data=data,
-        variance=variance,
+        variance=np.where(bad, np.inf, variance),
         mask=bad,
         wcs=wcs,
         unit=raw.unit,
@@ -273,7 +272,8 @@ def _checked_variance(noise, raw):
         negative = int(np.sum(noise < 0))
     if negative:
         raise InputError(
-            f"{raw.noise_label}: found {negative} negative values as {raw.noise_kind}, expected none"
+            f"{raw.noise_label}: found {negative} negative values as {raw.noise_kind}, "
+            "expected none"
         )
     return to_variance(noise, raw.noise_kind)
 

@@ -44,6 +44,7 @@ class RawImage:
 
 
 def from_file(path, hdu, planes, mask, unit):
+    """What a FITS file holds; see `read_image` for the arguments, ``planes`` is noise by kind."""
     path = str(path)
     with open_fits(path) as hdus:
         sci = find_extension(hdus, "image", path, hdu)
@@ -54,7 +55,7 @@ def from_file(path, hdu, planes, mask, unit):
             warnings.simplefilter("ignore", FITSFixedWarning)
             try:
                 wcs = WCS(header, hdus)
-            except Exception as error:  # wcslib raises many kinds  # noqa: BLE001
+            except Exception as error:  # wcslib raises many kinds
                 raise InputError(f"{label}: the WCS cannot be read ({error})") from error
         raw = RawImage(
             data=data,
@@ -101,8 +102,8 @@ def _plane(spec, role, hdus, path):
         }
     if not Path(spec).exists():
         raise InputError(
-            f"{role}: found no file {spec} and no extension of this name in {path}, expected one or "
-            "the other"
+            f"{role}: found no file {spec} and no extension of this name in {path}, expected one "
+            "or the other"
         )
     return read_plane(spec, role=role), {"label": str(spec)}
 
@@ -116,6 +117,7 @@ def _value(plane, role):
 
 
 def from_nddata(image, planes, mask, unit):
+    """What an NDData holds; see `read_image` for the arguments, ``planes`` is the noise by kind."""
     label = str(image.meta.get("FILENAME", type(image).__name__)) if image.meta else "image"
     unit = u.Unit(unit) if unit is not None else image.unit or u.dimensionless_unscaled
     raw = RawImage(
@@ -140,7 +142,7 @@ def from_nddata(image, planes, mask, unit):
 
 
 def _variance_of(uncertainty, unit, label):
-    """An NDUncertainty as a variance in the image's unit; its zero inverse variances are infinite."""
+    """An NDUncertainty as a variance in the image's unit; zero inverse variances are infinite."""
     known = StdDevUncertainty | VarianceUncertainty | InverseVariance
     if isinstance(uncertainty, UnknownUncertainty) or not isinstance(uncertainty, known):
         raise InputError(
@@ -164,6 +166,7 @@ def _variance_of(uncertainty, unit, label):
 
 
 def to_variance(array, kind):
+    """The variance behind a standard deviation ("uncertainty"), variance, "ivar" or "weight"."""
     array = np.asarray(array, dtype=np.float64)
     if kind == "uncertainty":
         return array**2

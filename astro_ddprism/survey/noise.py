@@ -1,12 +1,12 @@
 r"""Noise and background of an image that does not tell its own.
 
-The sky's level :math:`b` and its scatter :math:`\sigma` are measured in boxes, among the pixels that
-hold no object, and interpolated smoothly between the boxes. A pixel belongs to an object if the image,
-smoothed lightly, rises above :math:`b + 1.5\,\sigma` around it; as that needs :math:`b` and
-:math:`\sigma` first, it is done twice.
+The sky's level :math:`b` and its scatter :math:`\sigma` are measured in boxes, among the pixels
+that hold no object, and interpolated smoothly between the boxes. A pixel belongs to an object if
+the image, smoothed lightly, rises above :math:`b + 1.5\,\sigma` around it; as that needs :math:`b`
+and :math:`\sigma` first, it is done twice.
 
-:math:`\sigma` is the scatter of single pixels of blank sky. The photon noise of the objects is not in
-it, and neither is the covariance of neighbouring pixels, which resampled images have.
+:math:`\sigma` is the scatter of single pixels of blank sky. The photon noise of the objects is not
+in it, and neither is the covariance of neighbouring pixels, which resampled images have.
 """
 
 import warnings
@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 from astropy.stats import SigmaClip
 from astropy.utils.exceptions import AstropyUserWarning
-from photutils.background import Background2D, MADStdBackgroundRMS
+from photutils.background import Background2D, StdBackgroundRMS
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from ..errors import InputError
@@ -23,6 +23,9 @@ from .files import as_float
 __all__ = ["estimate_noise"]
 
 OBJECT_THRESHOLD = 1.5  # of the smoothed image, in units of the noise of single pixels
+# Standard deviation of a Gaussian that was clipped at three of its clipped standard deviations.
+# (The median absolute deviation needs no factor, but jumps by steps where pixels are whole counts.)
+CLIPPED = 0.9844
 OBJECT_MARGIN = 3  # pixels around an object that its wings still reach
 
 
@@ -124,10 +127,10 @@ class _Sky:
                     mask=exclude,
                     exclude_percentile=90,
                     sigma_clip=SigmaClip(sigma=3.0, maxiters=10),
-                    bkg_rms_estimator=MADStdBackgroundRMS(sigma_clip=None),
+                    bkg_rms_estimator=StdBackgroundRMS(sigma_clip=None),
                 )
                 self.background = sky.background * scale
-                self.noise = sky.background_rms * scale
+                self.noise = sky.background_rms * (scale / CLIPPED)
             except ValueError as error:
                 raise InputError(
                     f"the sky cannot be measured: {np.mean(exclude):.0%} of the image's pixels are "

@@ -1,7 +1,7 @@
 """Positions on an image: from a catalog, or at random.
 
-A position is one row of a table with the columns ``id`` (str), ``x``, ``y`` (pixels, 0 at the middle of
-the first) and ``sky_centroid`` (`~astropy.coordinates.SkyCoord`).
+A position is one row of a table with the columns ``id`` (str), ``x``, ``y`` (pixels, 0 at the
+middle of the first) and ``sky_centroid`` (`~astropy.coordinates.SkyCoord`).
 """
 
 from pathlib import Path
@@ -73,7 +73,8 @@ def read_positions(positions, wcs):
     Raises
     ------
     InputError
-        If the table cannot be read, is empty, has no positions, or some are not finite or no angles.
+        If the table cannot be read, is empty, has no positions, or some are not finite or no
+        angles.
 
     Examples
     --------
@@ -109,7 +110,7 @@ def _read_table(path, label):
         raise FileNotFoundError(2, "No such file or directory", str(path))
     try:
         return Table.read(path)
-    except Exception as error:  # each of the many readers raises its own  # noqa: BLE001
+    except Exception as error:  # each of the many readers raises its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{label}: no table that astropy reads ({reason})") from error
 
@@ -138,8 +139,8 @@ def _coordinates(table, label):
         return coordinates
     if ra is None or dec is None:
         raise InputError(
-            f"{label}: found columns {', '.join(table.colnames)}, expected a SkyCoord or RA and Dec "
-            "(named ra and dec, RAJ2000 and DEJ2000, ALPHA_J2000 and DELTA_J2000, ...)"
+            f"{label}: found columns {', '.join(table.colnames)}, expected a SkyCoord or RA and "
+            "Dec (named ra and dec, RAJ2000 and DEJ2000, ALPHA_J2000 and DELTA_J2000, ...)"
         )
     lon, lat = (_degrees(table[name], f"{label}, column {name!r}") for name in (ra, dec))
     if (np.abs(lat) > 90).any() or (lon < -360).any() or (lon > 360).any():
@@ -213,9 +214,9 @@ def place_randoms(
         raise InputError(f"n: found {n} random positions, expected at least 1")
     if len(pixels) < n:
         raise InputError(
-            f"{image.filename}: found {len(pixels)} pixels where a random cutout of {size} x {size} "
-            f"pixels can be placed (at most {max_masked_fraction:.0%} masked, min_distance = "
-            f"{min_distance}), expected at least {n}"
+            f"{image.filename}: found {len(pixels)} pixels where a random cutout of "
+            f"{size} x {size} pixels can be placed (at most {max_masked_fraction:.0%} masked, "
+            f"min_distance = {min_distance}), expected at least {n}"
         )
     chosen = np.random.default_rng(seed).choice(pixels, n, replace=False)
     y, x = np.unravel_index(chosen, allowed.shape)

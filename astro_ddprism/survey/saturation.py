@@ -1,14 +1,14 @@
 r"""Saturated stars of an image that does not tell its saturation level.
 
-A star's brightest pixel stands in a fixed proportion to the flux around it, that of the PSF, until the
-detector saturates: from there on the flux around it grows and the pixel does not. With
+A star's brightest pixel stands in a fixed proportion to the flux around it, that of the PSF, until
+the detector saturates: from there on the flux around it grows and the pixel does not. With
 
 .. math:: q = \frac{\text{sum over the } 7 \times 7 \text{ pixels around a peak}}{\text{peak}} ,
 
-stars share one :math:`q_0` and saturated stars have more. Galaxies have more too, but their peaks are
-not the brightest of the image. So among the peaks in order of falling brightness there is first a run
-of flat ones (:math:`q > 1.2\,q_0`), then a run of sharp ones; the level is the peak value that
-separates the two runs best.
+stars share one :math:`q_0` and saturated stars have more. Galaxies have more too, but their peaks
+are not the brightest of the image. So among the peaks in order of falling brightness there is first
+a run of flat ones (:math:`q > 1.2\,q_0`), then a run of sharp ones; the level is the peak value
+that separates the two runs best.
 """
 
 import logging
@@ -50,7 +50,8 @@ def find_saturation(data, noise, *, mask=None):
     if mask is not None:
         bad |= np.asarray(mask, dtype=bool)
     clean = np.where(bad, 0, data)
-    y, x = np.nonzero((clean == maximum_filter(clean, 9)) & (clean > BRIGHT * noise))
+    peaks = (clean == maximum_filter(clean, 9)) & (clean > BRIGHT * noise)
+    y, x = np.nonzero(peaks & ~maximum_filter(bad, 9))
     if len(x) < 4 * MINIMUM:
         return None
     peak = clean[y, x]
@@ -70,9 +71,9 @@ def find_saturation(data, noise, *, mask=None):
 def grow_saturated(data, level):
     """Mask saturated pixels and the cores of their stars.
 
-    Around a saturated pixel the response is not linear, and bled charge and its dark rims lie next to
-    it: all pixels over 5 % of the level that are connected with a saturated one are masked too, and
-    two more around those.
+    Around a saturated pixel the response is not linear, and bled charge and its dark rims lie next
+    to it: all pixels over 5 % of the level that are connected with a saturated one are masked too,
+    and two more around those.
 
     Parameters
     ----------

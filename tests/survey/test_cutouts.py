@@ -1,0 +1,222 @@
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.nddata import CCDData, Cutout2D, NDData, StdDevUncertainty
+from astropy.table import QTable, Table
+from astropy.wcs import Sip
+from numpy.testing import assert_allclose, assert_array_equal
+
+from astro_ddprism.errors import InputError
+from astro_ddprism.survey import (
+    cut_out,
+    detect_galaxies,
+    read_image,
+    read_positions,
+    views_from_image,
+)
+from astro_ddprism.survey.cutouts import masked_fraction_map
+
+
+@pytest.fixture
+def image(ccd):
+    return read_image(ccd)
+
+
+def at(image, x, y, ids=None):
+    x, y = np.array(x, float), np.array(y, float)
+    return QTable(
+        {
+            "id": np.arange(len(x)).astype(str) if ids is None else ids,
+            "x": x,
+            "y": y,
+            "sky_centroid": image.wcs.pixel_to_world(x, y),
+        }
+    )
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_pixels_and_sky_agree_with_the_image(image, size):
+    positions = at(image, [20.4, 31.6, 12], [30, 25.3, 40.49])
+    cutouts = cut_out(image, positions, size=size)
+    assert cutouts.data.shape == (3, 1, size, size)
+    for i, (x, y) in enumerate([(20, 30), (32, 25), (12, 40)]):
+        assert cutouts.data[i, 0, size // 2, size // 2] == image.data[0, y, x]
+        corner = cutouts.wcs[i].pixel_to_world(0, size - 1)
+        there = image.wcs.pixel_to_world(x - size // 2, y - size // 2 + size - 1)
+        assert corner.separation(there) < 1e-6 * u.arcsec
+    reference = Cutout2D(image.data[0], (20, 30), 9, wcs=image.wcs)  # odd: both centred alike
+    if size == 9:
+        assert_array_equal(cutouts.data[0, 0], reference.data)
+        assert_allclose(cutouts.wcs[0].wcs.crpix, reference.wcs.wcs.crpix)
+    assert_array_equal(cutouts.ids, ["0", "1", "2"])
+    assert cutouts.coordinates.separation(positions["sky_centroid"]).max() < 1e-9 * u.arcsec
+
+
+def test_sip_moves_along(ccd):
+    a = np.zeros((3, 3))
+    a[2, 0], a[0, 2] = 2e-3, -1e-3
+    wcs = ccd.wcs.deepcopy()
+    wcs.wcs.ctype = "RA---TAN-SIP", "DEC--TAN-SIP"
+    wcs.sip = Sip(a, a, None, None, wcs.wcs.crpix)
+    image = read_image(NDData(ccd.data, uncertainty=StdDevUncertainty(np.ones((64, 64))), wcs=wcs))
+    cutouts = cut_out(image, at(image, [20, 50], [30, 12]), size=16)
+    for wcs, x0, y0 in zip(cutouts.wcs, (12, 42), (22, 4), strict=True):
+        here, there = wcs.pixel_to_world(3, 5), image.wcs.pixel_to_world(x0 + 3, y0 + 5)
+        assert here.separation(there) < 1e-6 * u.arcsec
+
+
+def test_pixels_off_the_image_are_masked(image):
+    cutouts = cut_out(image, at(image, [2, 62], [30, 63]), size=8, max_masked_fraction=0.6)
+    assert cutouts.mask[0, 0, :, :2].all()
+    assert not cutouts.mask[0, 0, :, 2:].any()
+    assert_array_equal(cutouts.data[0, 0, :, 2:], image.data[0, 26:34, :6])
+    assert np.isinf(cutouts.variance[0, 0, :, :2]).all()
+    assert cutouts.mask[1, 0, 5:].all()
+    here, there = cutouts.wcs[0].pixel_to_world(4, 4), image.wcs.pixel_to_world(2, 30)
+    assert here.separation(there) < 1e-6 * u.arcsec
+
+
+def test_rejected_positions_are_told(image, caplog):
+    caplog.set_level("INFO", logger="astro_ddprism")
+    positions = at(image, [30, -3, 500, 1, np.nan], [30, 30, 30, 1, 3], ids=list("abcde"))
+    cutouts = cut_out(image, positions, size=16, max_masked_fraction=0.2)
+    assert cutouts.ids.tolist() == ["a"]
+    assert cutouts.rejected["id"].tolist() == ["b", "c", "d", "e"]
+    assert cutouts.rejected["reason"].tolist() == [
+        "off the image", "off the image", "masked", "off the image",
+    ]  # fmt: skip
+    assert "4 of 5 positions rejected: 3 off the image, 1 masked" in caplog.text
+
+
+def test_no_position_on_the_image(image):
+    with pytest.raises(InputError, match=r"none of the 2 positions.*2 are off.*64 x 64 pixels"):
+        cut_out(image, at(image, [-9, 99], [3, 3]), size=8)
+
+
+@pytest.mark.parametrize("size", [0, -1, 65, 2.5])
+def test_sizes_that_do_not_fit(image, size):
+    with pytest.raises(InputError, match=r"size: found .* from 1 to 64"):
+        cut_out(image, at(image, [30], [30]), size=size)
+
+
+def test_masked_fraction_by_brute_force():
+    mask = np.random.default_rng(0).random((2, 20, 23)) < 0.3
+    for size in (5, 6):
+        fraction = masked_fraction_map(mask, size)
+        for y in range(20):
+            for x in range(23):
+                y0, x0 = y - size // 2, x - size // 2
+                if y0 < 0 or x0 < 0 or y0 + size > 20 or x0 + size > 23:
+                    assert np.isnan(fraction[y, x])
+                else:
+                    expected = mask[:, y0 : y0 + size, x0 : x0 + size].mean()
+                    assert_allclose(fraction[y, x], expected)
+    assert np.isnan(masked_fraction_map(mask, 21)).all()
+
+
+# --- views ---------------------------------------------------------------------------------------
+
+
+def test_views_of_a_simulated_field(field):
+    views = views_from_image(field.image, size=24, seed=4)
+    assert list(views) == ["random", "galaxy"]
+    assert views["random"].sources == ("los",)
+    assert views["galaxy"].sources == ("los", "galaxy")
+    assert len(views["random"]) == 2 * len(views["galaxy"]) > 100
+    galaxy = views["galaxy"]
+    assert galaxy.data.shape[1:] == (1, 24, 24)
+    assert galaxy.unit == u.uJy
+    centre = galaxy.wcs[5].pixel_to_world(12, 12)
+    scale = field.pixel_scale
+    assert centre.separation(galaxy.coordinates[5]) < 0.75 * scale
+    x, y = field.image.wcs.world_to_pixel(galaxy.coordinates)
+    for i in (0, 7, 30):
+        row, column = round(float(y[i])), round(float(x[i]))
+        if not galaxy.mask[i].any():
+            expected = field.image.data[row - 12 : row + 12, column - 12 : column + 12]
+            assert_array_equal(galaxy.data[i, 0], expected)
+    assert_array_equal(
+        views_from_image(field.image, size=24, seed=4)["random"].data, views["random"].data
+    )
+
+
+def test_positions_replace_detection_and_keep_their_ids(field):
+    truth = field.catalog[field.catalog["kind"] == "galaxy"][5:60]
+    catalog = Table({"id": [f"g{i}" for i in truth["id"]],
+                     "ra": truth["sky_coord"].ra.deg, "dec": truth["sky_coord"].dec.deg})  # fmt: skip
+    views = views_from_image(
+        field.image, size=16, positions=catalog, n_random=70, psf=field.psf, random_distance=8
+    )
+    assert set(views["galaxy"].ids) <= set(catalog["id"])
+    assert len(views["random"]) == 70
+    index = {name: i for i, name in enumerate(catalog["id"])}
+    order = [index[name] for name in views["galaxy"].ids]
+    assert order == sorted(order)
+    assert views["galaxy"].coordinates.separation(truth["sky_coord"][order]).max() < 1e-6 * u.arcsec
+    nearest = views["random"].coordinates.match_to_catalog_sky(truth["sky_coord"])[1]
+    assert nearest.min() > 7.4 * field.pixel_scale
+
+
+def test_options_reach_their_functions(field, tmp_path):
+    path = tmp_path / "field.fits"
+    CCDData(field.image.data, unit="uJy", wcs=field.image.wcs).write(path)
+    views = views_from_image(
+        [path, path], size=16, estimate_noise=True, detection={"min_snr": 40, "threshold": 3}
+    )
+    assert views["galaxy"].data.shape[1:] == (2, 16, 16)
+    image = read_image(path, estimate_noise=True)
+    assert len(views["galaxy"]) <= len(detect_galaxies(image, min_snr=20))
+    with pytest.raises(InputError, match="found the options hdu"):
+        views_from_image(image, hdu=1)
+    with pytest.raises(InputError, match="image: found int"):
+        views_from_image(3)
+    with pytest.raises(InputError, match="already"):
+        read_image(image)
+    with pytest.raises(InputError, match="size: found 9999"):
+        views_from_image(image, size=9999)
+
+
+def test_a_field_with_no_galaxy(ccd):
+    with pytest.raises(InputError, match="found no"):
+        views_from_image(ccd)
+
+
+def test_positions_off_the_image(ccd):
+    with pytest.raises(InputError, match="none of the 1 positions"):
+        views_from_image(ccd, positions=SkyCoord([10], [10], unit="deg"), size=16)
+
+
+# --- a real field --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kids(shared_data):
+    return read_image(
+        shared_data / "kids_viking" / "r.fits.fz", estimate_noise=True, saturation="auto"
+    )
+
+
+def test_real_field(kids):
+    noise = np.sqrt(np.median(kids.variance[~kids.mask]))
+    assert_allclose(noise, 4.5e-12, rtol=0.05)
+    assert 0 < kids.saturated.mean() < 0.01
+    views = views_from_image(kids)
+    assert len(views["galaxy"]) > 1000
+    assert len(views["random"]) > 2000
+    assert views["galaxy"].data.shape[1:] == (1, 32, 32)
+    # the mean galaxy has its peak at the position's pixel
+    mean = np.median(views["galaxy"].data[:, 0], axis=0)
+    assert np.unravel_index(mean.argmax(), mean.shape) == (16, 16)
+
+
+def test_real_field_with_a_catalog(kids, tmp_path):
+    galaxies = detect_galaxies(kids)
+    catalog = Table({"NUMBER": np.arange(len(galaxies)) + 5000,
+                     "ALPHA_J2000": galaxies["sky_centroid"].ra.deg,
+                     "DELTA_J2000": galaxies["sky_centroid"].dec.deg})  # fmt: skip
+    catalog.write(tmp_path / "catalog.fits")
+    found = read_positions(tmp_path / "catalog.fits", kids.wcs)
+    assert_allclose(found["x"], galaxies["x"], atol=1e-4)
+    assert found["id"][0] == "5000"
+    assert 100 < galaxies.meta["n_star"] < 400
