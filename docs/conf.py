@@ -61,13 +61,15 @@ def escape_shapes(app, what, name, obj, options, lines):
 
 
 def link_public_names(app, env, node, contnode):
-    """Let `astro_ddprism.View` lead to the module where the name is documented."""
-    package, _, name = node["reftarget"].rpartition(".")
-    if package == "astro_ddprism" and name in astro_ddprism._MODULES:
-        target = f"{package}.{astro_ddprism._MODULES[name]}.{name}"
-        python = env.domains["py"]
-        return python.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
-    return None
+    """Let `astro_ddprism.View.to` lead to the module where the name is documented."""
+    package, _, rest = node["reftarget"].partition(".")
+    home = astro_ddprism._MODULES.get(rest.partition(".")[0])
+    if package != "astro_ddprism" or home is None:
+        return None
+    target = f"{package}.{home}.{rest}"
+    return env.domains["py"].resolve_xref(
+        env, node["refdoc"], app.builder, "obj", target, node, contnode
+    )
 
 
 def setup(app):
