@@ -179,7 +179,10 @@ def residual_std(residual):
     std : float
         About their expected mean, zero.
     """
-    return float(np.sqrt(np.nanmean(np.square(np.asarray(residual, dtype=np.float64)))))
+    residual = np.asarray(residual)
+    valid = np.isfinite(residual)
+    total = np.sum(np.square(residual), where=valid, dtype=np.float64)
+    return float(np.sqrt(total / np.count_nonzero(valid)))
 
 
 def psnr(estimate, truth, peak=None, axis=None):

@@ -21,17 +21,18 @@ PANEL = 1.35  # inches
 def plot_separation(samples, rows=None, truth=None, band=0):
     """Show observations next to their separated sources.
 
-    Columns: the observation; the posterior mean of each source, the last source first; the truth of
-    each, if given; the standardized residual, from -4 to 4, of the mean. Masked pixels are blank.
+    Columns: the observation; what each source contributes to it (through its mixing operator, mean
+    over the samples), the last source first; the truth of each, if given; the standardized residual
+    of their sum, from -4 to 4. Masked pixels are blank.
 
     Parameters
     ----------
     samples : PosteriorSamples
-        Of sources that are images (bands, ny, nx).
+        Of observations that are images (bands, ny, nx).
     rows : sequence of int, optional
         Which observations, one row each; by default the first eight.
     truth : mapping of str to Quantity, shape (N, bands, ny, nx), optional
-        True noise-free images of each source of all observations.
+        True noise-free images of each source of all observations, as the view sees them.
     band : int
         Which band.
 
@@ -42,40 +43,45 @@ def plot_separation(samples, rows=None, truth=None, band=0):
     Raises
     ------
     InputError
-        If a source is no image or there is no such observation.
+        If the observations are no images or there is no such observation.
     """
     view, sources = samples.view, samples.sources[::-1]
     rows = np.arange(min(8, len(view)) if rows is None else len(view))[
         slice(None) if rows is None else np.asarray(rows, dtype=int)
     ]
-    if any(samples.samples[source].ndim != 5 for source in sources):
-        raise InputError("samples: found a source that is no image, expected (bands, ny, nx)")
+    if view.data.ndim != 4:
+        raise InputError(
+            f"samples: found observations of shape {view.data.shape[1:]}, expected (bands, ny, nx)"
+        )
     if len(rows) == 0:
         raise InputError("rows: found none, expected at least one observation")
     part = type(samples)({s: x.value[:, rows] for s, x in samples.samples.items()}, view[rows])
     residual = part.residual().mean(axis=0)[:, band]
-    mean = part.mean
+    parts = [part.component(source).value.mean(axis=0)[:, band] for source in sources]
     titles = ["observed", *sources]
     truth = {source: truth[source] for source in sources if source in truth} if truth else {}
-    titles += [f"true {source}" for source in truth] + ["residual"]
+    titles += [f"true {source}" for source in truth] + ["residual, ±4σ"]
 
     figure, axes = _grid(len(rows), len(titles))
     for i, row in enumerate(rows):
         observed = np.where(view.mask[row, band], np.nan, view.data[row, band])
         sigma = float(np.sqrt(np.median(view.variance[row, band][~view.mask[row, band]])))
-        panels = [observed, *(mean[source].value[i, band] for source in sources)]
+        panels = [observed, *(component[i] for component in parts)]
         panels += [u.Quantity(t[row, band], view.unit).value for t in truth.values()]
         for axis, image in zip(axes[i], panels, strict=False):
-            axis.imshow(image, origin="lower", cmap="gray", norm=_stretch(observed, sigma))
-        last = axes[i, -1].imshow(
+            axis.imshow(
+                image,
+                norm=_stretch(observed, sigma),
+                origin="lower",
+                cmap="gray",
+                interpolation="nearest",
+            )
+        axes[i, -1].imshow(
             residual[i], origin="lower", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest"
         )
         axes[i, 0].set_ylabel(str(view.ids[row]), fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
-    bar = figure.colorbar(last, ax=axes[:, -1], fraction=0.12, aspect=12 * len(rows), pad=0.04)
-    bar.set_label("(observed - model) / noise", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
     return figure
 
 
@@ -115,7 +121,7 @@ def plot_prior(prior, n=8, band=0, noise=None):
         soft = np.std(values) / 10 if noise is None else u.Quantity(noise)
         norm = _stretch(values.value, soft.to_value(values.unit))
         for axis, image in zip(line, values.value, strict=True):
-            axis.imshow(image, origin="lower", cmap="gray", norm=norm)
+            axis.imshow(image, norm=norm, origin="lower", cmap="gray", interpolation="nearest")
         line[0].set_ylabel(source, fontsize=9)
     return figure
 

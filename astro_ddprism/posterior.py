@@ -7,19 +7,18 @@ its own, sampled by evaluating it on each joint sample; its spread is the error,
 that is degenerate between the sources in it.
 """
 
+import functools
 from types import MappingProxyType
 
 import numpy as np
 import torch
 from astropy import units as u
-from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
-from astropy.table import QTable, hstack
-from astropy.time import Time
-from astropy.wcs.utils import proj_plane_pixel_scales
+from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
 from .errors import InputError
-from .io.fits import wcs_table, write_fits
+from .io.fits import write_fits
+from .io.product import product_hdus
 from .metrics import aperture_flux
 
 __all__ = ["PosteriorSamples", "SourceImages"]
@@ -135,6 +134,29 @@ class PosteriorSamples:
         """Names of the sources, in the view's order."""
         return self.view.sources
 
+    @functools.cached_property
+    def positions(self):
+        """Where each observation's coordinates lie in it: ndarray (N, 2) of pixels (x, y).
+
+        The pixel ``(nx // 2, ny // 2)`` where there are no WCS or coordinates.
+        """
+        view = self.view
+        if view.wcs is None or view.coordinates is None:
+            ny, nx = view.data.shape[-2:]
+            return np.tile([nx // 2, ny // 2], (len(view), 1)).astype(float)
+        # Cutouts of one image share one frame, to which all positions are transformed at once.
+        frames = {wcs.wcs.radesys + wcs.wcs.ctype[0] + str(wcs.wcs.equinox) for wcs in view.wcs}
+        if len(frames) > 1:
+            pairs = zip(view.wcs, view.coordinates, strict=True)
+            return np.array([wcs.world_to_pixel(position) for wcs, position in pairs])
+        world = view.coordinates.transform_to(wcs_to_celestial_frame(view.wcs[0]))
+        world = np.column_stack([world.spherical.lon.deg, world.spherical.lat.deg])
+        # A WCS counts its axes as the image does: declination may come first.
+        swapped = view.wcs[0].wcs.lng > view.wcs[0].wcs.lat
+        world = world[:, ::-1] if swapped else world
+        pairs = zip(view.wcs, world, strict=True)
+        return np.array([wcs.world_to_pixel_values(*position) for wcs, position in pairs])
+
     @property
     def samples(self):
         """Samples of each source: mapping of str to SourceImages (n_samples, N, *source_shape)."""
@@ -153,6 +175,22 @@ class PosteriorSamples:
         """
         return {s: self._images(_spread(x.value), s) for s, x in self.samples.items()}
 
+    def component(self, source):
+        r"""What a source contributes to the observation, in each sample.
+
+        Parameters
+        ----------
+        source : str
+            Name of the source.
+
+        Returns
+        -------
+        component : SourceImages, shape (n_samples, N, *observation_shape)
+            :math:`A^\beta x^\beta`: the source as the instrument sees it, without noise.
+        """
+        self._check_source(source)
+        return self._mixed([source])
+
     def model(self):
         r"""The noise-free observation that each joint sample makes.
 
@@ -161,18 +199,7 @@ class PosteriorSamples:
         model : SourceImages, shape (n_samples, N, *observation_shape)
             :math:`\sum_\beta A^\beta x^\beta`.
         """
-        model = np.empty((self.n_samples, *self.view.data.shape), dtype=self.view.data.dtype)
-        for first in range(0, len(self.view), BATCH_SIZE):
-            rows = slice(first, first + BATCH_SIZE)
-            dtype = torch.from_numpy(model[:0]).dtype
-            mixing = self.view.batch(rows, dtype=dtype).mixing
-            for s in range(self.n_samples):
-                parts = (
-                    operator(torch.tensor(self.samples[source].value[s, rows], dtype=dtype))
-                    for source, operator in mixing.items()
-                )
-                model[s, rows] = sum(parts).numpy()
-        return SourceImages(model, self.view.unit, self.view.wcs)
+        return self._mixed(self.sources)
 
     def residual(self):
         r"""Standardized residuals.
@@ -222,10 +249,9 @@ class PosteriorSamples:
             )
         if aperture is None:
             return u.Quantity(images.value.sum(axis=(-2, -1)), self.view.unit)
-        return u.Quantity(
-            aperture_flux(images.value, self._radius(aperture, images), self._centres(images)),
-            self.view.unit,
-        )
+        positions = None if images.wcs is None else self.positions
+        flux = aperture_flux(images.value, self._radius(aperture, images), positions)
+        return u.Quantity(flux, self.view.unit)
 
     def nddata(self, source, i, band=0):
         """One separated image with its error.
@@ -244,6 +270,7 @@ class PosteriorSamples:
         image : CCDData, shape (ny, nx)
             Posterior mean, with posterior standard deviation, unit and WCS.
         """
+        self._check_source(source)
         samples = self.samples[source]
         if samples.ndim != 5:
             raise InputError(
@@ -325,18 +352,7 @@ class PosteriorSamples:
         InputError
             If the file exists and may not be replaced, or its folder does not exist.
         """
-        hdus = [self._primary(), self._table_hdu(self.catalog(aperture))]
-        hdus.append(_cube(self.view.data, "DATA", self.view.unit))
-        # The residual of the mean model, which is the mean of the residuals.
-        hdus.append(_cube(self.residual().mean(axis=0), "RESIDUAL", None))
-        mean, std = self.mean, self.std
-        for source in self.sources:
-            hdus.append(_cube(mean[source].value, f"{source}_MEAN", self.view.unit))
-            hdus.append(_cube(std[source].value, f"{source}_STD", self.view.unit))
-            if samples:
-                values = self.samples[source].value
-                hdus.append(_cube(values, f"{source}_SAMPLES", self.view.unit))
-        write_fits(fits.HDUList(hdus), path, overwrite=overwrite)
+        write_fits(product_hdus(self, samples=samples, aperture=aperture), path, overwrite)
 
     # -- parts -------------------------------------------------------------------------------
 
@@ -348,11 +364,24 @@ class PosteriorSamples:
             values.to_value(self.view.unit), self.view.unit, self.view.wcs if same_grid else None
         )
 
-    def _centres(self, images):
-        if images.wcs is None or self.view.coordinates is None:
-            return None
-        pairs = zip(images.wcs, self.view.coordinates, strict=True)
-        return np.array([wcs.world_to_pixel(position) for wcs, position in pairs], dtype=float)
+    def _check_source(self, source):
+        if source not in self.samples:
+            raise InputError(f"source: found {source!r}, expected one of {', '.join(self.sources)}")
+
+    def _mixed(self, sources):
+        mixed = np.empty((self.n_samples, *self.view.data.shape), dtype=self.view.data.dtype)
+        dtype = torch.from_numpy(mixed[:0]).dtype
+        for first in range(0, len(self.view), BATCH_SIZE):
+            rows = slice(first, first + BATCH_SIZE)
+            mixing = self.view.batch(rows, dtype=dtype).mixing
+            for s in range(self.n_samples):
+                images = (self.samples[source].value[s, rows] for source in sources)
+                parts = (
+                    mixing[source](torch.tensor(image, dtype=dtype))
+                    for source, image in zip(sources, images, strict=True)
+                )
+                mixed[s, rows] = sum(parts).numpy()
+        return SourceImages(mixed, self.view.unit, self.view.wcs)
 
     def _radius(self, aperture, images):
         if not isinstance(aperture, u.Quantity) or aperture.unit == u.pix:
@@ -362,55 +391,9 @@ class PosteriorSamples:
         scales = [np.sqrt(np.prod(proj_plane_pixel_scales(wcs))) for wcs in images.wcs]
         return aperture.to_value(u.deg) / np.array(scales)
 
-    def _primary(self):
-        known = {
-            "model": ("MODEL", "model file"),
-            "sha256": ("MODELSHA", "SHA-256 of the model file"),
-            "version": ("DDPRISMV", "version of astro-ddprism"),
-            "seed": ("SEED", "seed of the samples"),
-        }
-        header = fits.Header()
-        header["CREATOR"] = "astro-ddprism"
-        header["DATE"] = Time.now().fits, "UTC of this file"
-        header["VIEW"] = self.view.name, "name of the observed view"
-        header["SOURCES"] = ",".join(self.sources), "sources, in the order of the extensions"
-        header["NSAMPLES"] = self.n_samples, "posterior samples of each observation"
-        for name, value in self.provenance.items():
-            if name in known:
-                keyword, comment = known[name]
-                # Long values go on in CONTINUE cards; a comment would be one more.
-                text = value if isinstance(value, int) else str(value)
-                header[keyword] = (text, comment) if len(str(text)) < 30 else text
-            elif name != "n_samples":
-                header.add_history(f"{name} = {value}")
-        return fits.PrimaryHDU(header=header)
-
-    def _table_hdu(self, catalog):
-        table = QTable(catalog, copy=False)
-        table.meta = {}
-        if "sky_coord" in table.colnames:
-            position = table["sky_coord"].icrs
-            index = table.colnames.index("sky_coord")
-            table.add_columns([position.ra, position.dec], [index] * 2, names=["ra", "dec"])
-            table.remove_column("sky_coord")
-        if self.view.wcs is not None:
-            table = hstack([table, wcs_table(self.view.wcs, self.view.data.shape[-2:])])
-        hdu = fits.table_to_hdu(table)
-        hdu.name = "CATALOG"
-        hdu.header["APERTURE"] = catalog.meta["aperture"], "radius of the aperture of fluxes"
-        return hdu
-
 
 def _spread(values):
     """Standard deviation over the first axis; NaN for a single sample."""
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan, dtype=values.dtype)
     return np.std(values, axis=0, ddof=1)
-
-
-def _cube(values, name, unit):
-    """An image extension, in single precision if that holds the values."""
-    hdu = fits.ImageHDU(np.ascontiguousarray(values), name=name.upper())
-    if unit is not None and unit != u.dimensionless_unscaled:
-        hdu.header["BUNIT"] = unit.to_string("fits")
-    return hdu

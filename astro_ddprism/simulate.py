@@ -6,6 +6,7 @@ cutout holds of the galaxy and what it holds of all else is known exactly.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 from astropy import units as u
@@ -34,7 +35,7 @@ class TruthCutouts:
     galaxy : Quantity of shape (N, 1, ny, nx)
         The galaxy at each position, alone; NaN where no galaxy was matched.
     los : Quantity of shape (N, 1, ny, nx)
-        All other objects; NaN where no galaxy was matched.
+        All other objects; NaN where no galaxy was matched, and beyond the edges of the field.
     matched : ndarray of bool, shape (N,)
         Whether the position is a true galaxy's.
     row : ndarray of int, shape (N,)
@@ -95,13 +96,12 @@ class SimulatedField:
             Flux per pixel.
         """
         shape = self.model.shape if shape is None else tuple(shape)
-        sigma = float(np.median(self.image.uncertainty.array))
         image = _render(
             self.renderer,
             self.catalog,
             np.atleast_1d(rows),
             self.pixel_scale,
-            sigma,
+            self._sigma,
             (x0, y0),
             shape,
         )
@@ -149,7 +149,7 @@ class SimulatedField:
         TruthCutouts
         """
         xy = self._pixels(positions)
-        corners = np.floor(xy + 0.5).astype(int) - size // 2
+        corners = np.rint(xy).astype(int) - size // 2
         return self._truth(xy, corners, (size, size), radius)
 
     def truth_of(self, view, *, radius=2.0):
@@ -175,8 +175,10 @@ class SimulatedField:
             raise InputError(
                 f"view {view.name!r}: no WCS or coordinates, expected a view of this field"
             )
-        first = SkyCoord([wcs.pixel_to_world(0, 0) for wcs in view.wcs])
-        corners = np.rint(self._pixels(first)).astype(int)
+        # Plain angles, since a cutout of this field shares its frame.
+        first = np.array([wcs.pixel_to_world_values(0, 0) for wcs in view.wcs])
+        corners = np.column_stack(self.image.wcs.world_to_pixel_values(*first.T))
+        corners = np.rint(corners).astype(int)
         shape = view.data.shape[-2:]
         return self._truth(self._pixels(view.coordinates), corners, shape, radius)
 
@@ -210,6 +212,10 @@ class SimulatedField:
             fits.ImageHDU(self.psf.astype(np.float64), name="PSF"),
         ]
         write_fits(fits.HDUList([fits.PrimaryHDU(), *planes, table]), path, overwrite=overwrite)
+
+    @functools.cached_property
+    def _sigma(self):
+        return float(np.median(self.image.uncertainty.array))
 
     def _pixels(self, positions):
         if isinstance(positions, SkyCoord):

@@ -33,7 +33,7 @@ def test_separation_shows_what_it_says(samples, tmp_path):
     truth = {"galaxy": samples.mean["galaxy"].to(u.mJy), "los": samples.mean["los"]}
     figure = plot_separation(samples, rows=[2, 0], truth=truth)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
-    assert titles == ["observed", "galaxy", "los", "true galaxy", "true los", "residual"]
+    assert titles == ["observed", "galaxy", "los", "true galaxy", "true los", "residual, ±4σ"]
     panels = np.array(images(figure)).reshape(2, 6)
     np.testing.assert_allclose(panels[0, 0].get_array(), samples.view.data[2, 0])
     assert np.ma.getmaskarray(panels[1, 0].get_array())[:2].all()
@@ -49,14 +49,14 @@ def test_separation_shows_what_it_says(samples, tmp_path):
 
 def test_separation_by_default_shows_the_first_rows(samples):
     figure = plot_separation(samples)
-    assert len(images(figure)) == 3 * 4 + 1 - 1
+    assert len(images(figure)) == 3 * 4
     with pytest.raises(InputError, match="rows"):
         plot_separation(samples, rows=[])
 
 
 def test_separation_refuses_what_is_no_image():
     view = View(np.ones((2, 3)), variance=1.0, mixing={"a": DenseMatrix(np.ones((3, 5)))})
-    with pytest.raises(InputError, match="no image"):
+    with pytest.raises(InputError, match="observations of shape"):
         plot_separation(PosteriorSamples({"a": np.zeros((2, 2, 5))}, view))
 
 

@@ -103,6 +103,8 @@ def test_model_is_the_sum_of_mixed_sources(samples, view, monkeypatch):
             x = torch.from_numpy(samples.samples[source].value[s])
             expected[s] += operator(x).numpy()
     np.testing.assert_allclose(samples.model().value, expected, atol=1e-5)
+    parts = sum(samples.component(source).value for source in view.sources)
+    np.testing.assert_allclose(parts, expected, atol=1e-5)
     monkeypatch.setattr("astro_ddprism.posterior.BATCH_SIZE", 2)
     np.testing.assert_allclose(samples.model().value, expected, atol=1e-5)
 
@@ -129,6 +131,30 @@ def test_flux_in_an_aperture_is_about_the_coordinates(samples, view):
         assert table["aperture_sum"][0].value == pytest.approx(angle[2, i, 1].value, abs=1e-3)
     total = samples.samples["galaxy"].sum(axis=(-2, -1))
     np.testing.assert_allclose(samples.flux("galaxy").value, total.value, atol=1e-4)
+
+
+def test_positions_are_those_of_the_coordinates(view):
+    """In one frame, in several, and where declination is the first axis."""
+    swapped = WCS(naxis=2)
+    swapped.wcs.ctype = "DEC--TAN", "RA---TAN"
+    swapped.wcs.crval, swapped.wcs.crpix, swapped.wcs.cdelt = (2.2, 150.1), (9, 8), (SCALE, SCALE)
+    galactic = WCS(naxis=2)
+    centre = view.coordinates[0].galactic
+    galactic.wcs.ctype = "GLON-TAN", "GLAT-TAN"
+    galactic.wcs.crval, galactic.wcs.crpix = (centre.l.deg, centre.b.deg), (11, 12)
+    galactic.wcs.cdelt = -SCALE, SCALE
+    for wcs in (view.wcs, [swapped] * 5, [galactic, *view.wcs[1:]]):
+        other = View(view.data, variance=1.0, mixing={"a": Identity(SHAPE)}, wcs=wcs,
+                     coordinates=view.coordinates)  # fmt: skip
+        samples = PosteriorSamples({"a": view.data[None]}, other)
+        expected = [w.world_to_pixel(c) for w, c in zip(wcs, view.coordinates, strict=True)]
+        np.testing.assert_allclose(samples.positions, expected, atol=1e-6)
+    np.testing.assert_allclose(samples.positions[0], [10, 11], atol=1e-6)
+    bare = View(view.data, variance=1.0, mixing={"a": Identity(SHAPE)})
+    samples = PosteriorSamples({"a": view.data[None]}, bare)
+    np.testing.assert_array_equal(samples.positions, [[10, 10]] * 5)
+    at_centre = samples.flux("a", 3.0)
+    assert at_centre.shape == (1, 5, 2)
 
 
 def test_catalog_is_the_statistics_of_the_fluxes(samples, view):
