@@ -14,10 +14,29 @@ and the view ``"galaxy"``, cutouts at the galaxies, which hold a galaxy on top o
 `views_from_image` does it all and returns the views.
 """
 
-from .cutouts import *  # noqa: F403
-from .detection import *  # noqa: F403
-from .images import *  # noqa: F403
-from .noise import *  # noqa: F403
-from .positions import *  # noqa: F403
-from .psf import *  # noqa: F403
-from .saturation import *  # noqa: F403
+from .cutouts import Cutouts, cut_out, views_from_image
+from .detection import detect_galaxies, detect_objects, select_galaxies, stellar_locus
+from .images import SurveyImage, read_image, stack_bands
+from .noise import estimate_noise
+from .positions import place_randoms, positions_table, read_positions
+from .psf import read_psf
+from .saturation import find_saturation
+
+__all__ = [
+    "Cutouts",
+    "SurveyImage",
+    "cut_out",
+    "detect_galaxies",
+    "detect_objects",
+    "estimate_noise",
+    "find_saturation",
+    "place_randoms",
+    "positions_table",
+    "read_image",
+    "read_positions",
+    "read_psf",
+    "select_galaxies",
+    "stack_bands",
+    "stellar_locus",
+    "views_from_image",
+]

@@ -215,7 +215,8 @@ def views_from_image(
     positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`, optional
         The galaxies (`read_positions`); detected if not given.
     n_random : int, optional
-        Number of random positions; twice the number of galaxies if not given.
+        Number of random positions; twice the number of galaxies if not given. With 0 there is no
+        view "random".
     random_distance : float or `~astropy.units.Quantity`, optional
         Least distance of random positions from detections, in pixels or as an angle; by default
         they are placed without regard to them. Given ``positions``, these are avoided.
@@ -253,24 +254,19 @@ def views_from_image(
     else:
         avoid = galaxies = read_positions(positions, image.wcs)
     cuts = {"galaxy": cut_out(image, galaxies, size=size, max_masked_fraction=max_masked_fraction)}
-    randoms = place_randoms(
-        image,
-        n_random if n_random is not None else 2 * len(cuts["galaxy"].ids),
-        size=size,
-        max_masked_fraction=max_masked_fraction,
-        avoid=avoid,
-        min_distance=random_distance,
-        seed=seed,
-    )
-    cuts["random"] = cut_out(image, randoms, size=size, max_masked_fraction=max_masked_fraction)
-    logger.info(
-        "%s: %d galaxies, %d random positions, %d x %d pixels",
-        image.filename,
-        len(cuts["galaxy"].ids),
-        len(cuts["random"].ids),
-        size,
-        size,
-    )
+    logger.info("%s: %d galaxies", image.filename, len(cuts["galaxy"].ids))
+    if n_random != 0:
+        randoms = place_randoms(
+            image,
+            2 * len(cuts["galaxy"].ids) if n_random is None else n_random,
+            size=size,
+            max_masked_fraction=max_masked_fraction,
+            avoid=avoid,
+            min_distance=random_distance,
+            seed=seed,
+        )
+        cuts["random"] = cut_out(image, randoms, size=size, max_masked_fraction=max_masked_fraction)
+        logger.info("%s: %d random positions", image.filename, len(cuts["random"].ids))
     return {
         name: View(
             cuts[name].data,
@@ -284,6 +280,7 @@ def views_from_image(
             mixing=dict.fromkeys(sources, mixing),
         )
         for name, sources in (("random", ("los",)), ("galaxy", ("los", "galaxy")))
+        if name in cuts
     }
 
 

@@ -60,7 +60,7 @@ def from_file(path, hdu, planes, mask, unit):
         raw = RawImage(
             data=data,
             header=header,
-            unit=u.Unit(unit) if unit is not None else parse_unit(header.get("BUNIT"), label),
+            unit=parse_unit(header.get("BUNIT"), label) if unit is None else _unit(unit),
             wcs=wcs,
             label=label,
         )
@@ -119,7 +119,7 @@ def _value(plane, role):
 def from_nddata(image, planes, mask, unit):
     """What an NDData holds; see `read_image` for the arguments, ``planes`` is the noise by kind."""
     label = str(image.meta.get("FILENAME", type(image).__name__)) if image.meta else "image"
-    unit = u.Unit(unit) if unit is not None else image.unit or u.dimensionless_unscaled
+    unit = _unit(unit) if unit is not None else image.unit or u.dimensionless_unscaled
     raw = RawImage(
         data=np.asarray(image.data), header=dict(image.meta), unit=unit, wcs=image.wcs, label=label
     )
@@ -139,6 +139,10 @@ def from_nddata(image, planes, mask, unit):
     if masks:
         raw.mask = masks[0] if len(masks) == 1 else (masks[0] != 0) | (masks[1] != 0)
     return raw
+
+
+def _unit(unit):
+    return unit if isinstance(unit, u.UnitBase) else parse_unit(unit, "unit")
 
 
 def _variance_of(uncertainty, unit, label):

@@ -143,8 +143,8 @@ def test_views_of_a_simulated_field(field):
 
 def test_positions_replace_detection_and_keep_their_ids(field):
     truth = field.catalog[field.catalog["kind"] == "galaxy"][5:60]
-    catalog = Table({"id": [f"g{i}" for i in truth["id"]],
-                     "ra": truth["sky_coord"].ra.deg, "dec": truth["sky_coord"].dec.deg})  # fmt: skip
+    catalog = Table({"id": [f"g{i}" for i in truth["id"]]})
+    catalog["ra"], catalog["dec"] = truth["sky_coord"].ra.deg, truth["sky_coord"].dec.deg
     views = views_from_image(
         field.image, size=16, positions=catalog, n_random=70, psf=field.psf, random_distance=8
     )
@@ -153,7 +153,8 @@ def test_positions_replace_detection_and_keep_their_ids(field):
     index = {name: i for i, name in enumerate(catalog["id"])}
     order = [index[name] for name in views["galaxy"].ids]
     assert order == sorted(order)
-    assert views["galaxy"].coordinates.separation(truth["sky_coord"][order]).max() < 1e-6 * u.arcsec
+    offset = views["galaxy"].coordinates.separation(truth["sky_coord"][order])
+    assert offset.max() < 1e-6 * u.arcsec
     nearest = views["random"].coordinates.match_to_catalog_sky(truth["sky_coord"])[1]
     assert nearest.min() > 7.4 * field.pixel_scale
 
@@ -166,6 +167,7 @@ def test_options_reach_their_functions(field, tmp_path):
     )
     assert views["galaxy"].data.shape[1:] == (2, 16, 16)
     image = read_image(path, estimate_noise=True)
+    assert list(views_from_image(image, n_random=0)) == ["galaxy"]
     assert len(views["galaxy"]) <= len(detect_galaxies(image, min_snr=20))
     with pytest.raises(InputError, match="found the options hdu"):
         views_from_image(image, hdu=1)

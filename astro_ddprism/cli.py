@@ -1,0 +1,321 @@
+"""The command line: ``ddprism demo | cutouts | fit | separate | info``.
+
+Every command is a few calls of the functions that a Python user calls. What a user can mend ends in
+one line on standard error, exit status 2 and no output file; outputs that exist already are found
+before any work begins. What is being done is told on standard error.
+"""
+
+import logging
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from .arguments import make_parser
+from .errors import InputError
+
+__all__ = ["main"]
+
+CATALOG_FORMATS = {
+    ".ecsv": "ascii.ecsv",
+    ".csv": "ascii.csv",
+    ".fits": "fits",
+    ".vot": "votable",
+    ".xml": "votable",
+}
+# Options of `survey.read_image` that take a value for each band: given once, they hold for all.
+BAND_OPTIONS = ("hdu", "uncertainty", "variance", "ivar", "weight", "mask", "saturation")
+
+
+def main(argv=None):
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; those of the process if not given.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 2 where the input cannot be used.
+    """
+    try:
+        args = make_parser().parse_args(argv)
+        with _messages(args.quiet):
+            COMMANDS[args.command](args)
+    except (InputError, OSError) as error:
+        print(f"ddprism: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ddprism: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _one_line(error):
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def _messages(quiet):
+    """Show on standard error what the package logs."""
+    logger = logging.getLogger("astro_ddprism")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def _demo(args):
+    from .demo import run_demo
+
+    run_demo(args.out, seed=args.seed, device=args.device, progress=not args.quiet)
+
+
+def _cutouts(args):
+    _check_outputs(args, args.output)
+    from .dataset import MultiViewDataset
+
+    dataset = MultiViewDataset.from_image(
+        _images(args),
+        size=32 if args.size is None else args.size,
+        n_random=args.n_random,
+        random_distance=args.random_distance,
+        **_cutout_options(args),
+    )
+    dataset.write(args.output, overwrite=args.overwrite)
+
+
+def _fit(args):
+    _check_outputs(args, args.output)
+    checkpoint = args.output.with_name(args.output.name + ".checkpoint")
+    if checkpoint.exists() and not (args.resume or args.overwrite):
+        raise InputError(
+            f"{checkpoint}: found an unfinished fit, expected --resume to go on with it or "
+            "--overwrite to begin anew"
+        )
+    from .dataset import MultiViewDataset
+    from .separator import DiffusionSourceSeparator
+
+    config = _config(args.config) if args.config else {}
+    for name in ("device", "seed"):
+        if getattr(args, name) is not None:
+            config[name] = getattr(args, name)
+    separator = DiffusionSourceSeparator.from_config({**config, "progress": not args.quiet})
+    dataset = MultiViewDataset.read(args.views)
+    separator.fit(dataset, checkpoint=checkpoint, resume=args.resume and checkpoint.exists())
+    separator.write(args.output, overwrite=args.overwrite)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _separate(args):
+    _check_outputs(args, args.output, args.catalog)
+    catalog_format = _catalog_format(args.catalog)
+    from .io.fits import replacing
+    from .separator import DiffusionSourceSeparator
+
+    separator = DiffusionSourceSeparator.read(args.model, device=args.device)
+    samples = separator.sample(
+        _view_to_separate(args, separator), n_samples=args.samples, seed=args.seed
+    )
+    samples.write(
+        args.output, overwrite=args.overwrite, samples=args.keep_samples, aperture=args.aperture
+    )
+    if args.catalog is not None:
+        with replacing(args.catalog, args.overwrite) as path:
+            samples.catalog(args.aperture).write(path, format=catalog_format, overwrite=True)
+
+
+def _view_to_separate(args, separator):
+    """The given view of a dataset, or the galaxies of an image, cut out as the model wants them."""
+    if len(args.images) == 1 and _is_asdf(args.images[0]):
+        from .dataset import MultiViewDataset
+
+        given = [name for name in ("positions", "psf", "size") if getattr(args, name)]
+        if given:
+            raise InputError(
+                f"{args.images[0]}: found --{given[0]}, which is an option for images; the views "
+                "were cut out already"
+            )
+        dataset = MultiViewDataset.read(args.images[0])
+        # The view that holds the most sources is the one in which there is something to separate.
+        name = args.view or max(dataset, key=lambda name: len(dataset[name].sources))
+        if name not in dataset:
+            raise InputError(f"--view: found {name!r}, expected one of {', '.join(dataset)}")
+        return dataset[name]
+    from .survey import views_from_image
+
+    if args.view is not None:
+        raise InputError("--view: found it with an image, expected a file of views")
+    size = args.size
+    if size is None:
+        size = next(iter(separator.source_shapes_.values()))[-1]
+    return views_from_image(_images(args), size=size, n_random=0, **_cutout_options(args))["galaxy"]
+
+
+def _info(args):
+    if not args.file.exists():
+        raise FileNotFoundError(2, "No such file or directory", str(args.file))
+    lines = _asdf_info(args.file) if _is_asdf(args.file) else _fits_info(args.file)
+    print("\n".join([f"{args.file}:", *(f"  {line}" for line in lines)]))
+
+
+# -- what files hold -----------------------------------------------------------------------------
+
+
+def _is_asdf(path):
+    with Path(path).open("rb") as file:
+        return file.read(5) == b"#ASDF"
+
+
+def _asdf_info(path):
+    import asdf
+
+    try:
+        head = asdf.util.load_yaml(path).get("astro_ddprism", {})
+    except Exception:  # a damaged file: reading it says how  # noqa: BLE001
+        head = {}
+    return _model_info(path) if head.get("kind") == "model" else _views_info(path)
+
+
+def _views_info(path):
+    from .dataset import MultiViewDataset
+
+    dataset = MultiViewDataset.read(path)
+    yield f"views, in {dataset.unit or 'no unit'}, noise {dataset.noise_scale:.4g} a pixel"
+    for name, view in dataset.items():
+        shape = " x ".join(map(str, view.data.shape[1:]))
+        yield (
+            f"{name}: {len(view)} observations of {shape} pixels, "
+            f"sources {', '.join(view.sources)}, "
+            f"{view.mask.mean():.2%} masked"
+        )
+
+
+def _model_info(path):
+    from .separator import DiffusionSourceSeparator
+
+    separator = DiffusionSourceSeparator.read(path, device="cpu")
+    yield f"model of {', '.join(separator.sources_)}, in {separator.unit_ or 'no unit'}"
+    for source, shape in separator.source_shapes_.items():
+        yield f"{source}: {' x '.join(map(str, shape))} pixels"
+    for name, value in separator.config.items():
+        yield f"{name} = {value}"
+    yield from separator.history_.pformat(max_lines=-1, max_width=-1)
+
+
+def _fits_info(path):
+    from .survey.files import open_fits
+
+    with open_fits(path) as hdus:
+        for card in hdus[0].header.cards:
+            if card.keyword not in {"SIMPLE", "BITPIX", "NAXIS", "EXTEND", ""}:
+                yield f"{card.keyword:<8} {card.value}  {card.comment}".rstrip()
+        for i, hdu in enumerate(hdus):
+            shape = f"{len(hdu.data)} rows" if not hdu.is_image else " x ".join(map(str, hdu.shape))
+            yield f"{i} {hdu.name}: {shape or 'no data'} {hdu.header.get('BUNIT', '')}".rstrip()
+
+
+# -- arguments to options ------------------------------------------------------------------------
+
+
+def _check_outputs(args, *paths):
+    """Find out before the work whether its outcome can be written."""
+    paths = [path for path in paths if path is not None]
+    for path in paths:
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: found no folder {path.parent}, expected one to write into")
+        if path.is_dir():
+            raise InputError(f"{path}: found a folder, expected a file to write")
+        if path.exists() and not args.overwrite:
+            raise InputError(f"{path}: found an existing file, expected a new one or --overwrite")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise InputError(f"{paths[0]}: found as two outputs, expected two files")
+
+
+def _catalog_format(path):
+    if path is None:
+        return None
+    try:
+        return CATALOG_FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise InputError(
+            f"--catalog {path}: found the ending {path.suffix!r}, expected one of "
+            f"{', '.join(CATALOG_FORMATS)}"
+        ) from None
+
+
+def _config(path):
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from error
+
+
+def _images(args):
+    """Read the tiles as the bands of one image."""
+    from .survey import read_image, stack_bands
+
+    options = {name: getattr(args, name) or [] for name in BAND_OPTIONS}
+    for name, values in options.items():
+        if len(values) not in {0, 1, len(args.images)}:
+            raise InputError(
+                f"--{name}: found {len(values)} of them, expected one, or one for each of the "
+                f"{len(args.images)} images"
+            )
+    return stack_bands(
+        [
+            read_image(
+                path,
+                **{name: v[i % len(v)] for name, v in options.items() if v},
+                bad_bits=args.bad_bits,
+                estimate_noise=args.estimate_noise,
+                subtract_background=args.subtract_background,
+                unit=args.unit,
+            )
+            for i, path in enumerate(args.images)
+        ]
+    )
+
+
+def _cutout_options(args):
+    detection = {
+        name: getattr(args, name)
+        for name in ("threshold", "min_snr", "min_flux", "max_flux")
+        if getattr(args, name) is not None
+    }
+    if args.keep_stars:
+        detection["reject_stars"] = False
+    detection["progress"] = not args.quiet and sys.stderr.isatty()
+    return {
+        "psf": args.psf,
+        "positions": args.positions,
+        "max_masked_fraction": args.max_masked_fraction,
+        "seed": 0 if args.seed is None else args.seed,
+        "detection": detection,
+    }
+
+
+COMMANDS = {
+    "demo": _demo,
+    "cutouts": _cutouts,
+    "fit": _fit,
+    "separate": _separate,
+    "info": _info,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

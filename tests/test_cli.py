@@ -1,0 +1,478 @@
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import CCDData
+from astropy.table import QTable, Table
+
+from astro_ddprism import MultiViewDataset, __version__
+from astro_ddprism.cli import main
+from astro_ddprism.simulate import simulate_field
+
+
+@pytest.fixture(scope="module")
+def field():
+    return simulate_field((320, 320), seed=5, star_density=1 / u.arcmin**2)
+
+
+@pytest.fixture(scope="module")
+def tile(field, tmp_path_factory):
+    path = tmp_path_factory.mktemp("field") / "tile_r.fits"
+    field.image.write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def psf(field, tmp_path_factory):
+    path = tmp_path_factory.mktemp("psf") / "psf_r.fits"
+    fits.PrimaryHDU(field.psf).writeto(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def views(tile, tmp_path_factory):
+    path = tmp_path_factory.mktemp("views") / "views.asdf"
+    assert main(["cutouts", str(tile), "-o", str(path), "--size", "16", "-q"]) == 0
+    return path
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def fails(capsys, *arguments):
+    """Run with bad input; returns the message, which is one line."""
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[-1].startswith("ddprism: error: ")
+    assert not [line for line in lines if "Traceback" in line]
+    return lines[-1]
+
+
+# --- the program ----------------------------------------
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys\n"
+        "from astro_ddprism.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules and 'photutils' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in ("demo", "cutouts", "fit", "separate", "info"):
+        assert command in done.stdout
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == f"ddprism {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required"),
+        (["unknown"], "invalid choice"),
+        (["cutouts"], "required: TILE.fits, -o"),
+        (["cutouts", "a.fits", "-o", "b.asdf", "--size", "big"], "invalid int value: 'big'"),
+        (["cutouts", "a.fits", "-o", "b.asdf", "--saturation", "x"], "expected a number or auto"),
+        (["cutouts", "a.fits", "-o", "b.asdf", "--min-flux", "1 uJyy"], "found '1 uJyy', expected"),
+        (["fit", "a.asdf", "-o", "b.asdf", "--config"], "expected one argument"),
+    ],
+)
+def test_wrong_arguments(capsys, arguments, message):
+    assert message in fails(capsys, *arguments)
+
+
+def test_interruption(monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules["astro_ddprism.cli"].COMMANDS, "info", interrupt)
+    assert run("info", "x") == 130
+    assert capsys.readouterr().err == "ddprism: interrupted\n"
+
+
+# --- cutouts ----------------------------------------
+
+
+def test_cutouts(tile, psf, tmp_path, capsys, field):
+    out = tmp_path / "views.asdf"
+    assert run("cutouts", tile, "-o", out, "--psf", psf, "--size", 24, "--n-random", 50) == 0
+    err = capsys.readouterr().err
+    assert "star" in err
+    assert "50 random positions" in err
+    dataset = MultiViewDataset.read(out)
+    assert dataset.sources == ("los", "galaxy")
+    assert len(dataset["random"]) == 50
+    assert dataset["galaxy"].data.shape[1:] == (1, 24, 24)
+    assert dataset.unit == u.uJy
+    same = MultiViewDataset.from_image(field.image, size=24, n_random=50, psf=field.psf)
+    np.testing.assert_array_equal(dataset["galaxy"].data, same["galaxy"].data)
+    np.testing.assert_array_equal(dataset["random"].ids, same["random"].ids)
+
+
+def test_every_option_of_an_image(field, tmp_path, capsys):
+    n = field.image.shape[0]
+    hdus = [
+        fits.PrimaryHDU(),
+        fits.ImageHDU(field.image.data, field.image.wcs.to_header(), name="FLUX"),
+    ]
+    hdus += [fits.ImageHDU(np.full((n, n), 1.0), name="MYWEIGHT")]
+    tile, mask = tmp_path / "odd.fits", tmp_path / "mask.fits"
+    fits.HDUList(hdus).writeto(tile)
+    flags = 2 * field.image.mask.astype(np.int16) + 1
+    fits.PrimaryHDU(flags).writeto(mask)
+    galaxies = field.catalog[field.catalog["kind"] == "galaxy"][:40]
+    catalog = tmp_path / "galaxies.csv"
+    table = Table({"ID": [f"G{i}" for i in galaxies["id"]]})
+    table["RA"], table["DEC"] = galaxies["sky_coord"].ra.deg, galaxies["sky_coord"].dec.deg
+    table.write(catalog, format="ascii.csv")
+    out = tmp_path / "views.asdf"
+    status = run(
+        "cutouts", tile, "-o", out, "--hdu", "FLUX", "--weight", "MYWEIGHT", "--mask", mask,
+        "--bad-bits", 2, "--unit", "uJy", "--saturation", "auto", "--positions", catalog,
+        "--random-distance", "2 arcsec", "--n-random", 30, "--size", 16, "--seed", 3,
+        "--max-masked-fraction", 0.3, "--subtract-background", "--quiet",
+    )  # fmt: skip
+    captured = capsys.readouterr()
+    assert (status, captured.err, captured.out) == (0, "", "")
+    dataset = MultiViewDataset.read(out)
+    assert set(dataset["galaxy"].ids) <= set(table["ID"])
+    assert dataset.noise_scale == pytest.approx(0.0163, rel=0.1)
+    assert len(dataset["random"]) == 30
+    assert dataset.unit == u.uJy
+    detection = ("--threshold", 2, "--min-snr", 15, "--min-flux", 0.1, "--max-flux", "9 uJy")
+    options = ("--hdu", 1, "--estimate-noise", "--unit", "uJy", "--size", 16, "--keep-stars")
+    assert run("cutouts", tile, "-o", out, "--overwrite", *options, *detection) == 0
+    assert "0 star" in capsys.readouterr().err
+
+
+def test_several_tiles_are_bands(tile, psf, tmp_path, capsys):
+    out = tmp_path / "views.asdf"
+    options = ("--size", 16, "--n-random", 5, "-q")
+    assert run("cutouts", tile, tile, "-o", out, "--psf", psf, "--psf", psf, *options) == 0
+    assert MultiViewDataset.read(out)["galaxy"].data.shape[1:] == (2, 16, 16)
+    out.unlink()
+    message = fails(capsys, "cutouts", tile, "-o", out, "--mask", "A", "--mask", "B")
+    assert "--mask: found 2 of them" in message
+
+
+def bad_header(tile, path, **cards):
+    with fits.open(tile) as hdus:
+        for key, value in cards.items():
+            if value is None:
+                hdus[0].header.remove(key)
+            else:
+                hdus[0].header[key] = value
+        hdus.writeto(path)
+
+
+def without_wcs(tile, path):
+    bad_header(tile, path, CTYPE1=None, CTYPE2=None)
+
+
+def unknown_unit(tile, path):
+    bad_header(tile, path, BUNIT="smoots")
+
+
+def without_noise(tile, path):
+    with fits.open(tile) as hdus:
+        hdus[:1].writeto(path)
+
+
+def all_masked(tile, path):
+    with fits.open(tile) as hdus:
+        hdus["MASK"].data[:] = 1
+        hdus.writeto(path)
+
+
+def negative(tile, path):
+    with fits.open(tile) as hdus:
+        hdus["UNCERT"].data[3, 4] = -1
+        hdus.writeto(path)
+
+
+def mismatch(tile, path):
+    with fits.open(tile) as hdus:
+        hdus["UNCERT"].data = hdus["UNCERT"].data[:50]
+        hdus.writeto(path)
+
+
+def truncated(tile, path):
+    path.write_bytes(tile.read_bytes()[:200_000])
+
+
+def table(tile, path):
+    Table({"a": [1.0]}).write(path, format="fits")
+
+
+def text(tile, path):
+    path.write_text("an image")
+
+
+def no_galaxy(tile, path):
+    with fits.open(tile) as hdus:
+        data = hdus[0].data
+        data[:] = np.random.default_rng(0).normal(0, 0.0163, data.shape)
+        hdus.writeto(path)
+
+
+BAD_IMAGES = {
+    without_wcs: "no celestial WCS",
+    unknown_unit: "found the unit 'smoots'",
+    without_noise: "found no noise information",
+    all_masked: "all pixels are masked",
+    negative: "found 1 negative values",
+    mismatch: "found shape (50, 320)",
+    truncated: "truncated",
+    table: "found no image",
+    text: "not a FITS file",
+    no_galaxy: "found no",
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_IMAGES, ids=lambda spoil: spoil.__name__)
+def test_images_that_cannot_be_used(tile, tmp_path, capsys, spoil):
+    path, out = tmp_path / "bad.fits", tmp_path / "views.asdf"
+    spoil(tile, path)
+    message = fails(capsys, "cutouts", path, "-o", out)
+    assert BAD_IMAGES[spoil] in message
+    assert "bad.fits" in message or spoil is no_galaxy
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (np.full((4, 4), 1 / 16), "found a size of 4 x 4"),
+        (np.ones((5, 5)), "found a sum of 25"),
+        (np.zeros((5, 5)), "found zero in every pixel"),
+        (np.full((5, 5), np.nan), "not finite"),
+    ],
+)
+def test_psfs_that_cannot_be_used(tile, tmp_path, capsys, kernel, message):
+    psf, out = tmp_path / "psf.fits", tmp_path / "views.asdf"
+    fits.PrimaryHDU(kernel).writeto(psf)
+    found = fails(capsys, "cutouts", tile, "-o", out, "--psf", psf)
+    assert message in found
+    assert "psf.fits" in found
+    assert not out.exists()
+
+
+def test_files_that_are_not_there(tile, tmp_path, capsys):
+    out = tmp_path / "views.asdf"
+    assert "absent.fits: No such file" in fails(capsys, "cutouts", "absent.fits", "-o", out)
+    for option in ("--positions", "--psf"):
+        assert "absent" in fails(capsys, "cutouts", tile, "-o", out, option, "absent.ecsv")
+    assert "found no folder" in fails(capsys, "cutouts", tile, "-o", tmp_path / "no" / "v.asdf")
+    assert "found a folder" in fails(capsys, "cutouts", tile, "-o", tmp_path)
+    assert not out.exists()
+
+
+def test_bands_on_different_grids(tile, field, tmp_path, capsys):
+    other, out = tmp_path / "other.fits", tmp_path / "views.asdf"
+    CCDData.read(tile)[5:, 5:].write(other)
+    assert "other.fits" in fails(capsys, "cutouts", tile, other, "-o", out)
+    assert not out.exists()
+
+
+def test_positions_that_cannot_be_used(tile, tmp_path, capsys):
+    catalog, out = tmp_path / "catalog.ecsv", tmp_path / "views.asdf"
+    Table({"x": [1, 2]}).write(catalog)
+    message = fails(capsys, "cutouts", tile, "-o", out, "--positions", catalog)
+    assert "catalog.ecsv: found columns x, expected" in message
+    Table({"ra": [10.0], "dec": [10.0]}).write(catalog, overwrite=True)
+    message = fails(capsys, "cutouts", tile, "-o", out, "--positions", catalog)
+    assert "none of the 1 positions has a cutout" in message
+    assert not out.exists()
+
+
+def test_existing_files_are_found_before_any_work(tmp_path, capsys, views):
+    out = tmp_path / "there.asdf"
+    out.write_text("precious")
+    # that the inputs do not exist is not even looked at
+    for arguments in (
+        ("cutouts", "absent.fits", "-o", out),
+        ("fit", "absent.asdf", "-o", out),
+        ("separate", "absent.fits", "--model", "absent.asdf", "-o", out),
+        ("separate", "a.fits", "--model", "b.asdf", "-o", tmp_path / "new.fits", "--catalog", out),
+    ):
+        assert "there.asdf: found an existing file" in fails(capsys, *arguments)
+    assert out.read_text() == "precious"
+    same = tmp_path / "same.fits"
+    message = fails(capsys, "separate", "a.fits", "--model", "b", "-o", same, "--catalog", same)
+    assert "two outputs" in message
+
+
+# --- info ----------------------------------------
+
+
+def test_info_of_views(views, capsys):
+    assert run("info", views) == 0
+    out = capsys.readouterr().out
+    assert "views.asdf:\n" in out
+    assert "in uJy" in out
+    assert "observations of 1 x 16 x 16 pixels, sources los, galaxy" in out
+
+
+def test_info_of_fits(tile, capsys):
+    assert run("info", tile) == 0
+    out = capsys.readouterr().out
+    assert "0 PRIMARY: 320 x 320 uJy" in out
+    assert "2 UNCERT" in out or "1 MASK" in out
+
+
+def test_info_of_what_is_no_file_of_ours(tmp_path, capsys, views):
+    path = tmp_path / "notes.txt"
+    path.write_text("nothing")
+    assert "notes.txt: not a FITS file" in fails(capsys, "info", path)
+    assert "absent: No such file" in fails(capsys, "info", "absent")
+    path.write_bytes(Path(views).read_bytes()[:2000])
+    assert "truncated or damaged" in fails(capsys, "info", path)
+
+
+# --- demo ----------------------------------------
+
+
+def test_demo_is_one_call(monkeypatch, tmp_path):
+    demo = pytest.importorskip("astro_ddprism.demo")
+    calls = []
+    monkeypatch.setattr(demo, "run_demo", lambda *args, **kwargs: calls.append((args, kwargs)))
+    assert run("demo", "--out", tmp_path, "--seed", 4, "--device", "cpu", "-q") == 0
+    assert calls == [((tmp_path,), {"seed": 4, "device": "cpu", "progress": False})]
+
+
+# --- fit and separate: what the command line adds to the separator --------------------------------
+
+
+class FakeSeparator:
+    """Remembers how it was called; fits and samples nothing."""
+
+    calls: list = []  # noqa: RUF012
+    source_shapes_ = {"los": (1, 20, 20), "galaxy": (1, 20, 20)}  # noqa: RUF012
+    interrupted = False
+
+    @classmethod
+    def from_config(cls, config):
+        cls.calls.append(("from_config", config))
+        return cls()
+
+    @classmethod
+    def read(cls, path, device):
+        cls.calls.append(("read", path.name, device))
+        return cls()
+
+    def fit(self, dataset, *, checkpoint, resume):
+        self.calls.append(("fit", list(dataset), checkpoint.name, resume))
+        checkpoint.write_text("an EM iteration")
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def write(self, path, overwrite):  # noqa: ARG002
+        path.write_text("a model")
+
+    def sample(self, view, n_samples, seed):
+        from astro_ddprism import PosteriorSamples
+
+        self.calls.append(("sample", view.name, view.data.shape[1:], n_samples, seed))
+        noise = np.random.default_rng(0).normal(size=(2, n_samples, *view.data.shape))
+        return PosteriorSamples(dict(zip(view.sources, noise, strict=True)), view)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    module = types.ModuleType("astro_ddprism.separator")
+    module.DiffusionSourceSeparator = type("Fake", (FakeSeparator,), {"calls": []})
+    monkeypatch.setitem(sys.modules, "astro_ddprism.separator", module)
+    return module.DiffusionSourceSeparator
+
+
+def test_fit_passes_its_options_on(fake, views, tmp_path):
+    config, out = tmp_path / "fit.toml", tmp_path / "model.asdf"
+    config.write_text('n_em_iterations = 3\nseed = 1\n[network]\nname = "unet"\n')
+    assert run("fit", views, "-o", out, "--config", config, "--device", "cpu", "-q") == 0
+    expected = {"n_em_iterations": 3, "seed": 1, "network": {"name": "unet"}, "device": "cpu"}
+    assert fake.calls[0] == ("from_config", {**expected, "progress": False})
+    assert fake.calls[1] == ("fit", ["random", "galaxy"], "model.asdf.checkpoint", False)
+    assert out.exists()
+    assert not (tmp_path / "model.asdf.checkpoint").exists()  # the model holds it all
+
+
+def test_fit_is_resumed_only_when_asked_for(fake, views, tmp_path, capsys):
+    out = tmp_path / "model.asdf"
+    fake.interrupted = True
+    assert run("fit", views, "-o", out, "--resume") == 130  # nothing to go on with: begins
+    assert fake.calls[-1][-1] is False
+    assert not out.exists()
+    assert "unfinished fit, expected --resume" in fails(capsys, "fit", views, "-o", out)
+    assert run("fit", views, "-o", out, "--overwrite") == 130
+    assert fake.calls[-1][-1] is False
+    fake.interrupted = False
+    assert run("fit", views, "-o", out, "--resume", "--seed", 5) == 0
+    assert fake.calls[-1][-1] is True
+    assert fake.calls[-2][1]["seed"] == 5
+
+
+def test_configurations_that_cannot_be_used(fake, views, tmp_path, capsys):
+    config, out = tmp_path / "fit.toml", tmp_path / "model.asdf"
+    config.write_text("n_em_iterations = ")
+    assert "fit.toml: not a TOML file" in fails(capsys, "fit", views, "-o", out, "--config", config)
+    message = fails(capsys, "fit", views, "-o", out, "--config", tmp_path / "absent.toml")
+    assert "absent.toml: No such file" in message
+    assert "cannot be read" in fails(capsys, "fit", tmp_path / "absent.asdf", "-o", out)
+    assert not out.exists()
+
+
+def test_separate_a_file_of_views(fake, views, tmp_path):
+    out, catalog = tmp_path / "separated.fits", tmp_path / "catalog.ecsv"
+    options = ("--samples", 3, "--aperture", 4, "--keep-samples", "--seed", 7, "-q")
+    status = run("separate", views, "--model", "m.asdf", "-o", out, "--catalog", catalog, *options)
+    assert status == 0
+    assert fake.calls == [
+        ("read", "m.asdf", "auto"),
+        ("sample", "galaxy", (1, 16, 16), 3, 7),
+    ]
+    table = QTable.read(catalog)
+    dataset = MultiViewDataset.read(views)
+    assert table["id"].tolist() == dataset["galaxy"].ids.tolist()
+    assert table["galaxy_flux"].unit == u.uJy
+    with fits.open(out) as hdus:
+        hdus.verify("exception")
+        assert {"CATALOG", "GALAXY_MEAN", "LOS_STD", "GALAXY_SAMPLES"} <= {h.name for h in hdus}
+
+
+def test_separate_an_image_with_positions(fake, tile, field, tmp_path):
+    out, catalog = tmp_path / "separated.fits", tmp_path / "galaxies.ecsv"
+    galaxies = field.catalog[field.catalog["kind"] == "galaxy"][:9]
+    Table({"id": [f"g{i}" for i in galaxies["id"]], "ra": galaxies["sky_coord"].ra.deg,
+           "dec": galaxies["sky_coord"].dec.deg}).write(catalog)  # fmt: skip
+    options = ("--positions", catalog, "--samples", 2, "-q", "--max-masked-fraction", 0.9)
+    assert run("separate", tile, "--model", "m.asdf", "-o", out, *options) == 0
+    assert fake.calls[-1][:3] == ("sample", "galaxy", (1, 20, 20))  # the model's size
+    with fits.open(out) as hdus:
+        assert set(hdus["CATALOG"].data["id"]) <= {f"g{i}" for i in galaxies["id"]}
+
+
+def test_separate_with_options_that_do_not_fit(fake, views, tile, tmp_path, capsys):
+    out = tmp_path / "separated.fits"
+    base = ("--model", "m.asdf", "-o", out)
+    assert "--size, which is an option for images" in fails(
+        capsys, "separate", views, *base, "--size", 9
+    )
+    assert "--view: found 'x', expected one of" in fails(
+        capsys, "separate", views, *base, "--view", "x"
+    )
+    assert "--view: found it with an image" in fails(capsys, "separate", tile, *base, "--view", "x")
+    assert "ending '.doc'" in fails(capsys, "separate", tile, *base, "--catalog", "c.doc")
+    assert not out.exists()
