@@ -1,8 +1,12 @@
 """Sphinx configuration. No intersphinx: the documentation builds without a network."""
 
 import re
+import sys
+from pathlib import Path
 
 import astro_ddprism
+
+sys.path.append(str(Path(__file__).parent / "_ext"))
 
 project = "astro-ddprism"
 author = "the astro-ddprism developers"
@@ -11,6 +15,7 @@ release = astro_ddprism.__version__
 version = ".".join(release.split(".")[:2])
 
 extensions = [
+    "command_help",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -19,7 +24,7 @@ extensions = [
     "sphinx_automodapi.automodapi",
 ]
 root_doc = "index"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_ext"]
 default_role = "autolink"  # `name` is a link where there is such a name, and text elsewhere
 nitpicky = True
 # Types of other packages are text here, and so are base classes that are nobody's business.
