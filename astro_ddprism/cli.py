@@ -193,7 +193,7 @@ def _views_info(path):
     from .dataset import MultiViewDataset
 
     dataset = MultiViewDataset.read(path)
-    yield f"views, in {dataset.unit or 'no unit'}, noise {dataset.noise_scale:.4g} a pixel"
+    yield f"views, in {str(dataset.unit) or 'no unit'}, noise {dataset.noise_scale:.4g} a pixel"
     for name, view in dataset.items():
         shape = " x ".join(map(str, view.data.shape[1:]))
         yield (
@@ -207,7 +207,7 @@ def _model_info(path):
     from .separator import DiffusionSourceSeparator
 
     separator = DiffusionSourceSeparator.read(path, device="cpu")
-    yield f"model of {', '.join(separator.sources_)}, in {separator.unit_ or 'no unit'}"
+    yield f"model of {', '.join(separator.sources_)}, in {str(separator.unit_) or 'no unit'}"
     for source, shape in separator.source_shapes_.items():
         yield f"{source}: {' x '.join(map(str, shape))} pixels"
     for name, value in separator.config.items():

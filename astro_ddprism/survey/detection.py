@@ -54,7 +54,7 @@ def detect_objects(
     threshold=1.5,
     n_pixels=5,
     smoothing=None,
-    contrast=0.005,
+    deblend_contrast=0.005,
     box_size=64,
     progress=False,
 ):
@@ -73,7 +73,7 @@ def detect_objects(
     smoothing : float, optional
         Full width at half maximum of the Gaussian to smooth with, in pixels; twice the half-light
         radius of the PSF, or 2.5 without one.
-    contrast : float
+    deblend_contrast : float
         Least part of an object's flux that makes a peak in it an object of its own.
     box_size : int
         Side of the boxes in which the sky is measured, in pixels.
@@ -114,7 +114,7 @@ def detect_objects(
                 f"{n_pixels} connected pixels, expected galaxies"
             )
         segments = deblend_sources(
-            smoothed, segments, n_pixels, contrast=contrast, progress_bar=progress
+            smoothed, segments, n_pixels, contrast=deblend_contrast, progress_bar=progress
         )
         catalog = SourceCatalog(
             data, segments, error=error, mask=mask, wcs=image.wcs, progress_bar=progress
@@ -352,8 +352,9 @@ def detect_galaxies(image, *, psf=None, **options):
     psf : (ky, kx) or (bands, ky, kx) `~numpy.ndarray`, optional
         Point spread function.
     **options
-        Those of `detect_objects` (threshold, n_pixels, smoothing, contrast, box_size, progress) and
-        of `select_galaxies` (reject_stars, min_snr, min_contrast, min_flux, max_flux).
+        Those of `detect_objects` (threshold, n_pixels, smoothing, deblend_contrast, box_size,
+        progress) and of `select_galaxies` (reject_stars, min_snr, min_contrast, min_flux,
+        max_flux).
 
     Returns
     -------

@@ -59,7 +59,10 @@ def from_file(path, hdu, planes, mask, unit):
                 raise InputError(f"{label}: the WCS cannot be read ({error})") from error
         raw = RawImage(
             data=data,
-            header=header,
+            # They may stand in the first extension and hold for all.
+            header={
+                key: header.get(key, hdus[0].header.get(key)) for key in ("FILTER", "SATURATE")
+            },
             unit=parse_unit(header.get("BUNIT"), label) if unit is None else _unit(unit),
             wcs=wcs,
             label=label,

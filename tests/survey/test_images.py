@@ -156,6 +156,21 @@ def test_compressed_image(tmp_path, pixels, header):
     assert_allclose(image.variance, 1)
 
 
+def test_gzipped_and_headers_in_the_first_extension(tmp_path, pixels, header):
+    path = tmp_path / "image.fits.gz"
+    del header["FILTER"]
+    primary = fits.PrimaryHDU()
+    primary.header["FILTER"], primary.header["SATURATE"] = "z", 7.0
+    hdus = [fits.ImageHDU(pixels, header, name="SCI"), fits.ImageHDU(np.ones(SHAPE), name="ERR")]
+    fits.HDUList([primary, *hdus]).writeto(path)
+    image = read_image(path)
+    assert image.names == ("z",)
+    assert_array_equal(image.saturated[0] & (pixels >= 7), pixels >= 7)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"image\.fits\.gz"):
+        read_image(path)
+
+
 def test_saturation_from_the_header_and_as_an_option(ccd):
     ccd.data[20:23, 20:23] = 1000
     ccd.data[20, 23] = 200  # a shoulder, connected and over 5 % of the level
