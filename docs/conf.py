@@ -27,6 +27,7 @@ root_doc = "index"
 exclude_patterns = ["_build", "_ext"]
 default_role = "autolink"  # `name` is a link where there is such a name, and text elsewhere
 nitpicky = True
+suppress_warnings = ["ref.citation"]  # numpydoc makes a citation of every reference, cited or not
 # Types of other packages are text here, and so are base classes that are nobody's business.
 _others = (
     "abc|asdf|astropy|azula|collections|matplotlib|np|numpy|os|pathlib|photutils|scipy|torch|typing"
