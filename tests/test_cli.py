@@ -346,9 +346,10 @@ def test_info_of_what_is_no_file_of_ours(tmp_path, capsys, views):
 
 
 def test_demo_is_one_call(monkeypatch, tmp_path):
-    demo = pytest.importorskip("astro_ddprism.demo")
     calls = []
-    monkeypatch.setattr(demo, "run_demo", lambda *args, **kwargs: calls.append((args, kwargs)))
+    demo = types.ModuleType("astro_ddprism.demo")
+    demo.run_demo = lambda *args, **kwargs: calls.append((args, kwargs))
+    monkeypatch.setitem(sys.modules, "astro_ddprism.demo", demo)
     assert run("demo", "--out", tmp_path, "--seed", 4, "--device", "cpu", "-q") == 0
     assert calls == [((tmp_path,), {"seed": 4, "device": "cpu", "progress": False})]
 
