@@ -1,0 +1,1 @@
+"""The torch core: networks, the joint posterior, samplers, likelihood and expectation maximization."""

@@ -1,0 +1,108 @@
+r"""The denoiser of one source, :math:`\mathbb{E}[x \mid x_\sigma]` with :math:`x_\sigma = x + \sigma z`.
+
+Light adds in linear flux, so the diffusion runs in linear flux too, in units of the image's noise, over a
+range of values from below 1 to thousands. The preconditioning of Karras et al. (2022, EDM, equation 7)
+
+.. math:: D(x_\sigma, \sigma) = c_\mathrm{skip} x_\sigma + c_\mathrm{out} F(\dots), \quad
+          c_\mathrm{skip} = \frac{m^2}{m^2 + \sigma^2}, \quad
+          c_\mathrm{out} = \frac{m \sigma}{\sqrt{m^2 + \sigma^2}}
+
+asks the network for outputs of order one where the data have the scale :math:`m`. With one scale for all
+pixels, a star a hundred times brighter would ask for an output of a hundred. Here :math:`m` is a function
+of the noisy pixel: the data scale :math:`s` where the pixel is lost in the noise, the pixel's own value
+where it stands out of it,
+
+.. math:: m^2 = s^2 + x_\sigma^2 \, \frac{r^4}{1 + r^4}, \qquad r = (x_\sigma / 4 \sigma)^2 .
+
+The loss of a pixel is weighted by :math:`c_\mathrm{out}^{-2}`, a function of :math:`x_\sigma` and never of
+:math:`x`, so the minimizer is the same posterior mean. The network reads each pixel twice, linear and
+compressed: :math:`x_\sigma / \sqrt{\sigma^2 + s^2}` and :math:`\mathrm{asinh}(x_\sigma / (\sigma + 1/2))`.
+"""
+
+__all__ = ["SourceDenoiser"]
+
+import torch
+from azula.denoise import Denoiser, DiracPosterior
+from azula.noise import Schedule
+from torch import Tensor, nn
+
+
+class SourceDenoiser(Denoiser):
+    """Denoiser of one source, with a trainable backbone.
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module
+        Maps features ``(B, 2, *shape)`` and log noise scales ``(B,)`` to ``(B, *shape)``.
+    schedule : azula.noise.Schedule
+        A variance-exploding schedule.
+    data_scale : float
+        Typical root mean square of the source, in units of the noise.
+    """
+
+    n_features = 2
+
+    def __init__(self, backbone: nn.Module, schedule: Schedule, data_scale: float):
+        super().__init__()
+        self.backbone = backbone
+        self.schedule = schedule
+        self.register_buffer("data_scale", torch.tensor(float(data_scale)))
+
+    def _precondition(self, x_t: Tensor, sigma: Tensor):
+        s2, sigma2 = self.data_scale**2, sigma**2
+        x2 = x_t.square()
+        r4 = (x2 / (16 * sigma2)).square().square()
+        m2 = s2 + x2 * (1 - 1 / (1 + r4))
+        total = m2 + sigma2
+        return m2 / total, (m2 * sigma2 / total).sqrt()
+
+    def _output(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        features = torch.stack(
+            [
+                x_t * torch.rsqrt(sigma**2 + self.data_scale**2),
+                torch.asinh(x_t / (sigma + 0.5)),
+            ],
+            dim=1,
+        )
+        dtype = next(self.backbone.parameters()).dtype
+        log_sigma = sigma.flatten().log()
+        return self.backbone(features.to(dtype), log_sigma.to(dtype)).to(x_t)
+
+    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:
+        """Estimate the clean source.
+
+        Parameters
+        ----------
+        x_t : torch.Tensor
+            Noisy sources, of shape ``(B, *shape)``.
+        t : torch.Tensor
+            Time, of shape ``()`` or ``(B,)``.
+
+        Returns
+        -------
+        azula.denoise.DiracPosterior
+            Its ``mean`` is the estimate, of shape ``(B, *shape)``.
+        """
+        _, sigma = self.schedule(t)
+        sigma = sigma.expand(len(x_t)).reshape(-1, *(1,) * (x_t.ndim - 1))
+        skip, out = self._precondition(x_t, sigma)
+        return DiracPosterior(mean=skip * x_t + out * self._output(x_t, sigma))
+
+    def loss(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """Weighted square error of every source, of shape ``(B,)``.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            Clean sources, of shape ``(B, *shape)``.
+        t : torch.Tensor
+            Times, of shape ``(B,)``.
+        z : torch.Tensor
+            Standard normal noise, of the shape of ``x``.
+        """
+        _, sigma = self.schedule(t)
+        sigma = sigma.reshape(-1, *(1,) * (x.ndim - 1))
+        x_t = x + sigma * z
+        skip, out = self._precondition(x_t, sigma)
+        target = (x - skip * x_t) / out
+        return (self._output(x_t, sigma) - target).square().flatten(1).mean(dim=1)

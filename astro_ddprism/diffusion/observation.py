@@ -1,0 +1,83 @@
+r"""The linear observation that posterior samplers and the warm start condition on.
+
+For one batch of observations, with mixing operators :math:`A^\beta` and noise covariance
+:math:`\Sigma`,
+
+.. math:: y = \sum_\beta A^\beta x^\beta + \eta, \qquad \eta \sim \mathcal{N}(0, \Sigma) .
+
+Everything downstream sees it *whitened*, :math:`\tilde y = \Sigma^{-1/2} y` and
+:math:`\tilde A^\beta = \Sigma^{-1/2} A^\beta`, so that the noise is :math:`\mathcal{N}(0, I)` on the
+informative pixels and masked pixels are rows of zeros, which say nothing. The sources of an observation
+travel as one flat vector, their concatenation :math:`x = (x^1, \dots, x^S)`.
+"""
+
+__all__ = ["JointObservation"]
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class JointObservation:
+    r"""The whitened linear observation of several sources.
+
+    Parameters
+    ----------
+    batch : `~astro_ddprism.dataset.Batch`
+        Observed values, mixing operators and noise of ``B`` observations.
+    source_shapes : dict of str to tuple of int
+        The sources, in the order in which their features are concatenated, and their shapes.
+        Sources that ``batch`` does not hold are not observed.
+
+    Attributes
+    ----------
+    y : torch.Tensor
+        The whitened observations :math:`\tilde y`, of shape ``(B, M)``.
+    """
+
+    def __init__(self, batch, source_shapes):
+        self.source_shapes = dict(source_shapes)
+        self.sizes = [math.prod(shape) for shape in self.source_shapes.values()]
+        self._mixing = [batch.mixing.get(source) for source in self.source_shapes]
+        self._noise = batch.noise
+        self._observation_shape = batch.y.shape[1:]
+        self.y = batch.noise.whiten(batch.y).flatten(1)
+        self.n_valid = batch.noise.n_valid
+
+    def __len__(self):
+        return len(self.y)
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """Cut joint vectors ``(..., D)`` into the sources ``(..., *shape)``."""
+        parts = x.split(self.sizes, dim=-1)
+        shapes = self.source_shapes.values()
+        return [part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """Concatenate sources ``(B, *shape)`` into joint vectors ``(B, D)``."""
+        return torch.cat([part.flatten(1) for part in parts], dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        r"""Apply :math:`\tilde A = (\tilde A^1, \dots, \tilde A^S)`: ``(B, D)`` to ``(B, M)``."""
+        y = sum(
+            mixing(part)
+            for mixing, part in zip(self._mixing, self.split(x), strict=True)
+            if mixing is not None
+        )
+        return self._noise.whiten(y).flatten(1)
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        r"""Apply :math:`\tilde A^T`: ``(B, M)`` to ``(B, D)``."""
+        r = self._noise.whiten(r.unflatten(1, self._observation_shape))
+        return self.join(
+            [
+                r.new_zeros(len(r), *shape) if mixing is None else mixing.adjoint(r)
+                for mixing, shape in zip(self._mixing, self.source_shapes.values(), strict=True)
+            ]
+        )
+
+    def chi2(self, x: Tensor) -> Tensor:
+        r"""Reduced :math:`\chi^2 = \|\tilde y - \tilde A x\|^2 / n_\mathrm{valid}`, of shape ``(B,)``."""
+        residual = self.y - self.forward(x)
+        return residual.square().sum(dim=1) / self.n_valid.clip(min=1)
