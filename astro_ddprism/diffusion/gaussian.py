@@ -26,13 +26,14 @@ The M-step is closed as well: :math:`\mathbb{E}[z z^T] = \bar z \bar z^T + P^{-1
 observations, is the covariance in the coordinates of :math:`W`.
 """
 
-__all__ = ["GaussianPrior", "LatentPosterior"]
+__all__ = ["GaussianPrior", "LatentPosterior", "ScaleMixtureDenoiser"]
 
 import torch
+from azula.denoise import Denoiser, DiracPosterior
+from azula.noise import Schedule
 from torch import Tensor
 
 from .observation import JointObservation
-from .symmetries import orbit
 
 
 class GaussianPrior:
@@ -63,9 +64,9 @@ class GaussianPrior:
         parts = (self.mean, self.factor, self.log_scale)
         return GaussianPrior(*(part.to(device=device, dtype=dtype) for part in parts))
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int) -> Tensor:
         """Draw ``n`` vectors, of shape ``(n, D)``."""
-        options = {"generator": generator, "dtype": self.mean.dtype, "device": self.mean.device}
+        options = {"dtype": self.mean.dtype, "device": self.mean.device}
         z = torch.randn(n, self.rank, **options)
         mean, std = self.log_scale
         scale = (mean + std * torch.randn(n, 1, **options)).exp()
@@ -139,47 +140,56 @@ class LatentPosterior:
             self.scales = torch.stack(updated, dim=1)
             self._solve()
 
-    def sample(self, generator: torch.Generator) -> list[Tensor]:
-        """Draw every source of every observation, a list of ``(B, D_source)``."""
-        e = torch.randn(
-            self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
-        z = (
-            self.mean
-            + torch.linalg.solve_triangular(self._cholesky.mT, e[..., None], upper=True)[..., 0]
-        )
-        return self._expand(z)
+    def sample(self, index: Tensor | None = None) -> list[Tensor]:
+        """Draw every source of the observations ``index``, a list of ``(N, D_source)``."""
+        index = torch.arange(len(self.mean), device=self.mean.device) if index is None else index
+        mean = self.mean[index]
+        e = torch.randn_like(mean)[..., None]
+        upper = self._cholesky.mT[index]
+        z = mean + torch.linalg.solve_triangular(upper, e, upper=True)[..., 0]
+        return self._expand(z, self.scales[index])
 
     def expectation(self) -> list[Tensor]:
         """Posterior mean of every source, a list of ``(B, D_source)``."""
-        return self._expand(self.mean)
+        return self._expand(self.mean, self.scales)
 
-    def _expand(self, z: Tensor) -> list[Tensor]:
+    def _expand(self, z: Tensor, scales: Tensor) -> list[Tensor]:
         return [
-            prior.mean + (self.scales[:, k, None] * part) @ prior.factor.T
-            for k, (prior, part) in enumerate(
-                zip(self.priors, z.split(self.ranks, dim=1), strict=True)
+            prior.mean + (scale[:, None] * part) @ prior.factor.T
+            for prior, scale, part in zip(
+                self.priors, scales.T, z.split(self.ranks, dim=1), strict=True
             )
         ]
 
 
-def _symmetrized(factor: Tensor, shape, symmetries, rank: int) -> Tensor:
-    """The ``rank`` leading directions of a covariance ``W W^T`` averaged over a source's symmetries."""
-    images = factor.T.reshape(-1, *shape)
-    copies = orbit(images, symmetries)
-    columns = copies.flatten(1).T / (len(copies) / len(images)) ** 0.5
-    left, values, _ = torch.linalg.svd(columns, full_matrices=False)
-    keep = min(rank, int((values > values[0] * 1e-4).sum()))
-    return left[:, :keep] * values[:keep]
+class ScaleMixtureDenoiser(Denoiser):
+    r"""The exact denoiser of a Gaussian prior whose scales are known.
 
+    .. math:: \mathbb{E}[x \mid x_t] = \mu + s^2 W (s^2 W^T W + \sigma_t^2 I)^{-1} W^T (x_t - \mu)
 
-def _excess_factor(observed: Tensor, explained: Tensor, rank: int) -> Tensor:
-    """Factor of the positive part of the difference of two second moments.
+    It stands for a source whose network is not trained yet, beside sources whose networks are.
 
-    ``observed`` and ``explained`` are back-projections, of shape ``(N, D)``: of the data, and of draws of
-    the noise and the sources known so far. What the data have in excess belongs to the new source.
+    Parameters
+    ----------
+    prior : GaussianPrior
+        The prior.
+    scales : torch.Tensor
+        Scale of each observation, of shape ``(B,)``.
+    schedule : azula.noise.Schedule
+        A variance-exploding schedule.
     """
-    gram = observed.T @ observed / len(observed) - explained.T @ explained / len(explained)
-    values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values[-rank:].flip(0), vectors[:, -rank:].flip(1)
-    return vectors * values.clip(min=0).sqrt()
+
+    def __init__(self, prior: GaussianPrior, scales: Tensor, schedule: Schedule):
+        super().__init__()
+        self.schedule = schedule
+        basis, singular, _ = torch.linalg.svd(prior.factor, full_matrices=False)
+        self.mean, self.basis = prior.mean, basis
+        self.variance = scales[:, None].square() * singular.square()
+
+    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:
+        """Estimate the clean source of ``x_t``, of shape ``(B, *shape)``."""
+        _, sigma = self.schedule(t)
+        gain = self.variance / (self.variance + sigma**2)
+        coefficients = (x_t.flatten(1) - self.mean) @ self.basis
+        mean = self.mean + (gain * coefficients) @ self.basis.T
+        return DiracPosterior(mean=mean.view_as(x_t))

@@ -1,7 +1,7 @@
 """Symmetries of a source: transformations that leave its prior as it is.
 
-A galaxy looks no different turned by a right angle or mirrored, and neither does the sky. Where that
-holds, every drawn image stands for up to eight, and the warm start's covariance has a smaller error.
+A galaxy looks no different turned by a right angle or mirrored, and neither does the sky. Where
+that holds, every drawn image stands for up to eight, and a covariance has a smaller error.
 """
 
 __all__ = ["SYMMETRIES", "orbit", "random_transform"]
@@ -29,14 +29,14 @@ def orbit(x: Tensor, symmetries: tuple[str, ...]) -> Tensor:
     return torch.cat([_transform(x, *element) for element in _group(symmetries)])
 
 
-def random_transform(x: Tensor, symmetries: tuple[str, ...], generator: torch.Generator) -> Tensor:
+def random_transform(x: Tensor, symmetries: tuple[str, ...]) -> Tensor:
     """Transform every image of ``(N, ..., ny, nx)`` by an element of its group drawn at random."""
     group = _group(symmetries)
     if len(group) == 1:
         return x
-    choice = torch.randint(len(group), (len(x),), generator=generator, device=generator.device)
+    choice = torch.randint(len(group), (len(x),), device=x.device)
     out = torch.empty_like(x)
     for k, element in enumerate(group):
-        chosen = (choice == k).to(x.device)
+        chosen = choice == k
         out[chosen] = _transform(x[chosen], *element)
     return out

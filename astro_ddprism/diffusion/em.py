@@ -1,0 +1,283 @@
+r"""Expectation maximization: from views to learned priors.
+
+*E-step*: draw every observation's sources from their joint posterior under the present priors
+(`~astro_ddprism.diffusion.sampling`). *M-step*: train each source's denoiser on its draws
+(`~astro_ddprism.diffusion.training`). Both raise, in expectation, a lower bound of the likelihood of all
+observations (Rozet et al. 2024, arXiv:2405.13712).
+
+Sources are learned in *stages*. A stage takes the views that bring the fewest new sources and learns
+those, with all sources learned before held fixed: contrastive views, the k-th of which holds sources 1 to
+k, give one source a stage; mixed views, which all hold all sources, give one stage with all of them.
+
+Every stage begins with its Gaussian warm start. Its first E-step puts the Gaussian priors of the new
+sources beside the diffusion priors of the known ones; the first stage has none, and its first draws are
+exact.
+"""
+
+__all__ = ["EMState", "ExpectationMaximization", "Stage", "plan_stages"]
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from .denoiser import SourceDenoiser
+from .gaussian import GaussianPrior
+from .random import seeded
+from .sampling import Draws
+from .training import train
+from .warmstart import GaussianWarmStart
+
+# What random numbers are for; the last part of a seed.
+_WARM_START, _NETWORKS, _E_STEP, _M_STEP = range(4)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """New sources, and the views that they are learned from."""
+
+    sources: tuple[str, ...]
+    views: tuple[str, ...]
+
+
+def plan_stages(view_sources: dict[str, tuple[str, ...]]) -> list[Stage]:
+    """Order the sources into stages.
+
+    Parameters
+    ----------
+    view_sources : dict of str to tuple of str
+        The sources that each view holds.
+
+    Returns
+    -------
+    list of Stage
+        Every source is new in exactly one stage. A view takes part in a stage if it holds a new source
+        and no source that is yet unknown.
+
+    Examples
+    --------
+    >>> plan_stages({"random": ("los",), "galaxy": ("los", "galaxy")})
+    [Stage(sources=('los',), views=('random',)), Stage(sources=('galaxy',), views=('galaxy',))]
+    """
+    stages, known = [], set()
+    while any(set(sources) - known for sources in view_sources.values()):
+        new = min(
+            ([s for s in held if s not in known] for held in view_sources.values() if set(held) - known),
+            key=len,
+        )
+        available = known | set(new)
+        views = tuple(
+            name
+            for name, held in view_sources.items()
+            if set(held) <= available and set(held) & set(new)
+        )
+        stages.append(Stage(tuple(new), views))
+        known = available
+    return stages
+
+
+@dataclass
+class EMState:
+    """All that a fit has learned, and all that it needs to go on.
+
+    Attributes
+    ----------
+    gaussians : dict of str to GaussianPrior
+        The warm start's priors.
+    denoisers : dict of str to SourceDenoiser
+        The diffusion priors.
+    stage, iteration : int
+        The EM iteration that comes next.
+    draws : dict of str to Draws
+        The last draws of the views of the present stage.
+    history : list of dict
+        One row for each EM iteration and source that was trained in it.
+    """
+
+    gaussians: dict[str, GaussianPrior] = field(default_factory=dict)
+    denoisers: dict[str, SourceDenoiser] = field(default_factory=dict)
+    stage: int = 0
+    iteration: int = 0
+    draws: dict[str, Draws] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+
+
+class ExpectationMaximization:
+    """Learns the priors of all sources of some views.
+
+    Parameters
+    ----------
+    views : mapping of str to `~astro_ddprism.dataset.View`
+        The observations.
+    make_sampler : callable
+        Called with denoisers and Gaussian priors; returns a
+        `~astro_ddprism.diffusion.sampling.JointSampler`.
+    make_denoiser : callable
+        Called with the name of a source and its data scale; returns an untrained denoiser on its device.
+    source_shapes : dict of str to tuple of int
+        Shapes of the sources.
+    symmetries : dict of str to tuple of str
+        Symmetries of the sources.
+    settings : mapping
+        The numbers of the fit; see `~astro_ddprism.DiffusionSourceSeparator`.
+    device : torch.device
+        Where to compute.
+    track : callable
+        Called with an iterable and a description; returns the iterable in a progress bar.
+    """
+
+    def __init__(
+        self,
+        views,
+        *,
+        make_sampler,
+        make_denoiser,
+        source_shapes,
+        symmetries,
+        settings,
+        device,
+        track,
+    ):
+        self.views = views
+        self.make_sampler = make_sampler
+        self.make_denoiser = make_denoiser
+        self.source_shapes = source_shapes
+        self.symmetries = symmetries
+        self.settings = settings
+        self.device = device
+        self.track = track
+        self.stages = plan_stages({name: view.sources for name, view in views.items()})
+
+    def run(self, state: EMState):
+        """Go through all EM iterations that ``state`` has not seen.
+
+        Parameters
+        ----------
+        state : EMState
+            Changed in place.
+
+        Yields
+        ------
+        EMState
+            The state, after each EM iteration.
+        """
+        while state.stage < len(self.stages):
+            stage = self.stages[state.stage]
+            if state.iteration == 0:
+                self._warm_start(stage, state)
+            started = time.perf_counter()
+            self._expect(stage, state)
+            drawn = time.perf_counter()
+            losses = self._maximize(stage, state)
+            self._record(stage, state, losses, drawn - started, time.perf_counter() - drawn)
+            state.iteration += 1
+            if state.iteration > self.settings["n_em_iterations"]:
+                state.stage, state.iteration, state.draws = state.stage + 1, 0, {}
+            yield state
+
+    def _seeded(self, state: EMState, purpose: int):
+        entropy = (self.settings["seed"], state.stage, state.iteration, purpose)
+        return seeded(*entropy, device=self.device)
+
+    def _title(self, stage: Stage, state: EMState, step: str) -> str:
+        return f"{', '.join(stage.sources)} {step} {state.iteration}/{self.settings['n_em_iterations']}"
+
+    def _warm_start(self, stage: Stage, state: EMState):
+        settings = self.settings
+        key = "warm_start_rank_new" if state.gaussians else "warm_start_rank"
+        warm_start = GaussianWarmStart(
+            state.gaussians,
+            {source: self.source_shapes[source] for source in stage.sources},
+            symmetries=self.symmetries,
+            ranks=dict.fromkeys(stage.sources, settings[key]),
+        )
+        sampler = self.make_sampler({}, {})
+
+        def batches():
+            for name in stage.views:
+                view = self.views[name]
+                for i in range(0, len(view), settings["batch_size"]):
+                    index = np.arange(i, min(i + settings["batch_size"], len(view)))
+                    yield sampler.observe(view, index)
+
+        with self._seeded(state, _WARM_START), torch.no_grad():
+            n = settings["warm_start_iterations"]
+            title = f"{', '.join(stage.sources)} warm start"
+            for _ in self.track(warm_start.fit(batches, n), title, total=n):
+                pass
+        state.gaussians |= warm_start.priors
+
+    def _expect(self, stage: Stage, state: EMState):
+        sampler = self.make_sampler(state.denoisers, state.gaussians)
+        for denoiser in state.denoisers.values():
+            denoiser.requires_grad_(False)
+        with self._seeded(state, _E_STEP):
+            for name in stage.views:
+                view = self.views[name]
+                previous = state.draws.get(name)
+                title = self._title(stage, state, "E-step")
+                state.draws[name] = sampler.draw(
+                    view,
+                    np.arange(len(view)),
+                    lambda batches, title=title: self.track(batches, title),
+                    first=None if previous is None else previous.x,
+                    start=1.0 if previous is None else self.settings["chain_start"],
+                )
+
+    def _maximize(self, stage: Stage, state: EMState) -> dict[str, float]:
+        settings, losses = self.settings, {}
+        first = state.iteration == 0
+        for source in stage.sources:
+            samples = self._samples(stage, state, source)
+            if first:
+                data_scale = samples.flatten(1).square().mean(dim=1).median().sqrt()
+                with self._seeded(state, _NETWORKS):
+                    state.denoisers[source] = self.make_denoiser(source, float(data_scale))
+            state.denoisers[source].requires_grad_(True)
+            title = self._title(stage, state, "M-step")
+            with self._seeded(state, _M_STEP):
+                losses[source] = train(
+                    state.denoisers[source],
+                    samples,
+                    n_images=settings["n_first_images" if first else "n_images"],
+                    batch_size=settings["train_batch_size"],
+                    learning_rate=settings["learning_rate"],
+                    symmetries=self.symmetries[source],
+                    precision=getattr(torch, settings["precision"]),
+                    track=lambda steps, title=title: self.track(steps, title),
+                )
+        return losses
+
+    def _samples(self, stage: Stage, state: EMState, source: str):
+        """Draws of one source from all views of the stage that hold it, without failed chains."""
+        parts = []
+        for name in stage.views:
+            draws, held = state.draws[name], self.views[name].sources
+            if source in held:
+                sizes = [int(np.prod(self.source_shapes[s])) for s in held]
+                part = draws.x[draws.good].split(sizes, dim=1)[held.index(source)]
+                parts.append(part.reshape(-1, *self.source_shapes[source]))
+        return torch.cat(parts)
+
+    def _record(self, stage: Stage, state: EMState, losses, e_time: float, m_time: float):
+        draws = [state.draws[name] for name in stage.views]
+        chi2 = torch.cat([d.chi2 for d in draws])
+        for source in stage.sources:
+            samples = self._samples(stage, state, source)
+            state.history.append(
+                {
+                    "stage": state.stage,
+                    "iteration": state.iteration,
+                    "source": source,
+                    "loss": losses[source],
+                    "chi2": float(chi2.median()),
+                    "chi2_mean": float(torch.cat([d.chi2[d.good] for d in draws]).mean()),
+                    "power": float(samples.square().mean()),
+                    "n_chains": len(chi2),
+                    "n_redrawn": sum(d.n_redrawn for d in draws),
+                    "n_left_out": int(sum((~d.good).sum() for d in draws)),
+                    "e_step_time": e_time,
+                    "m_step_time": m_time,
+                }
+            )

@@ -1,0 +1,175 @@
+r"""The density of a source under its diffusion prior, by the probability flow.
+
+Perturbed sources :math:`x_\sigma = x + \sigma z` have, at every noise scale, the distribution of the
+solutions of an ordinary differential equation (Song et al. 2021). For a variance-exploding schedule and
+in :math:`\lambda = \log \sigma` it reads
+
+.. math:: \frac{\mathrm{d} x_\sigma}{\mathrm{d} \lambda} = x_\sigma - D(x_\sigma, \sigma), \qquad
+          D(x_\sigma, \sigma) = \mathbb{E}[x \mid x_\sigma] ,
+
+whose divergence is :math:`n - \mathrm{tr}\, \partial D / \partial x_\sigma` in :math:`n` dimensions, so that
+along a solution (equation 39 there)
+
+.. math:: \log p_{\sigma_\min}(x) = \log p_{\sigma_\max}(x_{\sigma_\max})
+          + \int_{\log \sigma_\min}^{\log \sigma_\max}
+          \left( n - \mathrm{tr}\, \frac{\partial D}{\partial x_\sigma} \right) \mathrm{d} \lambda .
+
+At :math:`\sigma_\max` noise outweighs the source, and the density is close to a Gaussian with the moments
+of the source and the noise.
+
+The path is followed by the classical Runge-Kutta method. The divergence does not act back on the path: it
+is needed only once a step, and Gregory's end corrections make the sum over steps a quadrature of fourth
+order as well. One step costs four forward passes and one vector-Jacobian product for each probe. On a
+mixture of Gaussians from 0.2 to 10 wide, 64 steps from 0.1 to 200 leave a median error of 3e-5 nats, where
+128 steps of Heun's method, at the same number of passes, leave 9e-3.
+
+References
+----------
+.. [1] Song et al. 2021, arXiv:2011.13456 (probability flow)
+.. [2] Hutchinson 1990, Communications in Statistics 19, 433 (trace)
+"""
+
+__all__ = ["log_prob"]
+
+import math
+
+import torch
+from azula.denoise import Denoiser
+from torch import Tensor
+
+from ..errors import InputError
+from .gaussian import GaussianPrior
+
+#: Weights of the first nodes, and mirrored of the last, in Gregory's quadrature of fourth order.
+_END_WEIGHTS = (3 / 8, 7 / 6, 23 / 24)
+
+
+@torch.no_grad()
+def log_prob(
+    denoiser: Denoiser,
+    x: Tensor,
+    terminal: GaussianPrior,
+    *,
+    n_steps: int = 64,
+    n_probes: int = 8,
+    track=iter,
+) -> tuple[Tensor, Tensor]:
+    r"""Logarithm of the density of sources under their diffusion prior.
+
+    It is the density at the *small end of the noise schedule*, :math:`p_{\sigma_\min}`: that of the source
+    plus Gaussian noise of standard deviation :math:`\sigma_\min` in every pixel. A denoiser knows its prior
+    no better than that, and a prior on a thin manifold has no density but a perturbed one. Give ``x`` as
+    the prior's samplers do, at the end of their schedule, or perturb it.
+
+    Parameters
+    ----------
+    denoiser : azula.denoise.Denoiser
+        The prior, with a variance-exploding schedule.
+    x : torch.Tensor
+        Sources, of shape ``(B, *shape)``. The denoiser is evaluated in their precision; paths and sums
+        are kept in float64.
+    terminal : GaussianPrior
+        Moments of the source, in the order of ``x.flatten(1)``. The density at the large end of the
+        schedule is :math:`\mathcal{N}(\mu, \mathbb{E}[s^2] W W^T + \sigma_\max^2 I)`.
+    n_steps : int
+        Steps from one end of the schedule to the other, uniform in time; at least 5.
+    n_probes : int
+        Random vectors for Hutchinson's estimate of the trace, at least 2, drawn anew at every step. A
+        source of at most as many dimensions gets its trace exactly, from that many basis vectors.
+    track : callable
+        Wraps an iterable in a progress bar.
+
+    Returns
+    -------
+    log_prob : torch.Tensor
+        Log-densities in nats, in float64, of shape ``(B,)``.
+    standard_error : torch.Tensor
+        Their standard errors for the random trace, of shape ``(B,)``; 0 where the trace is exact. The
+        errors of the denoiser itself are not in them.
+
+    Raises
+    ------
+    InputError
+        If there are too few steps or probes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from azula.denoise import GaussianDenoiser
+    >>> from azula.linalg.covariance import IsotropicCovariance
+    >>> from azula.noise import VESchedule
+    >>> from astro_ddprism.diffusion.gaussian import GaussianPrior
+    >>> prior = GaussianPrior(torch.zeros(2), 3 * torch.eye(2))
+    >>> denoiser = GaussianDenoiser(prior.mean, IsotropicCovariance(9.0), VESchedule(0.01, 100.0))
+    >>> value, error = log_prob(denoiser, torch.zeros(1, 2), prior)
+    >>> print(f"{value.item():.3f} +/- {error.item():.3f}")
+    -4.035 +/- 0.000
+    """
+    if n_steps < 5:
+        raise InputError(f"n_steps: found {n_steps}, expected at least 5")
+    if n_probes < 2:
+        raise InputError(f"n_probes: found {n_probes}, expected at least 2")
+    dtype, size = x.dtype, x[0].numel()
+    times = torch.linspace(0, 1, 2 * n_steps + 1, dtype=dtype, device=x.device)
+    log_sigma = denoiser.schedule(times[[0, -1]])[1].double().log()
+    step = (log_sigma[1] - log_sigma[0]) / n_steps
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        return x - denoiser(x.to(dtype), t).mean.double()
+
+    x = x.double()
+    integral, variance = x.new_zeros(len(x)), x.new_zeros(len(x))
+    for i in track(range(n_steps + 1)):
+        start, middle = times[2 * i], times[min(2 * i + 1, 2 * n_steps)]
+        mean, trace, uncertainty = _mean_and_trace(denoiser, x.to(dtype), start, n_probes)
+        weight = step * _weight(i, n_steps)
+        integral += weight * (size - trace)
+        variance += weight**2 * uncertainty
+        if i < n_steps:
+            k1 = x - mean
+            k2 = velocity(x + step / 2 * k1, middle)
+            k3 = velocity(x + step / 2 * k2, middle)
+            k4 = velocity(x + step * k3, times[2 * i + 2])
+            x = x + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    final = _gaussian_log_prob(terminal.to(x.device, x.dtype), x.flatten(1), log_sigma[1].exp())
+    return final + integral, variance.sqrt()
+
+
+def _weight(i: int, n_steps: int) -> float:
+    from_end = min(i, n_steps - i)
+    return _END_WEIGHTS[from_end] if from_end < len(_END_WEIGHTS) else 1.0
+
+
+def _mean_and_trace(denoiser, x: Tensor, t: Tensor, n_probes: int):
+    """The denoiser's output, its Jacobian's trace, and the variance of that trace, in float64."""
+    size = x[0].numel()
+    exact = size <= n_probes
+    products = []
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        mean = denoiser(x, t).mean
+    for k in range(size if exact else n_probes):
+        if exact:
+            probe = torch.zeros_like(x).flatten(1)
+            probe[:, k] = 1
+        else:  # signs: of all probes with independent entries, they have the least variance
+            probe = torch.randint(2, (len(x), size), device=x.device).to(x) * 2 - 1
+        (product,) = torch.autograd.grad(mean, x, probe.view_as(x), retain_graph=True)
+        products.append((probe.double() * product.flatten(1).double()).sum(dim=1))
+    products, mean = torch.stack(products), mean.detach().double()
+    if exact:
+        return mean, products.sum(dim=0), torch.zeros_like(products[0])
+    return mean, products.mean(dim=0), products.var(dim=0) / n_probes
+
+
+def _gaussian_log_prob(prior: GaussianPrior, x: Tensor, sigma: Tensor) -> Tensor:
+    r"""Log-density of :math:`\mathcal{N}(\mu, \mathbb{E}[s^2] W W^T + \sigma^2 I)`, by the determinant lemma."""
+    location, spread = prior.log_scale
+    mean_square = (2 * location + 2 * spread.square()).exp()  # of a log-normal scale
+    basis, singular, _ = torch.linalg.svd(prior.factor, full_matrices=False)
+    gained = mean_square * singular.square() / sigma**2
+    residual = (x - prior.mean) / sigma
+    coefficients = residual @ basis
+    chi2 = residual.square().sum(dim=1) - (coefficients.square() * gained / (1 + gained)).sum(dim=1)
+    log_det = gained.log1p().sum() + 2 * x.shape[1] * sigma.log()
+    return -0.5 * (chi2 + log_det + x.shape[1] * math.log(2 * math.pi))

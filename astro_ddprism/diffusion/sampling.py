@@ -1,0 +1,253 @@
+r"""The E-step: draws of all sources of a view's observations from their joint posterior.
+
+A chain starts from a first draw :math:`x_0`, perturbed to the noise scale at which the chain begins, and
+runs down the noise schedule under the joint posterior denoiser. If :math:`x_0` came from the posterior,
+the perturbed draw has the very distribution that a chain from far away would have at that noise scale,
+so nothing is lost by starting there; and what :math:`x_0` gets wrong below that scale is forgotten. First
+draws come from the Gaussian priors' posterior in closed form, or from the previous EM iteration.
+
+A chain may end far from its own observation. Its residual tells: with a reduced
+:math:`\chi^2 > \max(\chi^2_\mathrm{max}, 1 + 6 \sqrt{2 / n})` over ``n`` informative pixels it
+contradicts the observation, is drawn again from its Gaussian first draw, and if that does not help it is
+reported as failed.
+"""
+
+__all__ = ["SAMPLERS", "Draws", "JointSampler", "sample_prior"]
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from azula.sample import DDIMSampler, DDPMSampler, HeunSampler, PCSampler
+from torch import Tensor
+
+from .gaussian import GaussianPrior, LatentPosterior, ScaleMixtureDenoiser
+from .joint import JointPosteriorDenoiser
+from .observation import JointObservation
+from .solvers import Solver
+from .warmstart import GaussianWarmStart
+
+#: Samplers of azula by the names of the field.
+SAMPLERS = {
+    "ancestral": DDPMSampler,
+    "predictor-corrector": PCSampler,
+    "ddim": DDIMSampler,
+    "heun": HeunSampler,
+}
+
+
+@dataclass
+class Draws:
+    """One joint draw for each requested observation.
+
+    Attributes
+    ----------
+    x : torch.Tensor
+        Joint vectors of the sources, of shape ``(N, D)``, on the CPU.
+    chi2 : torch.Tensor
+        Reduced chi-squared of each draw against its own observation, of shape ``(N,)``.
+    good : torch.Tensor
+        False for draws that contradict their observation, of shape ``(N,)``.
+    n_redrawn : int
+        Number of chains that were drawn again.
+    """
+
+    x: Tensor
+    chi2: Tensor
+    good: Tensor
+    n_redrawn: int
+
+
+class JointSampler:
+    """Draws from the joint posterior of all sources of observations.
+
+    Parameters
+    ----------
+    denoisers : dict of str to azula.denoise.Denoiser
+        Denoisers of the sources that have one; the others' Gaussian priors stand in for them.
+    gaussians : dict of str to GaussianPrior
+        Gaussian priors of all sources.
+    schedule : azula.noise.Schedule
+        The noise schedule of all sources.
+    source_shapes : dict of str to tuple of int
+        Shapes of all sources.
+    scale : callable
+        Called with a view; returns the flux, in the view's unit, that is 1 in the core.
+    device : torch.device
+        Where chains run.
+    sampler : str
+        A name of `SAMPLERS`.
+    n_steps : int
+        Steps of a chain over the whole noise schedule.
+    solver : Solver
+        The solver of the joint posterior.
+    batch_size : int
+        Chains that run side by side; memory grows with it and not with the number of observations.
+    max_chi2 : float
+        Reduced chi-squared from which on a chain contradicts its observation.
+    n_redraws : int
+        How often such a chain is drawn again.
+    """
+
+    def __init__(
+        self,
+        denoisers,
+        gaussians: dict[str, GaussianPrior],
+        *,
+        schedule,
+        source_shapes,
+        scale,
+        device,
+        sampler: str,
+        n_steps: int,
+        solver: Solver,
+        batch_size: int,
+        max_chi2: float,
+        n_redraws: int,
+    ):
+        self.denoisers = denoisers
+        self.gaussians = gaussians
+        self.schedule = schedule
+        self.source_shapes = source_shapes
+        self.scale = scale
+        self.device = device
+        self.sampler = SAMPLERS[sampler]
+        self.n_steps = n_steps
+        self.solver = solver
+        self.batch_size = batch_size
+        self.max_chi2 = max_chi2
+        self.n_redraws = n_redraws
+
+    def observe(self, view, index) -> JointObservation:
+        """The whitened observations of some rows of a view."""
+        batch = view.batch(index, scale=self.scale(view), device=self.device, dtype=torch.float32)
+        return JointObservation(batch, {source: self.source_shapes[source] for source in view.sources})
+
+    def draw(self, view, index, track, *, first: Tensor | None = None, start: float = 1.0) -> Draws:
+        """Draw once for each row of ``index``.
+
+        Parameters
+        ----------
+        view : `~astro_ddprism.dataset.View`
+            Observations.
+        index : numpy.ndarray
+            Rows of the view, of shape ``(N,)``; repeats are allowed, and cheapest side by side.
+        track : callable
+            Wraps an iterable in a progress bar.
+        first : torch.Tensor, optional
+            First draws, of shape ``(N, D)``; from the Gaussian priors if not given.
+        start : float
+            Time in (0, 1] at which the chains begin; 1 is the top of the noise schedule.
+
+        Returns
+        -------
+        Draws
+            The draws, in the order of ``index``.
+        """
+        x, chi2 = self._draw(view, index, track, first, start)
+        limit = self._limit(view, index)
+        redrawn = 0
+        if any(source in self.denoisers for source in view.sources):
+            for _ in range(self.n_redraws):
+                bad = torch.nonzero(~(chi2 <= limit))[:, 0]
+                if not len(bad):
+                    break
+                again, again_chi2 = self._draw(view, index[bad.numpy()], track, None, 1.0)
+                better = ~(again_chi2 >= chi2[bad])
+                x[bad[better]], chi2[bad[better]] = again[better], again_chi2[better]
+                redrawn += len(bad)
+        return Draws(x, chi2, chi2 <= limit, redrawn)
+
+    def _limit(self, view, index) -> Tensor:
+        valid = (~view.mask[index]).reshape(len(index), -1).sum(axis=1)
+        spread = torch.as_tensor(2 / np.maximum(valid, 1)).sqrt()
+        return (1 + 6 * spread).clip(min=self.max_chi2).float()
+
+    def _draw(self, view, index, track, first, start) -> tuple[Tensor, Tensor]:
+        draws, chi2 = [], []
+        for i in track(range(0, len(index), self.batch_size)):
+            rows = index[i : i + self.batch_size]
+            observation = self.observe(view, rows)
+            denoisers, x = self._begin(view, rows, observation)
+            if first is not None:
+                x = first[i : i + self.batch_size].to(self.device)
+            if denoisers is not None:
+                x = self._run(denoisers, observation, x, start)
+            draws.append(x.cpu())
+            chi2.append(observation.chi2(x).cpu())
+        return torch.cat(draws), torch.cat(chi2)
+
+    def _begin(self, view, rows, observation):
+        """Denoisers of a batch, None where all priors are Gaussian, and its Gaussian first draws."""
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        alone = observation if len(distinct) == len(rows) else self.observe(view, distinct)
+        inverse = torch.as_tensor(
+            np.arange(len(rows)) if alone is observation else inverse, device=self.device
+        )
+        sources = view.sources
+        latent = LatentPosterior(alone, [self.gaussians[source] for source in sources])
+        latent.maximize_scales(
+            [GaussianWarmStart.has_scales(self.source_shapes[source]) for source in sources]
+        )
+        first = torch.cat(latent.sample(inverse), dim=1)
+        if not any(source in self.denoisers for source in sources):
+            return None, first
+        denoisers = [
+            self.denoisers[source]
+            if source in self.denoisers
+            else ScaleMixtureDenoiser(self.gaussians[source], scales[inverse], self.schedule)
+            for source, scales in zip(sources, latent.scales.T, strict=True)
+        ]
+        return denoisers, first
+
+    def _run(self, denoisers, observation, first, start) -> Tensor:
+        denoiser = JointPosteriorDenoiser(denoisers, observation, self.solver)
+        steps = max(round(start * self.n_steps), 1)
+        sampler = self.sampler(denoiser, start=start, steps=steps, silent=True)
+        time = torch.tensor(start, device=self.device)
+        alpha, sigma = self.schedule(time)
+        x = sampler(alpha * first + sigma * torch.randn_like(first))
+        return denoiser(x, torch.zeros_like(time)).mean
+
+
+def sample_prior(
+    denoiser, gaussian, shape, n_samples, *, sampler, n_steps, batch_size, track
+) -> Tensor:
+    """Draw a source from its diffusion prior.
+
+    Chains begin from the Gaussian prior, perturbed to the top of the noise schedule, where the two
+    priors cannot be told apart.
+
+    Parameters
+    ----------
+    denoiser : azula.denoise.Denoiser
+        The diffusion prior.
+    gaussian : GaussianPrior
+        The source's Gaussian prior.
+    shape : tuple of int
+        Shape of the source.
+    n_samples : int
+        Number of draws.
+    sampler : str
+        A name of `SAMPLERS`.
+    n_steps : int
+        Steps of a chain.
+    batch_size : int
+        Chains that run side by side.
+    track : callable
+        Wraps an iterable in a progress bar.
+
+    Returns
+    -------
+    torch.Tensor
+        Draws, of shape ``(n_samples, *shape)``, on the CPU.
+    """
+    run = SAMPLERS[sampler](denoiser, steps=n_steps, silent=True)
+    _, sigma = denoiser.schedule(torch.ones((), device=gaussian.mean.device))
+    draws = []
+    for i in track(range(0, n_samples, batch_size)):
+        x = gaussian.sample(min(batch_size, n_samples - i)).unflatten(1, shape)
+        x = run(x + sigma * torch.randn_like(x))
+        with torch.no_grad():
+            draws.append(denoiser(x, torch.zeros_like(sigma)).mean.cpu())
+    return torch.cat(draws)

@@ -1,0 +1,191 @@
+r"""The warm start: Gaussian priors of new sources, learned from views by closed-form EM.
+
+Expectation maximization frees a source of light that it wrongly holds only slowly: where a known source
+explains a blob as well, the new source's share falls as :math:`1/n` with the iteration. Light that it
+wrongly lacks, on the other hand, comes as soon as the known sources explain it worse. A new source
+therefore starts *restricted*: from the few leading components of what its views hold in excess of the
+known sources and the noise,
+
+.. math:: \mathrm{E}[b b^T] - \mathrm{E}[b_0 b_0^T], \quad
+          b = \tilde A^T \tilde y, \quad
+          b_0 = \tilde A^T (\tilde A x^\mathrm{known} + \varepsilon) ,
+
+with :math:`x^\mathrm{known}` drawn from the known priors. A galaxy's leading components are its mean
+profile, its size and its ellipticity; a neighbour is none of them.
+"""
+
+__all__ = ["GaussianWarmStart"]
+
+import math
+
+import torch
+from torch import Tensor
+
+from .gaussian import GaussianPrior, LatentPosterior
+from .observation import JointObservation
+from .symmetries import orbit
+
+
+class GaussianWarmStart:
+    """Learns Gaussian priors of new sources beside known ones.
+
+    Parameters
+    ----------
+    known : dict of str to GaussianPrior
+        Priors that stay as they are.
+    shapes : dict of str to tuple of int
+        Shapes of the new sources.
+    symmetries : dict of str to tuple of str
+        Symmetries of the new sources.
+    ranks : dict of str to int
+        Latent dimensions of the new sources; at most their number of features is used.
+    """
+
+    def __init__(self, known, shapes, *, symmetries, ranks):
+        self.known = dict(known)
+        self.shapes = dict(shapes)
+        self.symmetries = symmetries
+        self.ranks = {s: min(ranks[s], math.prod(shape)) for s, shape in shapes.items()}
+        self.priors: dict[str, GaussianPrior] = {}
+
+    def fit(self, batches, iterations: int):
+        """Learn the priors of the new sources.
+
+        Parameters
+        ----------
+        batches : callable
+            Called without arguments; iterates over `JointObservation`, the same in the same order each
+            time.
+        iterations : int
+            Number of EM iterations.
+
+        Yields
+        ------
+        int
+            The iterations done, for a progress bar.
+        """
+        for source in self.shapes:
+            self.priors[source] = self._initial_prior(source, batches)
+        for iteration in range(iterations):
+            self._iterate(batches)
+            yield iteration + 1
+
+    def posterior(self, observation: JointObservation) -> LatentPosterior:
+        """The latent posterior of a batch of observations, with its scales at their maximum."""
+        priors = [
+            self.priors[source] if source in self.priors else self.known[source]
+            for source in observation.source_shapes
+        ]
+        posterior = LatentPosterior(observation, priors)
+        posterior.maximize_scales([self.has_scales(s) for s in observation.source_shapes.values()])
+        return posterior
+
+    @staticmethod
+    def has_scales(shape) -> bool:
+        """Whether sources of this shape have a scale for each observation: images do."""
+        return len(shape) == 3
+
+    def _initial_prior(self, source, batches) -> GaussianPrior:
+        shape, rank = self.shapes[source], self.ranks[source]
+        size = math.prod(shape)
+        observed, explained = [], []
+        for observation in batches():
+            if source not in observation.source_shapes:
+                continue
+            observed.append(_backproject(observation, source, observation.y))
+            explained.append(_backproject(observation, source, self._explained(observation)))
+        observed, explained = torch.cat(observed), torch.cat(explained)
+        mean = observed.new_zeros(size)
+        if rank == size:
+            power = (observed.square().mean() - explained.square().mean()).clip(min=1.0)
+            return GaussianPrior(mean, power.sqrt() * torch.eye(size, device=mean.device))
+        if self.has_scales(shape):
+            observed = observed / observed.square().mean(dim=1, keepdim=True).sqrt()
+            explained = explained / explained.square().mean(dim=1, keepdim=True).sqrt()
+        factor = _excess_factor(observed, explained, 2 * rank)
+        return GaussianPrior(mean, _symmetrized(factor, shape, self.symmetries[source], rank))
+
+    def _explained(self, observation) -> Tensor:
+        """Draws of a batch's whitened observations under the known sources and the noise alone."""
+        n = len(observation)
+        parts = [
+            self.known[source].sample(n)
+            if source in self.known
+            else observation.y.new_zeros(n, math.prod(shape))
+            for source, shape in observation.source_shapes.items()
+        ]
+        return observation.forward(torch.cat(parts, dim=1)) + torch.randn_like(observation.y)
+
+    def _iterate(self, batches):
+        moments = {source: 0.0 for source in self.shapes}
+        means = {source: 0.0 for source in self.shapes}
+        log_scales = {source: [] for source in self.shapes}
+        counts = dict.fromkeys(self.shapes, 0)
+        for observation in batches():
+            posterior = self.posterior(observation)
+            z = posterior.mean.split(posterior.ranks, dim=1)
+            start = 0
+            for k, source in enumerate(observation.source_shapes):
+                stop = start + posterior.ranks[k]
+                if source in self.shapes:
+                    covariance = posterior.covariance[:, start:stop, start:stop].sum(dim=0)
+                    moments[source] = moments[source] + z[k].T @ z[k] + covariance
+                    means[source] = means[source] + z[k].sum(dim=0)
+                    log_scales[source].append(posterior.scales[:, k].log())
+                    counts[source] += len(observation)
+                start = stop
+        for source in self.shapes:
+            self.priors[source] = self._maximize(
+                source,
+                moments[source] / counts[source],
+                means[source] / counts[source],
+                torch.cat(log_scales[source]),
+            )
+
+    def _maximize(self, source, moment: Tensor, latent_mean: Tensor, log_scale) -> GaussianPrior:
+        prior = self.priors[source]
+        mean = prior.mean
+        if self.has_scales(self.shapes[source]):
+            typical = log_scale.median()
+            spread = torch.stack([torch.zeros_like(typical), log_scale.std()])
+        else:
+            typical, spread = torch.zeros_like(moment[0, 0]), None
+            mean = mean + prior.factor @ latent_mean
+            moment = moment - torch.outer(latent_mean, latent_mean)
+        jitter = 1e-6 * moment.diagonal().mean() * torch.eye(len(moment), device=moment.device)
+        factor = typical.exp() * prior.factor @ torch.linalg.cholesky(moment + jitter)
+        factor = _symmetrized(factor, self.shapes[source], self.symmetries[source], prior.rank)
+        return GaussianPrior(mean, factor, spread)
+
+
+def _backproject(observation: JointObservation, source: str, y: Tensor) -> Tensor:
+    r"""One source's part of :math:`\tilde A^T \tilde y`, at the scale of the source."""
+    probe = torch.randn(len(y), sum(observation.sizes), device=y.device, dtype=y.dtype)
+    names = list(observation.source_shapes)
+    parts = [torch.zeros_like(p) for p in observation.split(probe)]
+    k = names.index(source)
+    parts[k] = observation.split(probe)[k]
+    gain = observation.forward(observation.join(parts)).square().sum(dim=1) / observation.sizes[k]
+    back = observation.split(observation.adjoint(y))[k].flatten(1)
+    return back / gain.clip(min=torch.finfo(y.dtype).tiny)[:, None]
+
+
+def _excess_factor(observed: Tensor, explained: Tensor, rank: int) -> Tensor:
+    """Factor of the positive part of the difference of the second moments of ``(N, D)`` arrays."""
+    if observed.shape[1] > 4096:  # work in the span of random combinations of the observations
+        combinations = torch.randn(len(observed), 4 * rank, device=observed.device)
+        span, _ = torch.linalg.qr(observed.T @ combinations)
+        return span @ _excess_factor(observed @ span, explained @ span, rank)
+    excess = observed.T @ observed / len(observed) - explained.T @ explained / len(explained)
+    values, vectors = torch.linalg.eigh(excess)
+    rank = min(rank, len(values))
+    return vectors[:, -rank:] * values[-rank:].clip(min=0).sqrt()
+
+
+def _symmetrized(factor: Tensor, shape, symmetries, rank: int) -> Tensor:
+    """The ``rank`` leading directions of a covariance ``W W^T`` averaged over a source's symmetries."""
+    images = factor.T.reshape(-1, *shape)
+    copies = orbit(images, symmetries)
+    columns = copies.flatten(1).T / math.sqrt(len(copies) / len(images))
+    basis, singular, _ = torch.linalg.svd(columns, full_matrices=False)
+    return basis[:, :rank] * singular[:rank]

@@ -1,0 +1,103 @@
+"""The state of a fit as a tree of plain arrays, for ASDF: weights by name, never pickled."""
+
+import torch
+
+from ..diffusion.em import EMState
+from ..diffusion.gaussian import GaussianPrior
+from ..diffusion.sampling import Draws
+
+__all__ = ["state_from_tree", "tree_from_state"]
+
+
+def tree_from_state(state):
+    """Turn the state of a fit into a tree of arrays, lists and numbers.
+
+    Parameters
+    ----------
+    state : `~astro_ddprism.diffusion.em.EMState`
+        What has been learned.
+
+    Returns
+    -------
+    tree : dict
+        Plain arrays in dictionaries, in the precision in which they were computed.
+    """
+    return {
+        "stage": state.stage,
+        "iteration": state.iteration,
+        "gaussians": {
+            source: {
+                "mean": _array(prior.mean),
+                "factor": _array(prior.factor),
+                "log_scale": _array(prior.log_scale),
+            }
+            for source, prior in state.gaussians.items()
+        },
+        "denoisers": {
+            source: {name: _array(value) for name, value in denoiser.state_dict().items()}
+            for source, denoiser in state.denoisers.items()
+        },
+        "draws": {
+            view: {
+                "x": _array(draws.x),
+                "chi2": _array(draws.chi2),
+                "good": _array(draws.good),
+                "n_redrawn": draws.n_redrawn,
+            }
+            for view, draws in state.draws.items()
+        },
+        "history": {
+            name: [row[name] for row in state.history] for name in (state.history or [{}])[0]
+        },
+    }
+
+
+def state_from_tree(tree, make_denoiser, device):
+    """Turn a tree that `tree_from_state` made back into the state of a fit.
+
+    Parameters
+    ----------
+    tree : mapping
+        The tree.
+    make_denoiser : callable
+        Called with the name of a source and its data scale; returns a denoiser to hold the weights.
+    device : torch.device
+        Where the state lives.
+
+    Returns
+    -------
+    state : `~astro_ddprism.diffusion.em.EMState`
+        What had been learned.
+    """
+    denoisers = {}
+    for source, arrays in tree["denoisers"].items():
+        weights = {name: torch.tensor(array) for name, array in arrays.items()}
+        denoisers[source] = make_denoiser(source, float(weights["data_scale"]))
+        denoisers[source].load_state_dict(weights)
+        denoisers[source].requires_grad_(False)
+    history = tree["history"]
+    return EMState(
+        gaussians={
+            source: GaussianPrior(
+                **{name: torch.tensor(array, device=device) for name, array in arrays.items()}
+            )
+            for source, arrays in tree["gaussians"].items()
+        },
+        denoisers=denoisers,
+        stage=int(tree["stage"]),
+        iteration=int(tree["iteration"]),
+        draws={
+            view: Draws(
+                *(torch.tensor(arrays[name]) for name in ("x", "chi2", "good")),
+                n_redrawn=int(arrays["n_redrawn"]),
+            )
+            for view, arrays in tree["draws"].items()
+        },
+        history=[
+            dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)
+        ],
+    )
+
+
+def _array(tensor):
+    return tensor.detach().cpu().numpy()

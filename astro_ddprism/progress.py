@@ -1,0 +1,34 @@
+"""Progress bars with the time left, for what takes more than a few seconds."""
+
+__all__ = ["Progress"]
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Wraps iterables in progress bars.
+
+    Parameters
+    ----------
+    shown : bool
+        Whether bars are shown at all. They appear on standard error, after two seconds.
+    """
+
+    def __init__(self, shown: bool = True):
+        self.shown = shown
+
+    def __call__(self, iterable, description: str, *, total: int | None = None):
+        """Iterate with a bar.
+
+        Parameters
+        ----------
+        iterable : iterable
+            What to iterate over.
+        description : str
+            What is done.
+        total : int, optional
+            Number of items, where the iterable cannot tell.
+        """
+        return tqdm(
+            iterable, desc=description, total=total, disable=not self.shown, delay=2, leave=False
+        )

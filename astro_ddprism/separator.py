@@ -1,0 +1,603 @@
+"""Learn the priors of sources from views, and separate observations with them."""
+
+import contextlib
+import hashlib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from astropy import units as u
+from astropy.table import QTable
+from azula.noise import VESchedule
+
+from . import __version__
+from .diffusion.denoiser import SourceDenoiser
+from .diffusion.em import EMState, ExpectationMaximization
+from .diffusion.likelihood import log_prob as diffusion_log_prob
+from .diffusion.networks import BACKBONES
+from .diffusion.random import seeded
+from .diffusion.sampling import SAMPLERS, JointSampler, sample_prior
+from .diffusion.solvers import SOLVERS
+from .diffusion.symmetries import SYMMETRIES
+from .errors import InputError
+from .io.asdf import read_tree, write_tree
+from .io.model import state_from_tree, tree_from_state
+from .posterior import PosteriorSamples
+from .progress import Progress
+
+__all__ = ["DiffusionSourceSeparator"]
+
+# Purposes of random numbers outside the fit.
+_POSTERIOR, _PRIOR, _LIKELIHOOD = range(100, 103)
+
+
+@dataclass
+class DiffusionSourceSeparator:
+    r"""Diffusion priors of several sources, learned from views, and the posterior under them.
+
+    The observations of a view are :math:`y = \sum_\beta A^\beta x^\beta + \eta`. `fit` learns a diffusion
+    prior of every source :math:`x^\beta` by expectation maximization; `sample` draws all sources of
+    an observation from their joint posterior, or each from its prior; `log_prob` evaluates the priors.
+
+    Fluxes are linear throughout; inside, they are in units of the median noise of the dataset that the
+    separator was fitted to, ``noise_scale_``.
+
+    Parameters
+    ----------
+    sources : sequence of str, optional
+        The sources that the dataset must hold; by default whatever it holds.
+    device : str
+        ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``, ...
+    seed : int
+        Of all random numbers: the same seed on the same device repeats a fit.
+    progress : bool
+        Whether to show progress bars on standard error.
+    network : str or None
+        ``"unet"`` or ``"mlp"``; by default a U-Net for images and a perceptron for sources of one axis.
+    network_options : dict
+        Options of the network, see `astro_ddprism.diffusion.networks`.
+    precision : str
+        ``"float32"``, or ``"bfloat16"`` for the networks' arithmetic.
+    symmetries : dict of str to sequence of str, optional
+        For each source, which of ``"rotations"`` (by right angles) and ``"flips"`` leave its prior as it
+        is. By default both for square images and none otherwise.
+    sigma_min, sigma_max : float
+        Range of the noise schedule in units of the noise. ``sigma_max`` grows to ten times the data's
+        scale where that is more.
+    warm_start_rank, warm_start_rank_new : int
+        Latent dimensions of the warm start's Gaussian priors: in the first stage, and of sources that
+        are learned beside known ones.
+    warm_start_iterations : int
+        EM iterations of the warm start.
+    n_em_iterations : int
+        EM iterations of each stage, after the one that trains the networks on the warm start.
+    n_first_images, n_images : int
+        Images, repeats included, that a network is trained on in its first and in each later M-step.
+    train_batch_size : int
+        Images in a training step.
+    learning_rate : float
+        Peak learning rate.
+    sampler : str
+        ``"ancestral"``, ``"predictor-corrector"``, ``"ddim"`` or ``"heun"``.
+    n_steps : int
+        Steps of a chain.
+    chain_start : float
+        In later E-steps, the time in (0, 1] at which chains begin: 1 is ``sigma_max``, 0 ``sigma_min``,
+        logarithmic in between.
+    solver : str
+        ``"gmres"``, ``"cg"`` or ``"dense"`` (exact, for observations of a few numbers).
+    solver_iterations : int
+        Iterations of the solver in each step.
+    max_chi2 : float
+        Reduced chi-squared beyond which a chain contradicts its observation.
+    n_redraws : int
+        How often such a chain is drawn again before it is left out.
+    batch_size : int
+        Observations that are worked on at a time; memory grows with it.
+
+    Attributes
+    ----------
+    sources_ : tuple of str
+        The sources that were learned.
+    source_shapes_ : dict of str to tuple of int
+        Their shapes.
+    unit_ : astropy.units.Unit
+        Unit of flux.
+    noise_scale_ : float
+        The flux, in ``unit_``, that is 1 inside: the dataset's median noise.
+    history_ : astropy.table.QTable
+        One row for each EM iteration and source: the training loss, the median and mean reduced
+        chi-squared of the draws, the power of the source (mean square of its pixels), the numbers of
+        chains drawn, drawn again and left out, and the times of both steps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
+    >>> rng = np.random.default_rng(1)
+    >>> views = MultiViewDataset.from_arrays({
+    ...     "first": {"data": rng.normal(0, 2, (64, 2)), "variance": 1.0, "mixing": {"a": np.eye(2)}},
+    ... })
+    >>> separator = DiffusionSourceSeparator(
+    ...     device="cpu", progress=False, n_em_iterations=0, n_first_images=640, n_steps=4
+    ... ).fit(views)
+    >>> separator.sample(views["first"], n_samples=3).samples["a"].shape
+    (3, 64, 2)
+    >>> separator.sample(n_samples=5)["a"].shape
+    (5, 2)
+    """
+
+    sources: tuple[str, ...] | None = None
+    device: str = "auto"
+    seed: int = 0
+    progress: bool = True
+    network: str | None = None
+    network_options: dict = field(default_factory=dict)
+    precision: str = "float32"
+    symmetries: dict | None = None
+    sigma_min: float = 0.1
+    sigma_max: float = 100.0
+    warm_start_rank: int = 128
+    warm_start_rank_new: int = 8
+    warm_start_iterations: int = 4
+    n_em_iterations: int = 4
+    n_first_images: int = 40_000
+    n_images: int = 16_000
+    train_batch_size: int = 32
+    learning_rate: float = 3e-3
+    sampler: str = "ancestral"
+    n_steps: int = 16
+    chain_start: float = 1.0
+    solver: str = "gmres"
+    solver_iterations: int = 2
+    max_chi2: float = 2.0
+    n_redraws: int = 1
+    batch_size: int = 128
+
+    def __post_init__(self):
+        self.sources = None if self.sources is None else tuple(self.sources)
+        choices = {
+            "network": {None, *BACKBONES},
+            "precision": {"float32", "bfloat16"},
+            "sampler": set(SAMPLERS),
+            "solver": set(SOLVERS),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"{name}: {getattr(self, name)!r}; expected one of "
+                    f"{', '.join(sorted(str(a) for a in allowed))}"
+                )
+        for name in ("n_steps", "solver_iterations", "batch_size", "train_batch_size", "n_images",
+                     "n_first_images", "warm_start_rank", "warm_start_rank_new"):  # fmt: skip
+            if int(getattr(self, name)) < 1:
+                raise InputError(f"{name}: {getattr(self, name)}; expected a positive integer")
+        if not 0 < self.chain_start <= 1:
+            raise InputError(f"chain_start: {self.chain_start}; expected a number in (0, 1]")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise InputError(
+                f"sigma_min, sigma_max: {self.sigma_min}, {self.sigma_max}; "
+                "expected 0 < sigma_min < sigma_max"
+            )
+        for source, names in (self.symmetries or {}).items():
+            if not set(names) <= set(SYMMETRIES):
+                raise InputError(
+                    f"symmetries[{source!r}]: {list(names)}; expected names out of {SYMMETRIES}"
+                )
+
+    @classmethod
+    def from_config(cls, config):
+        """Make a separator from a mapping of its parameters.
+
+        Parameters
+        ----------
+        config : mapping of str to object
+            Parameters by name.
+
+        Returns
+        -------
+        DiffusionSourceSeparator
+
+        Raises
+        ------
+        InputError
+            If a name is no parameter.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(config) - known)
+        if unknown:
+            raise InputError(
+                f"configuration: unknown {', '.join(unknown)}; expected names out of "
+                f"{', '.join(sorted(known))}"
+            )
+        return cls(**config)
+
+    @property
+    def config(self):
+        """The parameters by name, as `from_config` takes them."""
+        return asdict(self)
+
+    def fit(self, dataset, *, checkpoint=None, resume=False):
+        """Learn the priors of all sources of a dataset.
+
+        Parameters
+        ----------
+        dataset : MultiViewDataset
+            The views.
+        checkpoint : path-like, optional
+            An ASDF file that is replaced after every EM iteration, from which a fit that was killed can
+            go on.
+        resume : bool
+            Go on from ``checkpoint``. The fit ends where an unbroken one would have.
+
+        Returns
+        -------
+        DiffusionSourceSeparator
+            The separator itself.
+
+        Raises
+        ------
+        InputError
+            If the dataset does not hold the sources asked for, or the checkpoint is of another fit.
+        """
+        self._check_dataset(dataset)
+        self.sources_ = tuple(dataset.sources)
+        self.source_shapes_ = {s: tuple(shape) for s, shape in dataset.source_shapes.items()}
+        self.unit_, self.noise_scale_ = dataset.unit, float(dataset.noise_scale)
+        self._sigma_max = max(float(self.sigma_max), 10 * _typical_rms(dataset) / self.noise_scale_)
+        self._state = EMState()
+        fingerprint = self._fingerprint(dataset)
+        if resume:
+            self._resume(checkpoint, fingerprint)
+        device = self._torch_device()
+        progress = Progress(self.progress)
+        em = ExpectationMaximization(
+            dataset,
+            make_sampler=self._sampler,
+            make_denoiser=self._new_denoiser,
+            source_shapes=self.source_shapes_,
+            symmetries={s: self._symmetries(s) for s in self.sources_},
+            settings=self.config,
+            device=device,
+            track=progress,
+        )
+        for _ in em.run(self._state):
+            if checkpoint is not None:
+                write_tree(
+                    checkpoint, {**self._tree(), "fingerprint": fingerprint}, overwrite=True
+                )
+        return self
+
+    @property
+    def history_(self):
+        """One row for each EM iteration and source."""
+        self._check_fitted()
+        history = QTable(rows=self._state.history)
+        if len(history):
+            history["power"] *= self.noise_scale_**2 * self.unit_**2
+            history["e_step_time"] *= u.s
+            history["m_step_time"] *= u.s
+        return history
+
+    def sample(self, view=None, n_samples=1, *, seed=None):
+        """Draw from the joint posterior of observations, or from the priors.
+
+        Parameters
+        ----------
+        view : View, optional
+            The observations, of any of the learned sources.
+        n_samples : int
+            Number of draws (for each observation).
+        seed : int, optional
+            Of the random numbers; by default the separator's.
+
+        Returns
+        -------
+        PosteriorSamples or dict of str to Quantity
+            Joint posterior samples; or, without a view, prior samples of every source, each of shape
+            ``(n_samples, *shape)``.
+
+        Raises
+        ------
+        InputError
+            If the view's sources, their shapes or its unit do not fit the model.
+        """
+        self._check_fitted()
+        if int(n_samples) < 1:
+            raise InputError(f"n_samples: {n_samples}; expected a positive integer")
+        seed = self.seed if seed is None else seed
+        if view is None:
+            return self._sample_priors(n_samples, seed)
+        self._check_view(view)
+        sampler = self._sampler(self._state.denoisers, self._state.gaussians)
+        index = np.repeat(np.arange(len(view)), n_samples)
+        progress = Progress(self.progress)
+        with seeded(seed, _POSTERIOR, device=self._torch_device()):
+            draws = sampler.draw(view, index, lambda batches: progress(batches, "posterior samples"))
+        x = draws.x.unflatten(0, (len(view), n_samples)).transpose(0, 1).numpy()
+        sizes = np.cumsum([np.prod(self.source_shapes_[s]) for s in view.sources])[:-1]
+        scale = self._scale(view)
+        samples = {
+            source: part.reshape(n_samples, len(view), *self.source_shapes_[source]) * scale
+            for source, part in zip(view.sources, np.split(x, sizes, axis=-1), strict=True)
+        }
+        return PosteriorSamples(samples, view, provenance=self._provenance(seed))
+
+    def log_prob(self, x, source, *, n_probes=None, seed=None, return_error=False):
+        """Log density of candidate sources under a learned prior.
+
+        The probability flow ODE is integrated from the sources to the top of the noise schedule (Song et
+        al. 2021, arXiv:2011.13456, equation 39).
+
+        Parameters
+        ----------
+        x : Quantity or ndarray, shape (N, *shape)
+            Candidates; without a unit in ``unit_``.
+        source : str
+            Which source they are candidates of.
+        n_probes : int, optional
+            Probes of Hutchinson's estimator of the divergence; by default the trace is exact up to 32
+            features, and estimated from 4 probes beyond.
+        seed : int, optional
+            Of the probes.
+        return_error : bool
+            Whether to return the standard error as well.
+
+        Returns
+        -------
+        log_prob : ndarray, shape (N,)
+            In nats, of the density over fluxes in ``unit_``.
+        error : ndarray, shape (N,)
+            Standard error of the trace's estimate, if ``return_error``.
+
+        Raises
+        ------
+        InputError
+            If the source was not learned or the candidates have another shape or unit.
+        """
+        self._check_fitted()
+        self._check_source(source)
+        shape = self.source_shapes_[source]
+        try:
+            values = u.Quantity(x, getattr(x, "unit", self.unit_)).to_value(self.unit_)
+        except u.UnitConversionError as error:
+            raise InputError(f"x: unit {x.unit}; expected {self.unit_}") from error
+        if values.shape[1:] != shape:
+            raise InputError(f"x: shape {values.shape}; expected (N, {', '.join(map(str, shape))})")
+        values = torch.as_tensor(values / self.noise_scale_, dtype=torch.float32)
+        progress = Progress(self.progress)
+        with seeded(self.seed if seed is None else seed, _LIKELIHOOD, device=self._torch_device()):
+            log_prob, error = diffusion_log_prob(
+                self._state.denoisers[source],
+                values,
+                self._state.gaussians[source],
+                n_probes=n_probes,
+                batch_size=self.batch_size,
+                track=lambda batches: progress(batches, "log_prob"),
+            )
+        log_prob = log_prob.cpu().numpy() - np.prod(shape) * np.log(self.noise_scale_)
+        return (log_prob, error.cpu().numpy()) if return_error else log_prob
+
+    def write(self, path, overwrite=False):
+        """Write the model as an ASDF file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path-like
+            The file.
+        overwrite : bool
+            Whether an existing file may be replaced.
+
+        Raises
+        ------
+        InputError
+            If the file exists and ``overwrite`` is not set.
+        """
+        self._check_fitted()
+        tree = self._tree()
+        tree["em"]["draws"] = {}
+        write_tree(path, tree, overwrite=overwrite)
+        self._file = Path(path)
+
+    @classmethod
+    def read(cls, path, device="auto"):
+        """Read a model.
+
+        Parameters
+        ----------
+        path : path-like
+            A file that `write` left.
+        device : str
+            Where to compute with it.
+
+        Returns
+        -------
+        DiffusionSourceSeparator
+
+        Raises
+        ------
+        InputError
+            If the file is no model, damaged, of a newer version, or the checkpoint of an unfinished fit.
+        """
+        tree = read_tree(path, "model")
+        separator = cls.from_config({**tree["config"], "device": device})
+        separator._load(tree, path)
+        missing = [s for s in separator.sources_ if s not in separator._state.denoisers]
+        if missing:
+            raise InputError(
+                f"{path}: an unfinished fit, {', '.join(missing)} not learned; "
+                "expected a model whose fit has ended (go on with fit and resume)"
+            )
+        separator._file = Path(path)
+        return separator
+
+    # What follows serves the methods above.
+
+    def _check_dataset(self, dataset):
+        held = tuple(dataset.sources)
+        if self.sources is not None and set(self.sources) != set(held):
+            raise InputError(
+                f"dataset: holds the sources {', '.join(held)}; expected {', '.join(self.sources)}"
+            )
+        unknown = sorted(set(self.symmetries or {}) - set(held))
+        if unknown:
+            raise InputError(
+                f"symmetries: unknown source {', '.join(unknown)}; expected {', '.join(held)}"
+            )
+
+    def _check_fitted(self):
+        if not hasattr(self, "_state"):
+            raise InputError("this separator has learned nothing yet; call fit or read a model")
+
+    def _check_source(self, source):
+        if source not in self.sources_:
+            raise InputError(
+                f"source: {source!r}; expected one of {', '.join(self.sources_)}"
+            )
+
+    def _check_view(self, view):
+        label = f"view {view.name!r}"
+        for source in view.sources:
+            if source not in self.sources_:
+                raise InputError(
+                    f"{label}: holds the source {source!r}; expected sources of the model, "
+                    f"{', '.join(self.sources_)}"
+                )
+            shape = tuple(view.mixing[source].source_shape)
+            if shape != self.source_shapes_[source]:
+                raise InputError(
+                    f"{label}: source {source!r} has the shape {shape}; "
+                    f"expected {self.source_shapes_[source]} as in the model"
+                )
+        self._scale(view)
+
+    def _scale(self, view) -> float:
+        """The flux, in the view's unit, that is 1 inside."""
+        try:
+            return float((self.noise_scale_ * self.unit_).to_value(view.unit))
+        except u.UnitConversionError as error:
+            raise InputError(
+                f"view {view.name!r}: flux in {view.unit or 'no unit'!s}; "
+                f"expected a unit like the model's, {self.unit_ or 'none'!s}"
+            ) from error
+
+    def _torch_device(self) -> torch.device:
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _symmetries(self, source) -> tuple[str, ...]:
+        shape = self.source_shapes_[source]
+        square = len(shape) == 3 and shape[-1] == shape[-2]
+        chosen = tuple((self.symmetries or {}).get(source, SYMMETRIES if square else ()))
+        if chosen and not square:
+            raise InputError(
+                f"symmetries[{source!r}]: {list(chosen)} of a source of shape {shape}; "
+                "expected a square image"
+            )
+        return chosen
+
+    def _schedule(self) -> VESchedule:
+        return VESchedule(self.sigma_min, self._sigma_max)
+
+    def _new_denoiser(self, source, data_scale) -> SourceDenoiser:
+        shape = self.source_shapes_[source]
+        name = self.network or ("unet" if len(shape) == 3 else "mlp")
+        backbone = BACKBONES[name](shape, SourceDenoiser.n_features, **self.network_options)
+        denoiser = SourceDenoiser(backbone, self._schedule(), data_scale)
+        return denoiser.to(self._torch_device())
+
+    def _sampler(self, denoisers, gaussians) -> JointSampler:
+        return JointSampler(
+            denoisers,
+            gaussians,
+            schedule=self._schedule(),
+            source_shapes=self.source_shapes_,
+            scale=self._scale,
+            device=self._torch_device(),
+            sampler=self.sampler,
+            n_steps=self.n_steps,
+            solver=SOLVERS[self.solver](self.solver_iterations),
+            batch_size=self.batch_size,
+            max_chi2=self.max_chi2,
+            n_redraws=self.n_redraws,
+        )
+
+    def _sample_priors(self, n_samples, seed):
+        progress, samples = Progress(self.progress), {}
+        for k, source in enumerate(self.sources_):
+            with seeded(seed, _PRIOR, k, device=self._torch_device()):
+                x = sample_prior(
+                    self._state.denoisers[source],
+                    self._state.gaussians[source],
+                    self.source_shapes_[source],
+                    n_samples,
+                    sampler=self.sampler,
+                    n_steps=4 * self.n_steps,
+                    batch_size=self.batch_size,
+                    track=lambda batches, source=source: progress(batches, f"{source} prior"),
+                )
+            samples[source] = u.Quantity(x.numpy() * self.noise_scale_, self.unit_)
+        return samples
+
+    def _provenance(self, seed):
+        provenance = {"version": __version__, "seed": seed}
+        if hasattr(self, "_file"):
+            with contextlib.suppress(OSError):
+                digest = hashlib.sha256(self._file.read_bytes()).hexdigest()
+                provenance |= {"model": str(self._file.name), "sha256": digest}
+        return provenance
+
+    def _fingerprint(self, dataset) -> str:
+        """What must agree between a checkpoint and the fit that goes on from it."""
+        digest = hashlib.sha256()
+        for name, view in dataset.items():
+            digest.update(f"{name} {view.sources} {view.unit}".encode())
+            for array in (view.data, view.variance):
+                digest.update(np.ascontiguousarray(array))
+        config = {k: v for k, v in self.config.items() if k not in ("device", "progress")}
+        digest.update(repr(sorted(config.items())).encode())
+        return digest.hexdigest()
+
+    def _resume(self, checkpoint, fingerprint):
+        if checkpoint is None:
+            raise InputError("resume: no checkpoint; expected the file to go on from")
+        tree = read_tree(checkpoint, "model")
+        if tree.get("fingerprint") != fingerprint:
+            raise InputError(
+                f"{checkpoint}: the checkpoint of a fit to other data or with another "
+                "configuration; expected one of this fit"
+            )
+        self._load(tree, checkpoint)
+
+    def _tree(self):
+        return {
+            "kind": "model",
+            "config": {**self.config, "sources": None if self.sources is None else [*self.sources]},
+            "sources": list(self.sources_),
+            "source_shapes": {s: list(shape) for s, shape in self.source_shapes_.items()},
+            "unit": self.unit_.to_string(),
+            "noise_scale": self.noise_scale_,
+            "sigma_max": self._sigma_max,
+            "em": tree_from_state(self._state),
+        }
+
+    def _load(self, tree, path):
+        try:
+            self.sources_ = tuple(tree["sources"])
+            self.source_shapes_ = {s: tuple(shape) for s, shape in tree["source_shapes"].items()}
+            self.unit_ = u.Unit(tree["unit"])
+            self.noise_scale_ = float(tree["noise_scale"])
+            self._sigma_max = float(tree["sigma_max"])
+            self._state = state_from_tree(tree["em"], self._new_denoiser, self._torch_device())
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise InputError(f"{path}: no model of this version: {error}") from error
+
+
+def _typical_rms(dataset) -> float:
+    """The largest of the views' median root mean square of an observation, in the dataset's unit."""
+    return max(
+        float(np.median(np.sqrt(np.square(view.data, dtype=float).reshape(len(view), -1).mean(axis=1))))
+        for view in dataset.values()
+    )
