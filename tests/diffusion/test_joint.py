@@ -1,0 +1,152 @@
+"""Joint posterior sampling against the exact posterior of Gaussian sources."""
+
+import numpy as np
+import pytest
+import torch
+from azula.denoise import Denoiser, DiracPosterior, GaussianDenoiser
+from azula.linalg.covariance import FullCovariance
+from azula.noise import VESchedule
+from azula.sample import DDPMSampler, PCSampler
+from scipy.linalg import block_diag
+
+from astro_ddprism.diffusion.joint import JointPosteriorDenoiser
+from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.diffusion.solvers import CG, GMRES, Dense
+
+SCHEDULE = VESchedule(0.01, 100.0)
+
+
+class GaussianSource(Denoiser):
+    """A Gaussian source with correlated features, of any shape."""
+
+    def __init__(self, size, shape, seed):
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        Q = np.linalg.qr(rng.normal(size=(size, size)))[0]
+        L = np.geomspace(0.1, 4, size) ** 2
+        self.mean, self.covariance = rng.normal(size=size), (Q * L) @ Q.T
+        full = FullCovariance(torch.tensor(Q), torch.tensor(L))
+        self.flat = GaussianDenoiser(torch.tensor(self.mean), full, SCHEDULE)
+        self.schedule, self.shape = SCHEDULE, shape
+
+    def forward(self, x_t, t):
+        mean = self.flat(x_t.flatten(1), t).mean
+        return DiracPosterior(mean=mean.unflatten(1, self.shape))
+
+
+def gaussian_sources(problem):
+    """One Gaussian for each source, and the mean and covariance of all."""
+    sources = [
+        GaussianSource(12, shape, seed)
+        for seed, shape in enumerate(problem.source_shapes.values(), start=10)
+    ]
+    mean = np.concatenate([s.mean for s in sources])
+    return sources, mean, block_diag(*(s.covariance for s in sources))
+
+
+SOLVERS = {"dense": Dense(), "gmres": GMRES(8)}
+SAMPLERS = {
+    "ddpm": lambda denoiser: DDPMSampler(denoiser, steps=256, silent=True),
+    "pc": lambda denoiser: PCSampler(denoiser, steps=128, corrections=1, delta=0.1, silent=True),
+}
+
+
+@pytest.mark.parametrize("solver", [Dense(), GMRES(12), CG(20)], ids=["dense", "gmres", "cg"])
+@pytest.mark.parametrize("psf", [False, True], ids=["matrices", "psf"])
+@pytest.mark.parametrize("n_sources", [1, 2, 3])
+def test_mean_is_exact(linear_problem, n_sources, psf, solver):
+    """E[x | x_t, y] of Gaussian sources at every noise scale, against dense algebra."""
+    problem = linear_problem(n_sources, psf)
+    sources, mean, covariance = gaussian_sources(problem)
+    denoiser = JointPosteriorDenoiser(sources, problem.observation(), solver)
+    rng = np.random.default_rng(1)
+    for t in (0.0, 0.3, 0.6, 1.0):
+        sigma2 = SCHEDULE.sigma(torch.tensor(t, dtype=torch.float64)).item() ** 2
+        x_t = mean + rng.normal(size=(2, len(mean))) * np.sqrt(sigma2 + covariance.diagonal())
+        found = denoiser(torch.tensor(x_t), torch.tensor(t, dtype=torch.float64)).mean
+        assert not found.requires_grad
+        # Given x_t, the sources are Gaussian; the observation then updates them.
+        gain = covariance @ np.linalg.inv(covariance + sigma2 * np.eye(len(mean)))
+        for i in range(2):
+            expected, _ = problem.posterior(i, mean + gain @ (x_t[i] - mean), sigma2 * gain)
+            np.testing.assert_allclose(found[i], expected, rtol=0, atol=1e-7)
+
+
+def whitened(x, mean, covariance):
+    """Draws in coordinates in which they should be standard normal."""
+    return np.linalg.solve(np.linalg.cholesky(covariance), (x - mean).T).T
+
+
+@pytest.mark.parametrize(
+    ("n_sources", "psf", "sampler", "solver"),
+    [
+        (1, True, "ddpm", "dense"),
+        (1, False, "pc", "gmres"),
+        (2, False, "ddpm", "dense"),
+        (2, True, "pc", "gmres"),
+        (3, True, "ddpm", "gmres"),
+        (3, False, "pc", "dense"),
+    ],
+)
+def test_draws_have_the_exact_moments(linear_problem, n_sources, psf, sampler, solver):
+    """Mean and covariance of draws, where those of the posterior are 0 and 1.
+
+    The tolerance is five standard deviations of the sampling error of n draws, for each of a few
+    hundred elements, and 6 % for the steps: the ancestral sampler's variances are low by about
+    the logarithm of the ratio of subsequent noise scales, here log(10^4) / 256 = 3.6 %.
+    """
+    n, bias = 512, 0.06
+    problem = linear_problem(n_sources, psf)
+    sources, mean, covariance = gaussian_sources(problem)
+    denoiser = JointPosteriorDenoiser(sources, problem.observation(n), SOLVERS[solver])
+    with seeded(2, device=torch.device("cpu")):
+        x = torch.randn(2 * n, len(mean), dtype=torch.float64) * SCHEDULE.sigma_max
+        x = SAMPLERS[sampler](denoiser)(x)
+    for i, draws in enumerate(x.view(2, n, -1).numpy()):
+        z = whitened(draws, *problem.posterior(i, mean, covariance))
+        size = z.shape[1]
+        assert np.abs(z.mean(axis=0)).max() < 5 / np.sqrt(n) + bias / 2
+        found = np.cov(z.T)
+        error = np.sqrt((1 + np.eye(size)) / n)
+        assert (np.abs(found - np.eye(size)) < 5 * error + bias * np.eye(size)).all()
+        # All variances together are known much better than each.
+        assert abs(np.trace(found) / size - 1) < 5 * np.sqrt(2 / (n * size)) + bias
+
+
+def test_draws_know_their_own_observation(linear_problem):
+    """The residuals of posterior draws have the spread of the noise."""
+    n = 256
+    problem = linear_problem(2, psf=False)
+    sources, mean, covariance = gaussian_sources(problem)
+    observation = problem.observation(n)
+    # An observation that the priors expect, in place of noise.
+    rng = np.random.default_rng(3)
+    x = rng.multivariate_normal(mean, covariance)
+    y = problem.matrices @ x + rng.normal(size=(2, 7)) * np.sqrt(problem.variance)
+    observation.y = torch.tensor(y * np.sqrt(problem.weights)).repeat_interleave(n, dim=0)
+    denoiser = JointPosteriorDenoiser(sources, observation, Dense())
+    with seeded(4, device=torch.device("cpu")):
+        x = torch.randn(2 * n, len(mean), dtype=torch.float64) * SCHEDULE.sigma_max
+        chi2 = observation.chi2(DDPMSampler(denoiser, steps=64, silent=True)(x))
+    assert 0.2 < chi2.mean() < 3
+
+
+def test_unobserved_source_keeps_its_prior(linear_problem):
+    """A source that the view does not hold is drawn from its prior, the others as without it."""
+    problem = linear_problem(1, psf=False)
+    sources, *_ = gaussian_sources(problem)
+    alone = JointPosteriorDenoiser(sources, problem.observation(), Dense())
+    problem.source_shapes["unobserved"] = (12,)
+    sources, *_ = gaussian_sources(problem)
+    both = JointPosteriorDenoiser(sources, problem.observation(), Dense())
+    x_t = torch.randn(2, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    t = torch.tensor(0.5, dtype=torch.float64)
+    found = both(x_t, t).mean
+    torch.testing.assert_close(found[:, :12], alone(x_t[:, :12], t).mean)
+    torch.testing.assert_close(found[:, 12:], sources[1](x_t[:, 12:], t).mean)
+
+
+def test_schedule_is_shared(linear_problem):
+    problem = linear_problem(2, psf=True)
+    sources, *_ = gaussian_sources(problem)
+    assert JointPosteriorDenoiser(sources, problem.observation(), Dense()).schedule is SCHEDULE
