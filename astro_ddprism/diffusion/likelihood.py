@@ -40,6 +40,8 @@ from torch import Tensor
 from ..errors import InputError
 from .gaussian import GaussianPrior
 
+#: Dimensions up to which the trace is exact, and probes beyond, unless told otherwise.
+_EXACT_SIZE, _N_PROBES = 32, 4
 #: Weights of the first nodes, and mirrored of the last, in Gregory's quadrature of fourth order.
 _END_WEIGHTS = (3 / 8, 7 / 6, 23 / 24)
 
@@ -51,7 +53,8 @@ def log_prob(
     terminal: GaussianPrior,
     *,
     n_steps: int = 64,
-    n_probes: int = 8,
+    n_probes: int | None = None,
+    batch_size: int = 64,
     track=iter,
 ) -> tuple[Tensor, Tensor]:
     r"""Logarithm of the density of sources under their diffusion prior.
@@ -67,18 +70,21 @@ def log_prob(
     denoiser : azula.denoise.Denoiser
         The prior, with a variance-exploding schedule.
     x : torch.Tensor
-        Sources, of shape ``(B, *shape)``. The denoiser is evaluated in their precision; paths and
-        sums are kept in float64.
+        Sources, of shape ``(B, *shape)``, on any device: they move to that of ``terminal``. The
+        denoiser is evaluated in their precision; paths and sums are kept in float64.
     terminal : GaussianPrior
         Moments of the source, in the order of ``x.flatten(1)``. The density at the large end of the
         schedule is :math:`\mathcal{N}(\mu, \mathbb{E}[s^2] W W^T + \sigma_\max^2 I)`.
     n_steps : int
         Steps from one end of the schedule to the other, uniform in time; at least 5.
-    n_probes : int
+    n_probes : int, optional
         Random vectors for Hutchinson's estimate of the trace, at least 2, drawn anew at every step.
         A source of at most as many dimensions gets its trace exactly, from that many basis vectors.
+        By default the trace is exact up to 32 dimensions, and estimated from 4 probes beyond.
+    batch_size : int
+        Sources side by side; memory grows with it and not with their number.
     track : callable
-        Wraps an iterable in a progress bar.
+        Wraps an iterable of known length in a progress bar.
 
     Returns
     -------
@@ -106,34 +112,63 @@ def log_prob(
     >>> print(f"{value.item():.3f} +/- {error.item():.3f}")
     -4.035 +/- 0.000
     """
+    size = math.prod(x.shape[1:])
+    if n_probes is None:
+        n_probes = size if size <= _EXACT_SIZE else _N_PROBES
+    elif n_probes < 2:
+        raise InputError(f"n_probes: found {n_probes}, expected at least 2")
     if n_steps < 5:
         raise InputError(f"n_steps: found {n_steps}, expected at least 5")
-    if n_probes < 2:
-        raise InputError(f"n_probes: found {n_probes}, expected at least 2")
-    dtype, size = x.dtype, x[0].numel()
-    times = torch.linspace(0, 1, 2 * n_steps + 1, dtype=dtype, device=x.device)
-    log_sigma = denoiser.schedule(times[[0, -1]])[1].double().log()
-    step = (log_sigma[1] - log_sigma[0]) / n_steps
+    device = terminal.mean.device
+    flow = _ProbabilityFlow(denoiser, n_steps, n_probes, dtype=x.dtype, device=device)
+    values, variances = [], []
+    nodes = [(begin, i) for begin in range(0, len(x), batch_size) for i in range(n_steps + 1)]
+    for begin, i in track(nodes):
+        if i == 0:
+            path = x[begin : begin + batch_size].to(device, torch.float64)
+            integral, variance = path.new_zeros(2, len(path))
+        path, divergence, uncertainty = flow.advance(path, i)
+        integral = integral + divergence
+        variance = variance + uncertainty
+        if i == n_steps:
+            prior = terminal.to(dtype=torch.float64)
+            values.append(integral + _gaussian_log_prob(prior, path.flatten(1), flow.sigma_max))
+            variances.append(variance)
+    if not values:
+        return torch.zeros(2, 0, dtype=torch.float64, device=device).unbind()
+    return torch.cat(values), torch.cat(variances).sqrt()
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return x - denoiser(x.to(dtype), t).mean.double()
 
-    x = x.double()
-    integral, variance = x.new_zeros(len(x)), x.new_zeros(len(x))
-    for i in track(range(n_steps + 1)):
-        start, middle = times[2 * i], times[min(2 * i + 1, 2 * n_steps)]
-        mean, trace, uncertainty = _mean_and_trace(denoiser, x.to(dtype), start, n_probes)
-        weight = step * _weight(i, n_steps)
-        integral += weight * (size - trace)
-        variance += weight**2 * uncertainty
-        if i < n_steps:
-            k1 = x - mean
-            k2 = velocity(x + step / 2 * k1, middle)
-            k3 = velocity(x + step / 2 * k2, middle)
-            k4 = velocity(x + step * k3, times[2 * i + 2])
-            x = x + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    final = _gaussian_log_prob(terminal.to(x.device, x.dtype), x.flatten(1), log_sigma[1].exp())
-    return final + integral, variance.sqrt()
+class _ProbabilityFlow:
+    """The nodes of a path from the small to the large end of the schedule."""
+
+    def __init__(self, denoiser, n_steps: int, n_probes: int, *, dtype, device):
+        self.denoiser, self.n_steps, self.n_probes, self.dtype = denoiser, n_steps, n_probes, dtype
+        self.times = torch.linspace(0, 1, 2 * n_steps + 1, dtype=dtype, device=device)
+        sigma = denoiser.schedule(self.times[[0, -1]])[1].double()
+        self.sigma_max = sigma[1]
+        self.step = (sigma[1] / sigma[0]).log() / n_steps
+
+    def advance(self, x: Tensor, i: int):
+        """The next node, and this one's share of the divergence with its variance."""
+        mean, trace, variance = _mean_and_trace(
+            self.denoiser, x.to(self.dtype), self.times[2 * i], self.n_probes
+        )
+        weight = self.step * _weight(i, self.n_steps)
+        divergence = weight * (x[0].numel() - trace)
+        if i < self.n_steps:
+            x = self._runge_kutta(x, x - mean, i)
+        return x, divergence, weight**2 * variance
+
+    def _velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        return x - self.denoiser(x.to(self.dtype), t).mean.double()
+
+    def _runge_kutta(self, x: Tensor, k1: Tensor, i: int) -> Tensor:
+        h, (middle, end) = self.step, self.times[2 * i + 1 : 2 * i + 3]
+        k2 = self._velocity(x + h / 2 * k1, middle)
+        k3 = self._velocity(x + h / 2 * k2, middle)
+        k4 = self._velocity(x + h * k3, end)
+        return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
 
 def _weight(i: int, n_steps: int) -> float:

@@ -177,7 +177,25 @@ def test_repeats_under_a_seed_and_tracks():
     assert torch.equal(values[0][0], values[1][0])
     assert torch.equal(values[0][1], values[1][1])
     assert not values[0][0].requires_grad
-    assert seen == 2 * list(range(9))
+    assert len(seen) == 2 * 9
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_batches(n):
+    denoiser, terminal, exact = gaussian(6, 16, torch.float64)
+    x = torch.tensor(exact.rvs(5, random_state=17))[:n]
+    whole, _ = log_prob(denoiser, x, terminal, n_steps=8)
+    parts, error = log_prob(denoiser, x, terminal, n_steps=8, batch_size=2)
+    assert whole.shape == parts.shape == error.shape == (n,)
+    torch.testing.assert_close(parts, whole)
+
+
+def test_default_probes():
+    """Exact in few dimensions, estimated in many."""
+    for size, exactly in ((32, True), (33, False)):
+        denoiser, terminal, _ = gaussian(size, 18, torch.float32)
+        _, error = log_prob(denoiser, torch.zeros(1, size), terminal, n_steps=8)
+        assert (error == 0).all() == exactly
 
 
 @pytest.mark.parametrize(("option", "value"), [("n_steps", 4), ("n_probes", 1)])
