@@ -150,3 +150,21 @@ def test_schedule_is_shared(linear_problem):
     problem = linear_problem(2, psf=True)
     sources, *_ = gaussian_sources(problem)
     assert JointPosteriorDenoiser(sources, problem.observation(), Dense()).schedule is SCHEDULE
+
+
+def test_float32(linear_problem):
+    """Products of networks are in float32 in practice; the result is that of float64 to 1e-4."""
+    problem = linear_problem(2, psf=True)
+    sources, mean, covariance = gaussian_sources(problem)
+    rng = np.random.default_rng(6)
+    x_t = rng.normal(size=(2, len(mean))) * np.sqrt(1 + covariance.diagonal())
+    t = torch.tensor(0.5, dtype=torch.float64)
+    expected = JointPosteriorDenoiser(sources, problem.observation(), Dense())
+    expected = expected(torch.tensor(x_t), t).mean
+    for source in sources:
+        source.flat.to(torch.float32)
+    observation = problem.observation(dtype=torch.float32)
+    found = JointPosteriorDenoiser(sources, observation, GMRES(8))
+    found = found(torch.tensor(x_t, dtype=torch.float32), t.float()).mean
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4 * expected.abs().max())

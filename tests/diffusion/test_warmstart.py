@@ -204,3 +204,16 @@ def test_repeats_under_a_seed():
         )
         factors.append(fit(warm_start, batches_of(dataset.values(), shapes), 2)["b"].factor)
     assert torch.equal(*factors)
+
+
+def test_large_images_work_in_the_span_of_the_observations():
+    """Beyond 64 x 64 pixels, covariances are never written down."""
+    n, rank, shapes = 60, 2, {"a": (1, 65, 65)}
+    W, x = blobs(12, n, rank, size=65)
+    data = x + np.random.default_rng(13).normal(size=x.shape)
+    view = MultiViewDataset.from_arrays(
+        {"view": {"data": data, "variance": 1.0, "mixing": {"a": 1.0}}}
+    )["view"]
+    warm_start = GaussianWarmStart({}, shapes, symmetries={"a": ()}, ranks={"a": 3})
+    priors = fit(warm_start, batches_of([view], shapes), 3)
+    assert explained(priors["a"].factor[:, :rank].double().numpy(), W) > 0.99
