@@ -231,7 +231,7 @@ class ExpectationMaximization:
         for source in stage.sources:
             samples = self._samples(stage, state, source)
             if first:
-                data_scale = samples.flatten(1).square().mean(dim=1).median().sqrt()
+                data_scale = samples.flatten(1).square().mean(dim=1).sqrt().quantile(0.9)
                 with self._seeded(state, _NETWORKS):
                     state.denoisers[source] = self.make_denoiser(source, float(data_scale))
             state.denoisers[source].requires_grad_(True)

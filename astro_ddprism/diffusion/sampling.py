@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from azula.sample import DDIMSampler, DDPMSampler, HeunSampler, PCSampler
+from azula.sample import DDIMSampler, DDPMSampler, HeunSampler, PCSampler, zEABSampler
 from torch import Tensor
 
-from .gaussian import GaussianPrior, LatentPosterior, ScaleMixtureDenoiser
+from .gaussian import GaussianPrior, LatentPosterior, ScaleMixtureDenoiser, absorb_residual
 from .joint import JointPosteriorDenoiser
 from .observation import JointObservation
 from .solvers import Solver
@@ -29,6 +29,7 @@ from .warmstart import GaussianWarmStart
 
 #: Samplers of azula by the names of the field.
 SAMPLERS = {
+    "adams-bashforth": zEABSampler,
     "ancestral": DDPMSampler,
     "predictor-corrector": PCSampler,
     "ddim": DDIMSampler,
@@ -189,7 +190,7 @@ class JointSampler:
         latent.maximize_scales(
             [GaussianWarmStart.has_scales(self.source_shapes[source]) for source in sources]
         )
-        first = torch.cat(latent.sample(inverse), dim=1)
+        first = absorb_residual(observation, torch.cat(latent.sample(inverse), dim=1))
         if not any(source in self.denoisers for source in sources):
             return None, first
         denoisers = [
