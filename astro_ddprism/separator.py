@@ -22,7 +22,8 @@ from .diffusion.solvers import SOLVERS
 from .diffusion.symmetries import SYMMETRIES
 from .errors import InputError
 from .io.asdf import read_tree, write_tree
-from .io.model import state_from_tree, tree_from_state
+from .io.model import digest, state_from_tree, tree_from_state
+from .mixing import Composition, Convolution
 from .posterior import PosteriorSamples
 from .progress import Progress
 
@@ -246,6 +247,10 @@ class DiffusionSourceSeparator:
         self.sources_ = tuple(dataset.sources)
         self.source_shapes_ = {s: tuple(shape) for s, shape in dataset.source_shapes.items()}
         self.unit_, self.noise_scale_ = dataset.unit, float(dataset.noise_scale)
+        self._psf = {
+            s: sorted({_has_psf(v.mixing[s]) for v in dataset.values() if s in v.mixing})
+            for s in self.sources_
+        }
         self._sigma_max = max(float(self.sigma_max), 10 * _typical_rms(dataset) / self.noise_scale_)
         self._state = EMState()
         fingerprint = self._fingerprint(dataset)
@@ -302,7 +307,7 @@ class DiffusionSourceSeparator:
         Raises
         ------
         InputError
-            If the view's sources, their shapes or its unit do not fit the model.
+            If the view's sources, their shapes, its unit or whether it has a PSF do not fit the model.
         """
         self._check_fitted()
         if int(n_samples) < 1:
@@ -425,9 +430,10 @@ class DiffusionSourceSeparator:
         separator = cls.from_config({**tree["config"], "device": device})
         separator._load(tree, path)
         missing = [s for s in separator.sources_ if s not in separator._state.denoisers]
-        if missing:
+        if missing or separator._state.iteration > 0:
+            learning = ", ".join(missing or separator.sources_)
             raise InputError(
-                f"{path}: an unfinished fit, {', '.join(missing)} not learned; "
+                f"{path}: an unfinished fit, still learning {learning}; "
                 "expected a model whose fit has ended (go on with fit and resume)"
             )
         separator._file = Path(path)
@@ -470,6 +476,13 @@ class DiffusionSourceSeparator:
                 raise InputError(
                     f"{label}: source {source!r} has the shape {shape}; "
                     f"expected {self.source_shapes_[source]} as in the model"
+                )
+            psf = _has_psf(view.mixing[source])
+            if psf not in self._psf[source]:
+                light = "as seen through the PSF", "before the PSF"
+                raise InputError(
+                    f"{label}: source {source!r} is light {light[psf]}; "
+                    f"expected light {light[not psf]}, as the model has learned it"
                 )
         self._scale(view)
 
@@ -552,14 +565,18 @@ class DiffusionSourceSeparator:
 
     def _fingerprint(self, dataset) -> str:
         """What must agree between a checkpoint and the fit that goes on from it."""
-        digest = hashlib.sha256()
-        for name, view in dataset.items():
-            digest.update(f"{name} {view.sources} {view.unit}".encode())
-            for array in (view.data, view.variance):
-                digest.update(np.ascontiguousarray(array))
+        views = {
+            name: {
+                "unit": str(view.unit),
+                "data": view.data,
+                "variance": view.variance,
+                "mask": view.mask,
+                "mixing": {source: op.state() for source, op in view.mixing.items()},
+            }
+            for name, view in dataset.items()
+        }
         config = {k: v for k, v in self.config.items() if k not in ("device", "progress")}
-        digest.update(repr(sorted(config.items())).encode())
-        return digest.hexdigest()
+        return digest({"views": views, "config": config})
 
     def _resume(self, checkpoint, fingerprint):
         if checkpoint is None:
@@ -580,6 +597,7 @@ class DiffusionSourceSeparator:
             "source_shapes": {s: list(shape) for s, shape in self.source_shapes_.items()},
             "unit": self.unit_.to_string(),
             "noise_scale": self.noise_scale_,
+            "psf": self._psf,
             "sigma_max": self._sigma_max,
             "em": tree_from_state(self._state),
         }
@@ -590,10 +608,17 @@ class DiffusionSourceSeparator:
             self.source_shapes_ = {s: tuple(shape) for s, shape in tree["source_shapes"].items()}
             self.unit_ = u.Unit(tree["unit"])
             self.noise_scale_ = float(tree["noise_scale"])
+            self._psf = {s: list(psf) for s, psf in tree["psf"].items()}
             self._sigma_max = float(tree["sigma_max"])
             self._state = state_from_tree(tree["em"], self._new_denoiser, self._torch_device())
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
+
+
+def _has_psf(operator) -> bool:
+    if isinstance(operator, Composition):
+        return any(_has_psf(part) for part in operator.operators)
+    return isinstance(operator, Convolution)
 
 
 def _typical_rms(dataset) -> float:

@@ -1,12 +1,52 @@
 """The state of a fit as a tree of plain arrays, for ASDF: weights by name, never pickled."""
 
+import hashlib
+
+import numpy as np
 import torch
 
 from ..diffusion.em import EMState
 from ..diffusion.gaussian import GaussianPrior
 from ..diffusion.sampling import Draws
 
-__all__ = ["state_from_tree", "tree_from_state"]
+__all__ = ["digest", "state_from_tree", "tree_from_state"]
+
+
+def digest(tree):
+    """SHA-256 of a tree of arrays, lists, numbers and strings.
+
+    Parameters
+    ----------
+    tree : mapping
+        The tree; the order of its keys counts.
+
+    Returns
+    -------
+    digest : str
+        Hexadecimal.
+
+    Examples
+    --------
+    >>> digest({"a": [1.0, 2.0]}) == digest({"a": [1.0, 3.0]})
+    False
+    """
+    sha256 = hashlib.sha256()
+
+    def update(node):
+        if isinstance(node, dict):
+            node = list(node.items())
+        if isinstance(node, (list, tuple)):
+            sha256.update(f"{len(node)} items".encode())
+            for part in node:
+                update(part)
+        elif isinstance(node, np.ndarray):
+            sha256.update(f"{node.dtype} {node.shape}".encode())
+            sha256.update(np.ascontiguousarray(node))
+        else:
+            sha256.update(repr(node).encode())
+
+    update(tree)
+    return sha256.hexdigest()
 
 
 def tree_from_state(state):
