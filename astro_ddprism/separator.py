@@ -17,13 +17,14 @@ from .diffusion.em import EMState, ExpectationMaximization
 from .diffusion.likelihood import log_prob as diffusion_log_prob
 from .diffusion.networks import BACKBONES
 from .diffusion.random import seeded
-from .diffusion.sampling import SAMPLERS, JointSampler, sample_prior
+from .diffusion.sampling import JointSampler, sample_prior
 from .diffusion.solvers import SOLVERS
 from .diffusion.symmetries import SYMMETRIES
 from .errors import InputError
 from .io.asdf import read_tree, write_tree
 from .io.model import digest, state_from_tree, tree_from_state
 from .mixing import Composition, Convolution
+from .options import check_options
 from .posterior import PosteriorSamples
 from .progress import Progress
 
@@ -159,34 +160,7 @@ class DiffusionSourceSeparator:
 
     def __post_init__(self):
         self.sources = None if self.sources is None else tuple(self.sources)
-        choices = {
-            "network": {None, *BACKBONES},
-            "precision": {"float32", "bfloat16"},
-            "sampler": set(SAMPLERS),
-            "solver": set(SOLVERS),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name}: {getattr(self, name)!r}; expected one of "
-                    f"{', '.join(sorted(str(a) for a in allowed))}"
-                )
-        for name in ("n_steps", "solver_iterations", "batch_size", "train_batch_size", "n_images",
-                     "n_first_images", "warm_start_rank", "warm_start_rank_new"):  # fmt: skip
-            if int(getattr(self, name)) < 1:
-                raise InputError(f"{name}: {getattr(self, name)}; expected a positive integer")
-        if not 0 < self.chain_start <= 1:
-            raise InputError(f"chain_start: {self.chain_start}; expected a number in (0, 1]")
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise InputError(
-                f"sigma_min, sigma_max: {self.sigma_min}, {self.sigma_max}; "
-                "expected 0 < sigma_min < sigma_max"
-            )
-        for source, names in (self.symmetries or {}).items():
-            if not set(names) <= set(SYMMETRIES):
-                raise InputError(
-                    f"symmetries[{source!r}]: {list(names)}; expected names out of {SYMMETRIES}"
-                )
+        check_options(self)
 
     @classmethod
     def from_config(cls, config):
@@ -257,6 +231,9 @@ class DiffusionSourceSeparator:
         if resume:
             self._resume(checkpoint, fingerprint)
         device = self._torch_device()
+        with seeded(self.seed, device=device):  # what cannot be built is found before the work
+            for source in self.sources_:
+                self._new_denoiser(source, 1.0)
         progress = Progress(self.progress)
         em = ExpectationMaximization(
             dataset,
@@ -497,9 +474,17 @@ class DiffusionSourceSeparator:
             ) from error
 
     def _torch_device(self) -> torch.device:
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                f"device: found {self.device!r}, which this machine or torch does not have; "
+                "expected auto, cpu, cuda, ..."
+            ) from error
+        return device
 
     def _symmetries(self, source) -> tuple[str, ...]:
         shape = self.source_shapes_[source]
@@ -518,7 +503,13 @@ class DiffusionSourceSeparator:
     def _new_denoiser(self, source, data_scale) -> SourceDenoiser:
         shape = self.source_shapes_[source]
         name = self.network or ("unet" if len(shape) == 3 else "mlp")
-        backbone = BACKBONES[name](shape, SourceDenoiser.n_features, **self.network_options)
+        try:
+            backbone = BACKBONES[name](shape, SourceDenoiser.n_features, **self.network_options)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"network_options: no {name} for the source {source!r} of shape {shape} with "
+                f"{self.network_options}: {error}"
+            ) from error
         denoiser = SourceDenoiser(backbone, self._schedule(), data_scale)
         return denoiser.to(self._torch_device())
 
