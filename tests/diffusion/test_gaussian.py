@@ -11,7 +11,12 @@ from azula.noise import VESchedule
 from scipy.linalg import block_diag
 from scipy.optimize import brute
 
-from astro_ddprism.diffusion.gaussian import GaussianPrior, LatentPosterior, ScaleMixtureDenoiser
+from astro_ddprism.diffusion.gaussian import (
+    GaussianPrior,
+    LatentPosterior,
+    ScaleMixtureDenoiser,
+    absorb_residual,
+)
 from astro_ddprism.diffusion.random import seeded
 
 CPU = torch.device("cpu")
@@ -177,3 +182,28 @@ def test_denoiser(rank):
             covariance = FullCovariance(torch.tensor(Q), scale**2 * torch.tensor(L.clip(min=0)))
             expected = GaussianDenoiser(mean, covariance, SCHEDULE)(x_t[k].flatten()[None], t).mean
             torch.testing.assert_close(found[k].flatten(), expected[0])
+
+
+def test_absorbed_residual_is_a_posterior_draw(linear_problem):
+    """What the first source takes is a draw of an isotropic Gaussian given the residual."""
+    problem, n = linear_problem(2, psf=True), 4000
+    observation = problem.observation(n)
+    x = torch.zeros(2 * n, 24, dtype=torch.float64)
+    chi2 = observation.chi2(x)
+    with seeded(7, device=CPU):
+        draws = absorb_residual(observation, x).view(2, n, 24).numpy()
+    assert (draws[..., 12:] == 0).all()
+    for i in range(2):
+        delta = chi2[i * n].item() - 1
+        covariance = block_diag(delta * np.eye(12), np.zeros((12, 12)))
+        mean, covariance = dense_posterior(problem, i, np.zeros(24), covariance)
+        z = np.linalg.solve(np.linalg.cholesky(covariance[:12, :12]), (draws[i] - mean).T[:12])
+        assert np.abs(z.mean(axis=1)).max() < 5 / np.sqrt(n)
+        assert np.abs(np.cov(z) - np.eye(12)).max() < 5 * np.sqrt(2 / n)
+
+
+def test_explained_observations_absorb_nothing(linear_problem):
+    observation = linear_problem(1, psf=True).observation()
+    observation.y = torch.zeros_like(observation.y)
+    x = torch.zeros(2, 12, dtype=torch.float64)
+    assert torch.equal(absorb_residual(observation, x), x)

@@ -65,7 +65,7 @@ def make_sampler(denoisers, sources, **options):
         **{
             "schedule": SCHEDULE,
             "source_shapes": dict.fromkeys(sources, (SIZE,)),
-            "scale": lambda view: 1.0,
+            "scale": lambda _: 1.0,
             "device": CPU,
             "sampler": "adams-bashforth",
             "n_steps": 64,

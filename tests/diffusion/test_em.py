@@ -1,0 +1,269 @@
+"""Stages, and what an EM iteration does with draws."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from azula.noise import VESchedule
+
+from astro_ddprism.dataset import MultiViewDataset
+from astro_ddprism.diffusion import em as module
+from astro_ddprism.diffusion.denoiser import SourceDenoiser
+from astro_ddprism.diffusion.em import EMState, ExpectationMaximization, Stage, plan_stages
+from astro_ddprism.diffusion.networks import MLP
+from astro_ddprism.diffusion.sampling import JointSampler
+from astro_ddprism.diffusion.solvers import Dense
+from astro_ddprism.errors import InputError
+from astro_ddprism.io.model import tree_from_state
+
+CPU = torch.device("cpu")
+SCHEDULE = VESchedule(0.1, 100.0)
+SIZE = 2
+
+
+# --- stages ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("views", "stages"),
+    [
+        ({"v": "a"}, [("a", "v")]),
+        ({"v": "ab"}, [("ab", "v")]),
+        # contrastive: one source a stage, in whichever order the views come
+        ({"v": "a", "w": "ab", "u": "abc"}, [("a", "v"), ("b", "w"), ("c", "u")]),
+        ({"u": "cab", "w": "ba", "v": "a"}, [("a", "v"), ("b", "w"), ("c", "u")]),
+        # mixed: all at once, from all views
+        ({"v": "ab", "w": "ab"}, [("ab", "vw")]),
+        ({"v": "ab", "w": "ba"}, [("ab", "vw")]),
+        # two views of the same source
+        ({"v": "a", "w": "a", "u": "ab"}, [("a", "vw"), ("b", "u")]),
+        # a source of its own beside: each view is used as soon as it can be
+        ({"v": "a", "w": "c", "u": "abc"}, [("a", "v"), ("c", "w"), ("b", "u")]),
+        # two new sources at once, and a view that then holds known sources only
+        ({"v": "a", "w": "abc", "u": "bc"}, [("a", "v"), ("bc", "wu")]),
+        ({}, []),
+    ],
+)
+def test_stages(views, stages):
+    expected = [Stage(tuple(sources), tuple(names)) for sources, names in stages]
+    assert plan_stages({name: tuple(held) for name, held in views.items()}) == expected
+
+
+# --- iterations ----------------------------------------
+
+
+def make_views(**held):
+    """Views of 12 observations each; every source has a mean of its own."""
+    rng = np.random.default_rng(4)
+    means = {"a": 4.0, "b": -6.0, "c": 10.0}
+    return MultiViewDataset.from_arrays(
+        {
+            name: {
+                "data": sum(rng.normal(means[s], 2, (12, SIZE)) for s in sources)
+                + rng.normal(size=(12, SIZE)),
+                "variance": 1.0,
+                "mixing": {s: np.eye(SIZE) for s in sources},
+            }
+            for name, sources in held.items()
+        }
+    )
+
+
+def make_denoiser(source, data_scale):
+    backbone = MLP((SIZE,), SourceDenoiser.n_features, width=8, depth=1, embedding=4)
+    return SourceDenoiser(backbone, SCHEDULE, data_scale)
+
+
+def make_em(views, make_sampler=None, **settings):
+    def joint_sampler(denoisers, gaussians):
+        return JointSampler(
+            denoisers,
+            gaussians,
+            schedule=SCHEDULE,
+            source_shapes=views.source_shapes,
+            scale=lambda _: 1.0,
+            device=CPU,
+            sampler="adams-bashforth",
+            n_steps=4,
+            solver=Dense(),
+            batch_size=5,
+            max_chi2=2.0,
+            n_redraws=1,
+        )
+
+    return ExpectationMaximization(
+        views,
+        make_sampler=make_sampler(joint_sampler) if make_sampler else joint_sampler,
+        make_denoiser=make_denoiser,
+        source_shapes=views.source_shapes,
+        symmetries=dict.fromkeys(views.sources, ()),
+        settings={
+            "seed": 1,
+            "n_em_iterations": 1,
+            "warm_start_rank": 2,
+            "warm_start_rank_new": 2,
+            "warm_start_iterations": 2,
+            "batch_size": 5,
+            "n_first_images": 200,
+            "n_images": 200,
+            "train_batch_size": 8,
+            "learning_rate": 1e-3,
+            "precision": "float32",
+            "chain_start": 1.0,
+            **settings,
+        },
+        device=CPU,
+        track=lambda items, title, **_: items,  # noqa: ARG005
+    )
+
+
+def leaves(tree, name=""):
+    if name == "/history":
+        tree = dict(tree)
+    if isinstance(tree, dict):
+        return {k: v for key in tree for k, v in leaves(tree[key], f"{name}/{key}").items()}
+    return {name: tree}
+
+
+def assert_same(state, other):
+    """All that was learned, drawn and recorded is equal to the last bit, but for the times."""
+    first, second = leaves(tree_from_state(state)), leaves(tree_from_state(other))
+    assert set(first) == set(second)
+    for name, value in first.items():
+        if not name.endswith("_time"):
+            np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+SETTINGS = [
+    {"v": "a"},
+    {"v": "a", "w": "ab"},
+    {"v": "a", "w": "ab", "u": "abc"},
+    {"v": "ab", "w": "ab"},
+    {"v": "abc"},
+]
+
+
+@pytest.mark.parametrize("held", SETTINGS, ids=lambda held: "-".join(held.values()))
+def test_sources_are_learned_in_their_stages(held):
+    em, state = make_em(make_views(**held)), EMState()
+    seen = []
+    for _ in em.run(state):
+        seen.append((state.stage, state.iteration, "".join(state.denoisers)))
+        assert set(state.gaussians) == set(state.denoisers)
+    expected, known = [], ""
+    for k, stage in enumerate(em.stages):
+        known += "".join(stage.sources)
+        expected += [(k, 1, known), (k + 1, 0, known)]
+    assert seen == expected
+    assert not state.draws
+    rows = [(row["stage"], row["iteration"], row["source"]) for row in state.history]
+    assert rows == [
+        (k, i, source)
+        for k, stage in enumerate(em.stages)
+        for i in (0, 1)
+        for source in stage.sources
+    ]
+    for row in state.history:
+        assert row["n_chains"] == 12 * len(em.stages[row["stage"]].views)
+        assert np.isfinite([row["loss"], row["chi2"], row["chi2_mean"], row["power"]]).all()
+        assert row["power"] > 0
+        assert row["e_step_time"] > 0
+        assert row["m_step_time"] > 0
+
+
+def test_known_sources_stay_as_they_are():
+    state = EMState()
+    weights = {}
+    for _ in make_em(make_views(v="a", w="ab")).run(state):
+        now = [p.clone() for p in state.denoisers["a"].parameters()]
+        weights[state.stage, state.iteration] = now
+    learned = weights[1, 0]
+    assert not all(torch.equal(p, q) for p, q in zip(weights[0, 1], learned, strict=True))
+    for later in (weights[1, 1], weights[2, 0]):
+        assert all(torch.equal(p, q) for p, q in zip(learned, later, strict=True))
+
+
+@pytest.mark.parametrize("held", SETTINGS[1:4], ids=lambda held: "-".join(held.values()))
+def test_goes_on_from_any_iteration_as_if_unbroken(held):
+    em, state, states = make_em(make_views(**held)), EMState(), []
+    for _ in em.run(state):
+        states.append(copy.deepcopy(state))
+    for between in states[:-1]:
+        torch.rand(7)  # whatever else draws random numbers
+        for _ in em.run(between):
+            pass
+        assert_same(between, state)
+    assert list(em.run(states[-1])) == []  # nothing left to do
+
+
+def test_random_numbers_of_the_caller_are_left_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    list(make_em(make_views(v="a")).run(EMState()))
+    assert torch.equal(torch.rand(3), expected)
+
+
+class Spoiled:
+    """A sampler some of whose chains have failed."""
+
+    def __init__(self, sampler, bad):
+        self.sampler, self.bad = sampler, bad
+
+    def __getattr__(self, name):
+        return getattr(self.sampler, name)
+
+    def draw(self, *args, **options):
+        draws = self.sampler.draw(*args, **options)
+        draws.x[self.bad] = torch.nan
+        draws.chi2[self.bad] = torch.inf
+        draws.good = torch.ones_like(draws.good)
+        draws.good[self.bad] = False
+        draws.n_redrawn = 3
+        return draws
+
+
+def spoil(bad):
+    return lambda make: lambda denoisers, gaussians: Spoiled(make(denoisers, gaussians), bad)
+
+
+def test_failed_chains_are_left_out_and_counted(monkeypatch):
+    trained = []
+
+    def train(denoiser, samples, **options):
+        trained.append(samples)
+        return 0.0
+
+    monkeypatch.setattr(module, "train", train)
+    state = EMState()
+    list(make_em(make_views(v="ab", w="b"), spoil([1, 4])).run(state))
+    # First b alone from w; then a from v. Each M-step sees the ten good draws of each view.
+    assert [len(samples) for samples in trained] == [10, 10, 10, 10]
+    assert all(torch.isfinite(samples).all() for samples in trained)
+    for row in state.history:
+        assert (row["n_chains"], row["n_left_out"], row["n_redrawn"]) == (12, 2, 3)
+        assert np.isfinite([row["chi2"], row["chi2_mean"], row["power"]]).all()
+
+
+def test_training_sees_the_draws_of_all_views(monkeypatch):
+    trained = {}
+
+    def train(denoiser, samples, **options):
+        trained[len(trained)] = samples
+        return 0.0
+
+    monkeypatch.setattr(module, "train", train)
+    list(make_em(make_views(v="ab", w="ba"), n_em_iterations=0).run(EMState()))
+    assert [len(samples) for samples in trained.values()] == [24, 24]
+    # Sources are told apart by name, whatever their order in a view: their sum is the data's.
+    sums = trained[0] + trained[1]
+    views = make_views(v="ab", w="ba")
+    data = np.concatenate([views["v"].data, views["w"].data])
+    assert np.sqrt(np.mean((sums.numpy() - data) ** 2)) < 1.3  # noise of 1
+
+
+def test_no_chain_left():
+    em = make_em(make_views(v="a"), spoil(slice(None)))
+    with pytest.raises(InputError, match="'v': all 12 chains contradict"):
+        list(em.run(EMState()))

@@ -1,0 +1,97 @@
+"""States of fits as trees, and back."""
+
+import numpy as np
+import pytest
+import torch
+from azula.noise import VESchedule
+
+from astro_ddprism.diffusion.denoiser import SourceDenoiser
+from astro_ddprism.diffusion.em import EMState
+from astro_ddprism.diffusion.gaussian import GaussianPrior
+from astro_ddprism.diffusion.networks import MLP
+from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.diffusion.sampling import Draws
+from astro_ddprism.io.asdf import read_tree, write_tree
+from astro_ddprism.io.model import digest, state_from_tree, tree_from_state
+
+CPU = torch.device("cpu")
+
+
+def make_denoiser(source, data_scale):
+    assert source == "a"
+    backbone = MLP((2,), SourceDenoiser.n_features, width=8, depth=1, embedding=4)
+    return SourceDenoiser(backbone, VESchedule(0.1, 10.0), data_scale)
+
+
+@pytest.fixture
+def state():
+    row = {"stage": 0, "iteration": 0, "source": "a", "loss": 0.5, "n_chains": 3}
+    with seeded(1, device=CPU):
+        return EMState(
+            gaussians={"a": GaussianPrior(torch.randn(2), torch.randn(2, 2), torch.randn(2))},
+            denoisers={"a": make_denoiser("a", 1.7)},
+            stage=0,
+            iteration=2,
+            draws={
+                "view": Draws(
+                    torch.randn(3, 2), torch.rand(3), torch.tensor([True, False, True]), 4
+                )
+            },
+            history=[row, {**row, "iteration": 1, "loss": 0.25}],
+        )
+
+
+def flat(tree, name=""):
+    """The leaves of a tree by their paths."""
+    if isinstance(tree, dict):
+        return {k: v for key in tree for k, v in flat(tree[key], f"{name}/{key}").items()}
+    return {name: tree}
+
+
+def assert_same(tree, other):
+    tree, other = flat(tree), flat(other)
+    assert set(tree) == set(other)
+    for name, value in tree.items():
+        np.testing.assert_array_equal(value, other[name], strict=isinstance(value, np.ndarray))
+
+
+def test_round_trip_through_a_file(state, tmp_path):
+    tree = tree_from_state(state)
+    write_tree(tmp_path / "state.asdf", {"kind": "model", "em": tree})
+    again = state_from_tree(read_tree(tmp_path / "state.asdf", "model")["em"], make_denoiser, CPU)
+    assert_same(tree_from_state(again), tree)
+    assert again.history == state.history
+    assert list(again.history[0]) == list(state.history[0])  # the order of columns
+    assert again.draws["view"].n_redrawn == 4
+    x, t = torch.randn(5, 2), torch.tensor(0.3)
+    expected, found = state.denoisers["a"](x, t).mean, again.denoisers["a"](x, t).mean
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
+
+
+def test_trees_hold_nothing_but_plain_values(state):
+    for name, value in flat(tree_from_state(state)).items():
+        assert isinstance(value, (np.ndarray, int, list)), name
+        assert not isinstance(value, np.ndarray) or value.dtype in (np.float32, bool), name
+
+
+def test_nothing_learned_yet():
+    again = state_from_tree(tree_from_state(EMState()), make_denoiser, CPU)
+    assert again == EMState()
+
+
+def test_digest_tells_trees_apart():
+    def tree(**changes):
+        return {"a": np.arange(6), "b": {"c": [1.0, "x"], "d": None}} | changes
+
+    different = [
+        tree(),
+        tree(a=np.arange(6.0)),
+        tree(a=np.arange(6).reshape(2, 3)),
+        tree(a=[0, 1, 2, 3, 4, 5]),
+        tree(b={"c": [1.0], "d": None}),
+        tree(b={"c": [[1.0], "x"], "d": None}),
+        tree(e=0),
+    ]
+    assert len({digest(t) for t in different}) == len(different)
+    assert digest(tree()) == digest(tree(a=np.arange(12)[::2] // 2))

@@ -1,0 +1,28 @@
+from astro_ddprism.progress import Progress
+
+
+def test_items_pass_through():
+    for shown in (True, False):
+        assert list(Progress(shown)(range(3), "counting")) == [0, 1, 2]
+
+
+def test_short_work_has_no_bar(capfd):
+    assert sum(Progress()(range(100), "counting")) == 4950
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bar_tells_the_time_left(capfd):
+    bar = Progress()(range(4), "counting")
+    bar.delay, bar.mininterval = 0, 0  # work that is long already
+    next(items := iter(bar))
+    next(items)
+    err = capfd.readouterr().err
+    assert "counting:  25%" in err
+    assert "1/4" in err
+    assert "<" in err  # elapsed<left
+    assert list(items) == [2, 3]
+
+
+def test_total_of_what_cannot_tell():
+    assert Progress()((i for i in range(2)), "counting", total=7).total == 7
+    assert Progress(False)(range(2), "counting").disable
