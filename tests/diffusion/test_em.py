@@ -186,9 +186,8 @@ def test_known_sources_stay_as_they_are():
 
 @pytest.mark.parametrize("held", SETTINGS[1:4], ids=lambda held: "-".join(held.values()))
 def test_goes_on_from_any_iteration_as_if_unbroken(held):
-    em, state, states = make_em(make_views(**held)), EMState(), []
-    for _ in em.run(state):
-        states.append(copy.deepcopy(state))
+    em, state = make_em(make_views(**held)), EMState()
+    states = [copy.deepcopy(state) for _ in em.run(state)]
     for between in states[:-1]:
         torch.rand(7)  # whatever else draws random numbers
         for _ in em.run(between):
