@@ -596,7 +596,7 @@ class DiffusionSourceSeparator:
     def _load(self, tree, path):
         try:
             self.sources_ = tuple(tree["sources"])
-            self.source_shapes_ = {s: tuple(shape) for s, shape in tree["source_shapes"].items()}
+            self.source_shapes_ = {s: tuple(tree["source_shapes"][s]) for s in self.sources_}
             self.unit_ = u.Unit(tree["unit"])
             self.noise_scale_ = float(tree["noise_scale"])
             self._psf = {s: list(psf) for s, psf in tree["psf"].items()}

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ..errors import InputError
 from .denoiser import SourceDenoiser
 from .gaussian import GaussianPrior
 from .random import seeded
@@ -224,6 +225,11 @@ class ExpectationMaximization:
                     first=None if previous is None else previous.x,
                     start=1.0 if previous is None else self.settings["chain_start"],
                 )
+                if not state.draws[name].good.any():
+                    raise InputError(
+                        f"view {name!r}: all {len(view)} chains contradict their observations, "
+                        "expected data that its variance and mixing can explain"
+                    )
 
     def _maximize(self, stage: Stage, state: EMState) -> dict[str, float]:
         settings, losses = self.settings, {}

@@ -86,9 +86,10 @@ def tree_from_state(state):
             }
             for view, draws in state.draws.items()
         },
-        "history": {
-            name: [row[name] for row in state.history] for name in (state.history or [{}])[0]
-        },
+        # Pairs, since a YAML mapping has no order.
+        "history": [
+            [name, [row[name] for row in state.history]] for name in (state.history or [{}])[0]
+        ],
     }
 
 
@@ -115,7 +116,7 @@ def state_from_tree(tree, make_denoiser, device):
         denoisers[source] = make_denoiser(source, float(weights["data_scale"]))
         denoisers[source].load_state_dict(weights)
         denoisers[source].requires_grad_(False)
-    history = tree["history"]
+    history = dict(tree["history"])
     return EMState(
         gaussians={
             source: GaussianPrior(
