@@ -258,9 +258,9 @@ class DiffusionSourceSeparator:
         self._check_fitted()
         history = QTable(rows=self._state.history)
         if len(history):
-            history["power"] *= self.noise_scale_**2 * self.unit_**2
-            history["e_step_time"] *= u.s
-            history["m_step_time"] *= u.s
+            history["power"] = history["power"].value * (self.noise_scale_ * self.unit_) ** 2
+            for name in ("e_step_time", "m_step_time"):
+                history[name] = history[name].value * u.s
         return history
 
     def sample(self, view=None, n_samples=1, *, seed=None):
@@ -404,7 +404,10 @@ class DiffusionSourceSeparator:
             If the file is no model, damaged, of a newer version, or the checkpoint of an unfinished fit.
         """
         tree = read_tree(path, "model")
-        separator = cls.from_config({**tree["config"], "device": device})
+        try:
+            separator = cls.from_config({**tree["config"], "device": device})
+        except (InputError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: no model of this version: {error}") from error
         separator._load(tree, path)
         missing = [s for s in separator.sources_ if s not in separator._state.denoisers]
         if missing or separator._state.iteration > 0:
@@ -469,8 +472,8 @@ class DiffusionSourceSeparator:
             return float((self.noise_scale_ * self.unit_).to_value(view.unit))
         except u.UnitConversionError as error:
             raise InputError(
-                f"view {view.name!r}: flux in {view.unit or 'no unit'!s}; "
-                f"expected a unit like the model's, {self.unit_ or 'none'!s}"
+                f"view {view.name!r}: flux in {str(view.unit) or 'no unit'}; "
+                f"expected a unit like the model's, {str(self.unit_) or 'no unit'}"
             ) from error
 
     def _torch_device(self) -> torch.device:
