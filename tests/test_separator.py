@@ -1,0 +1,577 @@
+"""The separator on problems of a few numbers, and all that can be wrong with its input."""
+
+import numpy as np
+import pytest
+import torch
+from astropy import units as u
+
+from astro_ddprism import DiffusionSourceSeparator, InputError, MultiViewDataset, View
+from astro_ddprism import separator as module
+from astro_ddprism.io.asdf import read_tree, write_tree
+from astro_ddprism.mixing import Amplitude, Composition, Convolution, Identity, Mask
+
+FLAT = {
+    "device": "cpu",
+    "progress": False,
+    "network_options": {"width": 16, "depth": 1, "embedding": 8},
+    "n_em_iterations": 1,
+    "n_first_images": 640,
+    "n_images": 320,
+    "n_steps": 4,
+    "batch_size": 16,
+    "warm_start_iterations": 2,
+}
+IMAGES = FLAT | {
+    "network_options": {"channels": [4, 8], "blocks": [1, 1], "embedding": 8},
+    "n_first_images": 640,
+    "n_images": 160,
+}
+UNIT = u.uJy
+SHAPE = (1, 8, 8)
+
+
+def flat_views(n=24, size=2, **held):
+    """Views of sources with means of their own, in microjansky, of noise 0.5."""
+    rng = np.random.default_rng(1)
+    means = {"a": 2.0, "b": -3.0, "c": 5.0}
+    data = {
+        name: sum(rng.normal(means[s], 1, (n, size)) for s in sources)
+        + rng.normal(0, 0.5, (n, size))
+        for name, sources in held.items()
+    }
+    return MultiViewDataset.from_arrays(
+        {
+            name: {
+                "data": data[name] * UNIT,
+                "variance": 0.25 * UNIT**2,
+                "mixing": {s: np.eye(size) for s in sources},
+            }
+            for name, sources in held.items()
+        }
+    )
+
+
+def kernel():
+    y, x = np.mgrid[-2:3, -2:3]
+    kernel = np.exp(-(x**2 + y**2) / 2)
+    return kernel / kernel.sum()
+
+
+def image_views(psf=False, n=12):
+    """Noise at random positions; a blob in the centre of galaxies; one masked pixel."""
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:8, :8] - 3.5
+    blob = 5 * np.exp(-(x**2 + y**2) / 4)
+    operator = Convolution(kernel(), SHAPE) if psf else Identity(SHAPE)
+    mask = np.zeros((n, *SHAPE), dtype=bool)
+    mask[:, 0, 1, 2] = True
+    views = {"random": ("los",), "galaxy": ("los", "galaxy")}
+    return MultiViewDataset.from_arrays(
+        {
+            name: {
+                "data": rng.normal(len(sources) * blob - blob, 1.2, (n, *SHAPE)) * UNIT,
+                "variance": 1.0 * UNIT**2,
+                "mask": mask,
+                "mixing": dict.fromkeys(sources, operator),
+            }
+            for name, sources in views.items()
+        }
+    )
+
+
+def in_unit(view, unit):
+    factor = UNIT.to(unit)
+    return View(
+        view.data * factor,
+        variance=view.variance * factor**2,
+        mask=view.mask,
+        mixing=view.mixing,
+        unit=unit,
+        name=view.name,
+    )
+
+
+@pytest.fixture(scope="module")
+def views():
+    return flat_views(first="a", second="ab")
+
+
+@pytest.fixture(scope="module")
+def fitted(views):
+    return DiffusionSourceSeparator(**FLAT).fit(views)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return image_views()
+
+
+@pytest.fixture(scope="module")
+def fitted_images(images):
+    return DiffusionSourceSeparator(sources=("los", "galaxy"), **IMAGES).fit(images)
+
+
+@pytest.fixture
+def model(fitted, tmp_path):
+    path = tmp_path / "model.asdf"
+    fitted.write(path)
+    return path
+
+
+def draws_of(separator, view, **options):
+    samples = separator.sample(view, 2, **options).samples
+    return {source: x.value for source, x in samples.items()}
+
+
+def assert_same(draws, others):
+    assert list(draws) == list(others)
+    for source, x in draws.items():
+        np.testing.assert_array_equal(x, others[source])
+
+
+# --- fit, sample, log_prob ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"first": "a", "second": "ab", "third": "abc"},
+        {"first": "ab", "second": "ab"},
+        {"first": "a"},
+    ],
+    ids=lambda held: "-".join(held.values()),
+)
+def test_contrastive_and_mixed_views(held):
+    dataset = flat_views(**held)
+    separator = DiffusionSourceSeparator(**FLAT)
+    assert separator.fit(dataset) is separator
+    assert separator.sources_ == dataset.sources
+    assert separator.unit_ == UNIT
+    assert separator.noise_scale_ == pytest.approx(0.5)
+    for name, view in dataset.items():
+        samples = separator.sample(view, n_samples=3)
+        assert tuple(samples.samples) == view.sources == tuple(held[name])
+        for x in samples.samples.values():
+            assert x.shape == (3, 24, 2)
+            assert x.unit == UNIT
+        assert np.median(samples.chi2) < 2
+    prior = separator.sample(n_samples=5)
+    assert set(prior) == set(dataset.sources)
+    for x in prior.values():
+        assert x.shape == (5, 2)
+        assert x.unit == UNIT
+        assert np.isfinite(x).all()
+
+
+def test_sources_are_learned():
+    """Means and spreads of two sources and of the posterior, against those that made the data.
+
+    x_b = y_2 - y_1 on average, with a standard error of sqrt(2.75 / 256) = 0.1.
+    """
+    dataset = flat_views(n=256, first="a", second="ab")
+    separator = DiffusionSourceSeparator(
+        **FLAT | {"n_first_images": 20_000, "n_images": 20_000, "n_steps": 16, "batch_size": 256}
+    ).fit(dataset)
+    prior = separator.sample(n_samples=1000, seed=3)
+    for source, mean in {"a": 2.0, "b": -3.0}.items():
+        np.testing.assert_allclose(prior[source].value.mean(axis=0), mean, atol=0.4)
+        np.testing.assert_allclose(prior[source].value.std(axis=0), 1.0, atol=0.35)
+    mean = separator.sample(dataset["second"], 16).mean["b"].value.mean(axis=0)
+    np.testing.assert_allclose(mean, -3.0, atol=0.4)
+    x = np.stack([np.full(2, value) for value in (-3.0, 2.0)])
+    assert np.diff(separator.log_prob(x, "b")) < -5  # a is no b
+
+
+def test_history(fitted, fitted_images):
+    history = fitted.history_
+    assert list(history.columns) == [
+        "stage", "iteration", "source", "loss", "chi2", "chi2_mean", "power", "n_chains",
+        "n_redrawn", "n_left_out", "e_step_time", "m_step_time",
+    ]  # fmt: skip
+    assert list(history["source"]) == ["a", "a", "b", "b"]
+    assert list(history["iteration"]) == [0, 1, 0, 1]
+    assert history["power"].unit == UNIT**2
+    assert history["e_step_time"].unit == u.s
+    # Draws of one source are the data but for the noise: 2^2 + 1 in microjansky squared.
+    assert history["power"][0].value == pytest.approx(5, rel=0.2)
+    assert (history["n_chains"] == 24).all()
+    assert (history["chi2"] < 2).all()
+    assert list(fitted_images.history_["source"]) == ["los", "los", "galaxy", "galaxy"]
+
+
+def test_images(fitted_images, images):
+    samples = fitted_images.sample(images["galaxy"], n_samples=2)
+    assert samples.samples["galaxy"].shape == (2, 12, *SHAPE)
+    prior = fitted_images.sample(n_samples=3)
+    assert prior["los"].shape == (3, *SHAPE)
+    log_prob, error = fitted_images.log_prob(prior["los"], "los", n_probes=2, return_error=True)
+    assert log_prob.shape == error.shape == (3,)
+    assert np.isfinite(log_prob).all()
+    assert (error > 0).all()
+
+
+def test_bfloat16_networks(views):
+    separator = DiffusionSourceSeparator(**FLAT, precision="bfloat16").fit(views)
+    assert separator.sample(n_samples=2)["a"].value.dtype == np.float32
+    assert np.isfinite(separator.history_["loss"]).all()
+
+
+@pytest.mark.parametrize("solver", ["dense", "cg"])
+def test_every_solver_by_its_name(views, solver):
+    separator = DiffusionSourceSeparator(**FLAT | {"solver": solver}).fit(views)
+    assert np.isfinite(separator.sample(views["second"]).chi2).all()
+
+
+def test_a_seed_repeats_a_run(fitted, views):
+    torch.manual_seed(99)  # of no matter
+    again = DiffusionSourceSeparator(**FLAT).fit(views)
+    other = DiffusionSourceSeparator(**FLAT, seed=1).fit(views)
+    for source, x in fitted.sample(n_samples=4).items():
+        np.testing.assert_array_equal(x, again.sample(n_samples=4)[source])
+        assert (x != other.sample(n_samples=4, seed=0)[source]).all()
+    assert_same(draws_of(fitted, views["second"]), draws_of(again, views["second"]))
+    first, second = (draws_of(fitted, views["second"], seed=seed) for seed in (1, 2))
+    assert (first["a"] != second["a"]).all()
+
+
+def test_samples_do_not_depend_on_what_was_drawn_before(fitted, views):
+    before = draws_of(fitted, views["second"])
+    fitted.sample(n_samples=3)
+    assert_same(draws_of(fitted, views["second"]), before)
+
+
+def test_other_units(fitted, views):
+    """The same observations in another unit give the same fluxes."""
+    view = in_unit(views["second"], u.nJy)
+    expected = fitted.sample(views["second"], 2)
+    found = fitted.sample(view, 2)
+    for source, x in found.samples.items():
+        assert x.unit == u.nJy
+        np.testing.assert_allclose(x.to_value(UNIT), expected.samples[source].value, rtol=1e-3,
+                                   atol=1e-3)  # fmt: skip
+    x = expected.samples["a"][0]
+    same = fitted.log_prob(x.to(u.nJy), "a"), fitted.log_prob(x.value, "a")
+    np.testing.assert_allclose(*same, rtol=1e-4)
+
+
+def test_log_prob_is_a_density_in_the_unit(fitted):
+    """Integrated over the plane of fluxes it is one."""
+    grid = np.linspace(-6, 10, 17)
+    x = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
+    density = np.exp(fitted.log_prob(x * UNIT, "a"))
+    assert density.sum() * (grid[1] - grid[0]) ** 2 == pytest.approx(1, abs=0.1)
+
+
+def test_posterior_samples_know_their_origin(fitted, model, views):
+    assert set(fitted.sample(views["first"]).provenance) >= {"version", "seed"}
+    provenance = DiffusionSourceSeparator.read(model).sample(views["first"], seed=7).provenance
+    assert provenance["model"] == "model.asdf"
+    assert len(provenance["sha256"]) == 64
+    assert provenance["seed"] == 7
+
+
+# --- files ----------------------------------------
+
+
+def test_read_what_was_written(fitted, model, views):
+    again = DiffusionSourceSeparator.read(model, device="cpu")
+    assert again.config == fitted.config
+    assert again.sources_ == fitted.sources_
+    assert again.source_shapes_ == fitted.source_shapes_
+    assert (again.unit_, again.noise_scale_) == (fitted.unit_, fitted.noise_scale_)
+    assert list(again.history_.columns) == list(fitted.history_.columns)
+    assert (again.history_ == fitted.history_).all()
+    assert_same(draws_of(again, views["second"]), draws_of(fitted, views["second"]))
+    x = fitted.sample(n_samples=4)
+    np.testing.assert_array_equal(again.sample(n_samples=4)["b"], x["b"])
+    np.testing.assert_array_equal(again.log_prob(x["b"], "b"), fitted.log_prob(x["b"], "b"))
+
+
+def test_read_images(fitted_images, images, tmp_path):
+    fitted_images.write(tmp_path / "model.asdf")
+    again = DiffusionSourceSeparator.read(tmp_path / "model.asdf")
+    assert again.sources == ("los", "galaxy")
+    assert_same(draws_of(again, images["galaxy"]), draws_of(fitted_images, images["galaxy"]))
+
+
+def test_a_file_is_replaced_only_when_asked_for(fitted, model):
+    with pytest.raises(InputError, match=r"model\.asdf"):
+        fitted.write(model)
+    fitted.write(model, overwrite=True)
+
+
+def test_config_makes_an_equal_separator():
+    config = {**FLAT, "sources": ["a", "b"], "symmetries": {"a": ["flips"]}, "max_chi2": 3}
+    separator = DiffusionSourceSeparator.from_config(config)
+    assert DiffusionSourceSeparator.from_config(separator.config) == separator
+    assert separator.config["max_chi2"] == 3
+
+
+# --- resuming ----------------------------------------
+
+
+class Killed(Exception):  # noqa: N818
+    """In place of a signal."""
+
+
+def killing(monkeypatch, n, before=False):
+    """Make the n-th write of a checkpoint the last, done or not."""
+    count = 0
+
+    def write(*args, **options):
+        nonlocal count
+        count += 1
+        if count == n and before:
+            raise Killed
+        write_tree(*args, **options)
+        if count == n:
+            raise Killed
+
+    monkeypatch.setattr(module, "write_tree", write)
+
+
+@pytest.mark.parametrize("iteration", [1, 2, 3, 4])
+@pytest.mark.parametrize("before", [False, True], ids=["written", "not written"])
+def test_resumed_fit_ends_as_an_unbroken_one(
+    fitted, views, tmp_path, monkeypatch, iteration, before
+):
+    checkpoint = tmp_path / "fit.checkpoint"
+    killing(monkeypatch, iteration, before)
+    with pytest.raises(Killed):
+        DiffusionSourceSeparator(**FLAT).fit(views, checkpoint=checkpoint)
+    kept = iteration - before
+    assert checkpoint.exists() == (kept > 0)
+    if not kept:
+        return
+    assert len(dict(read_tree(checkpoint, "model")["em"]["history"])["loss"]) == kept
+    killing(monkeypatch, 0)
+    again = DiffusionSourceSeparator(**FLAT)
+    again.fit(views, checkpoint=checkpoint, resume=True)
+    for name in ("stage", "source", "loss", "chi2", "power", "n_redrawn"):
+        assert list(again.history_[name]) == list(fitted.history_[name])
+    assert again.sources_ == fitted.sources_
+    for source, denoiser in fitted._state.denoisers.items():
+        found = again._state.denoisers[source].state_dict()
+        for name, weights in denoiser.state_dict().items():
+            assert torch.equal(found[name], weights)
+    assert_same(draws_of(again, views["second"]), draws_of(fitted, views["second"]))
+    assert_same(again.sample(n_samples=3), fitted.sample(n_samples=3))
+
+
+def test_resumed_fit_of_images(fitted_images, images, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "fit.checkpoint"
+    options = {**IMAGES, "sources": ("los", "galaxy")}
+    for _ in range(4):  # killed after each EM iteration
+        killing(monkeypatch, 1)
+        with pytest.raises(Killed):
+            DiffusionSourceSeparator(**options).fit(
+                images, checkpoint=checkpoint, resume=checkpoint.exists()
+            )
+    again = DiffusionSourceSeparator(**options).fit(images, checkpoint=checkpoint, resume=True)
+    assert_same(draws_of(again, images["galaxy"]), draws_of(fitted_images, images["galaxy"]))
+    assert DiffusionSourceSeparator.read(checkpoint).sources_ == ("los", "galaxy")  # it has ended
+
+
+def test_checkpoints_that_cannot_be_used(fitted, views, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "fit.checkpoint"
+    with pytest.raises(InputError, match="resume: no checkpoint"):
+        DiffusionSourceSeparator(**FLAT).fit(views, resume=True)
+    with pytest.raises(InputError, match=r"fit\.checkpoint: cannot be read"):
+        DiffusionSourceSeparator(**FLAT).fit(views, checkpoint=checkpoint, resume=True)
+    checkpoint.write_text("nothing")
+    with pytest.raises(InputError, match=r"fit\.checkpoint: .*expected an ASDF file"):
+        DiffusionSourceSeparator(**FLAT).fit(views, checkpoint=checkpoint, resume=True)
+    killing(monkeypatch, 1)
+    with pytest.raises(Killed):
+        DiffusionSourceSeparator(**FLAT).fit(views, checkpoint=checkpoint)
+    masked = View(
+        views["second"].data,
+        variance=views["second"].variance,
+        mixing=views["second"].mixing,
+        mask=np.arange(48).reshape(24, 2) == 7,
+        unit=UNIT,
+    )
+    stretched = {s: Amplitude(2.0, (2,)) for s in "ab"}
+    mixed = View(views["second"].data, variance=0.25, mixing=stretched, unit=UNIT)
+    for dataset, options in (
+        (flat_views(n=23, first="a", second="ab"), {}),
+        (MultiViewDataset({"first": views["first"], "second": masked}), {}),
+        (MultiViewDataset({"first": views["first"], "second": mixed}), {}),
+        (views, {"n_steps": 5}),
+        (views, {"seed": 1}),
+    ):
+        separator = DiffusionSourceSeparator(**FLAT | options)
+        with pytest.raises(InputError, match=r"fit\.checkpoint: .* other data or with another"):
+            separator.fit(dataset, checkpoint=checkpoint, resume=True)
+
+
+@pytest.mark.parametrize("iteration", [1, 2, 3])
+def test_an_unfinished_fit_is_no_model(views, tmp_path, monkeypatch, iteration):
+    checkpoint = tmp_path / "fit.checkpoint"
+    killing(monkeypatch, iteration)
+    with pytest.raises(Killed):
+        DiffusionSourceSeparator(**FLAT).fit(views, checkpoint=checkpoint)
+    with pytest.raises(InputError, match=r"fit\.checkpoint: an unfinished fit, still learning .*b"):
+        DiffusionSourceSeparator.read(checkpoint)
+
+
+# --- input that cannot be used ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": "transformer"}, "network: found 'transformer', expected one of None, unet"),
+        ({"sampler": "magic"}, "sampler: found 'magic', expected one of adams-bashforth"),
+        ({"solver": "qr"}, "solver: found 'qr', expected one of "),
+        ({"precision": "float16"}, "precision: found 'float16', expected one of float32"),
+        ({"n_steps": 0}, "n_steps: found 0, expected a positive"),
+        ({"n_steps": 2.5}, "n_steps: found 2.5, expected an integer"),
+        ({"n_steps": True}, "n_steps: found True, expected an integer"),
+        ({"batch_size": "many"}, "batch_size: found 'many', expected an integer"),
+        ({"n_em_iterations": -1}, "n_em_iterations: found -1, expected zero or more"),
+        ({"learning_rate": 0.0}, "learning_rate: found 0.0, expected a positive"),
+        ({"learning_rate": "0.1"}, "learning_rate: found '0.1', expected a number"),
+        ({"max_chi2": float("nan")}, "max_chi2: found nan, expected a positive"),
+        ({"progress": 1}, "progress: found 1, expected true or false"),
+        ({"device": 0}, "device: found 0, expected a text"),
+        ({"network_options": 3}, "network_options: found 3, expected a table"),
+        ({"chain_start": 1.5}, r"chain_start: found 1.5, expected a number in \(0, 1\]"),
+        ({"sigma_min": 5, "sigma_max": 2.0}, r"sigma_min, sigma_max: found \(5, 2.0\)"),
+        ({"symmetries": {"a": ["mirror"]}}, r"symmetries\['a'\]: found \['mirror'\], expected"),
+        ({"symmetries": {"a": "flips"}}, r"symmetries\['a'\]: found 'flips', expected"),
+        ({"n_setps": 3, "x": 0}, "configuration: unknown n_setps, x; expected names out of batch"),
+    ],
+)
+def test_options(options, message):
+    with pytest.raises(InputError, match=message):
+        DiffusionSourceSeparator.from_config(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sources": ("a", "c")}, "dataset: holds the sources a, b; expected a, c"),
+        ({"symmetries": {"c": ["flips"]}}, "symmetries: unknown source c; expected a, b"),
+        ({"symmetries": {"a": ["flips"]}}, r"symmetries\['a'\]: .* expected a square image"),
+        ({"device": "abacus"}, "device: found 'abacus'"),
+        ({"device": "meta:x"}, "device: found 'meta:x'"),
+        ({"network": "unet"}, "network_options: no unet for the source 'a' of shape"),
+        ({"network_options": {"hight": 3}}, "network_options: no mlp for the source 'a' .*hight"),
+    ],
+)
+def test_options_that_do_not_fit_the_dataset(views, options, message, monkeypatch):
+    monkeypatch.setattr(module.ExpectationMaximization, "run", None)  # no work is begun
+    with pytest.raises(InputError, match=message):
+        DiffusionSourceSeparator(**FLAT | options).fit(views)
+
+
+def test_nothing_learned_yet(views, tmp_path):
+    separator = DiffusionSourceSeparator(**FLAT)
+    for use in (
+        lambda: separator.sample(views["first"]),
+        lambda: separator.log_prob(np.zeros((1, 2)), "a"),
+        lambda: separator.write(tmp_path / "model.asdf"),
+        lambda: separator.history_,
+    ):
+        with pytest.raises(InputError, match="learned nothing yet"):
+            use()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_views_that_do_not_fit_the_model(fitted, views):
+    def view(data, mixing, unit=UNIT):
+        return View(data, variance=1.0, mixing=mixing, unit=unit, name="mine")
+
+    zeros = np.zeros((4, 2))
+    for bad, message in (
+        (
+            view(zeros, {"dust": Identity((2,))}),
+            "view 'mine': holds the source 'dust'; expected .*a, b",
+        ),
+        (view(np.zeros((4, 3)), {"a": Identity((3,))}), r"'mine': source 'a' has the shape \(3,\)"),
+        (view(zeros, {"a": Identity((2,))}, u.s), "view 'mine': flux in s; expected .*uJy"),
+        (view(zeros, {"a": Identity((2,))}, None), "view 'mine': flux in no unit; expected .*uJy"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fitted.sample(bad)
+    with pytest.raises(InputError, match="n_samples: 0"):
+        fitted.sample(views["first"], n_samples=0)
+
+
+def test_candidates_that_do_not_fit_the_model(fitted):
+    for x, source, message in (
+        (np.zeros((1, 2)), "dust", "source: 'dust'; expected one of a, b"),
+        (np.zeros((1, 3)), "a", r"x: shape \(1, 3\); expected \(N, 2\)"),
+        (np.zeros(2), "a", r"x: shape \(2,\); expected \(N, 2\)"),
+        (np.zeros((1, 2)) * u.s, "a", "x: unit s; expected uJy"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fitted.log_prob(x, source)
+
+
+def test_files_that_are_no_models(fitted, model, views, tmp_path):
+    def expect(message, path=model):
+        with pytest.raises(InputError, match=message) as caught:
+            DiffusionSourceSeparator.read(path)
+        assert path.name in str(caught.value)
+
+    content = model.read_bytes()
+    views.write(tmp_path / "views.asdf")
+    expect("found a dataset of views, expected a model", tmp_path / "views.asdf")
+    expect("cannot be read", tmp_path / "absent.asdf")
+    assert content.count(b"format_version: 1\n") == 1
+    model.write_bytes(content.replace(b"format_version: 1\n", b"format_version: 9\n"))
+    expect("found format version 9, .* which reads versions up to 1: update it")
+    model.write_bytes(content[: len(content) // 2])
+    expect("truncated or damaged")
+    model.write_text("weights")
+    expect("found something else, expected an ASDF file")
+    for key, value in (("noise_scale", None), ("em", {}), ("unit", "smoots"), ("sources", ["c"])):
+        tree = fitted._tree()
+        tree[key] = value
+        write_tree(model, tree, overwrite=True)
+        expect("no model of this version")
+    tree = fitted._tree()
+    tree["config"]["network_options"] = {"width": 17}
+    write_tree(model, tree, overwrite=True)
+    expect("no model of this version")
+    tree["config"]["n_wings"] = 2
+    write_tree(model, tree, overwrite=True)
+    expect("no model of this version: .*unknown n_wings")
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["without", "with"])
+def test_a_view_on_the_other_side_of_the_psf_is_refused(learned, fitted_images, tmp_path):
+    separator = fitted_images
+    if learned:
+        options = IMAGES | {"n_em_iterations": 0, "n_first_images": 20}
+        separator = DiffusionSourceSeparator(**options).fit(image_views(psf=True))
+    sides = ["as seen through the PSF", "before the PSF"]
+    message = (
+        f"'galaxy': source 'los' is light {sides[not learned]}; expected light {sides[learned]}"
+    )
+    separator.write(tmp_path / "model.asdf")
+    for known in (separator, DiffusionSourceSeparator.read(tmp_path / "model.asdf")):
+        known.sample(image_views(psf=learned)["galaxy"])
+        with pytest.raises(InputError, match=message):
+            known.sample(image_views(psf=not learned)["galaxy"])
+    view = image_views()["galaxy"]
+    operator = Composition(Mask(np.zeros(SHAPE, dtype=bool)), Convolution(kernel(), SHAPE))
+    hidden = View(view.data, variance=1.0, mixing=dict.fromkeys(view.sources, operator), unit=UNIT)
+    if learned:
+        separator.sample(hidden)
+    else:
+        with pytest.raises(InputError, match="before the PSF"):
+            separator.sample(hidden)
+
+
+def test_views_of_several_instruments(images):
+    """Where some views have a PSF and others none, all of them are separated."""
+    both = MultiViewDataset({"random": images["random"], "galaxy": image_views(psf=True)["galaxy"]})
+    options = IMAGES | {"n_em_iterations": 0, "n_first_images": 20}
+    separator = DiffusionSourceSeparator(**options).fit(both)
+    for view in both.values():
+        separator.sample(view)
+    with pytest.raises(InputError, match="source 'galaxy' is light as seen through the PSF"):
+        separator.sample(images["galaxy"])
