@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 
 from .errors import InputError
 from .metrics import aperture_weights
+from .progress import photutils_bar
 
 __all__ = ["deblended_aperture_flux"]
 
@@ -101,7 +102,9 @@ def _segments(data, error, mask, kernel, threshold, n_pixels, contrast):
         segments = detect_sources(smooth, threshold * error, n_pixels, mask=mask)
         if segments is None:
             raise InputError(f"data: found nothing {threshold:g} times above the noise")
-        return deblend_sources(smooth, segments, n_pixels, contrast=contrast, progress_bar=False)
+        return deblend_sources(
+            smooth, segments, n_pixels, contrast=contrast, **photutils_bar(False)
+        )
 
 
 def _segment_fluxes(data, segments, centroids, radius, masked):

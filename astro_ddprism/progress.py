@@ -1,6 +1,6 @@
 """Progress bars with the time left, for what takes more than a few seconds."""
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "photutils_bar"]
 
 from tqdm import tqdm
 
@@ -32,3 +32,22 @@ class Progress:
         return tqdm(
             iterable, desc=description, total=total, disable=not self.shown, delay=2, leave=False
         )
+
+
+def photutils_bar(shown: bool) -> dict:
+    """Keywords that show or hide the progress bars of photutils.
+
+    Parameters
+    ----------
+    shown : bool
+        Whether bars are shown.
+
+    Returns
+    -------
+    keywords : dict
+        Empty from photutils 3.1 on, which is fast enough to need no bar and deprecates the keyword.
+    """
+    import photutils
+    from astropy.utils import minversion
+
+    return {} if minversion(photutils, "3.1") else {"progress_bar": shown}

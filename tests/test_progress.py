@@ -1,4 +1,7 @@
-from astro_ddprism.progress import Progress
+import photutils
+import pytest
+
+from astro_ddprism.progress import Progress, photutils_bar
 
 
 def test_items_pass_through():
@@ -26,3 +29,12 @@ def test_bar_tells_the_time_left(capfd):
 def test_total_of_what_cannot_tell():
     assert Progress()((i for i in range(2)), "counting", total=7).total == 7
     assert Progress(False)(range(2), "counting").disable
+
+
+@pytest.mark.parametrize(
+    ("version", "keywords"),
+    [("3.0.0", {"progress_bar": True}), ("3.1.0", {}), ("3.1.1.dev0", {}), ("4.0.0", {})],
+)
+def test_bars_of_photutils(monkeypatch, version, keywords):
+    monkeypatch.setattr(photutils, "__version__", version)
+    assert photutils_bar(True) == keywords

@@ -32,6 +32,7 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import maximum_filter
 
 from ..errors import InputError
+from ..progress import photutils_bar
 from .noise import measure_background, smooth
 from .psf import half_light_radius
 
@@ -117,10 +118,10 @@ def detect_objects(
                 f"{n_pixels} connected pixels, expected galaxies"
             )
         segments = deblend_sources(
-            smoothed, segments, n_pixels, contrast=deblend_contrast, progress_bar=progress
+            smoothed, segments, n_pixels, contrast=deblend_contrast, **photutils_bar(progress)
         )
         catalog = SourceCatalog(
-            data, segments, error=error, mask=mask, wcs=image.wcs, progress_bar=progress
+            data, segments, error=error, mask=mask, wcs=image.wcs, **photutils_bar(progress)
         )
         radius = np.atleast_1d(u.Quantity(catalog.flux_radius(0.5)).value)
     flux, flux_err = (np.atleast_1d(v) for v in (catalog.segment_flux, catalog.segment_flux_err))
