@@ -477,3 +477,149 @@ def test_separate_with_options_that_do_not_fit(fake, views, tile, tmp_path, caps
     assert "--view: found it with an image" in fails(capsys, "separate", tile, *base, "--view", "x")
     assert "ending '.doc'" in fails(capsys, "separate", tile, *base, "--catalog", "c.doc")
     assert not out.exists()
+
+
+# --- fit, separate and info with the separator itself ---------------------------------------------
+
+
+CONFIG = """
+n_em_iterations = 1
+n_first_images = 640
+n_images = 160
+n_steps = 4
+warm_start_iterations = 1
+sources = ["los", "galaxy"]
+network_options = { channels = [4, 8], blocks = [1, 1], embedding = 8 }
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "fit.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(views, config, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.asdf"
+    assert run("fit", views, "-o", path, "--config", config, "--device", "cpu", "-q") == 0
+    return path
+
+
+def test_fit_separate_info(model, views, tmp_path, capsys):
+    out, catalog = tmp_path / "separated.fits", tmp_path / "catalog.ecsv"
+    options = ("--device", "cpu", "--samples", 2, "--aperture", 4, "-q")
+    status = run("separate", views, "--model", model, "-o", out, "--catalog", catalog, *options)
+    captured = capsys.readouterr()
+    assert (status, captured.out, captured.err) == (0, "", "")
+    dataset = MultiViewDataset.read(views)
+    table = QTable.read(catalog)
+    assert table["id"].tolist() == dataset["galaxy"].ids.tolist()
+    assert np.isfinite(table["galaxy_flux"]).all()
+    assert np.median(table["chi2"]) < 2
+    with fits.open(out) as hdus:
+        hdus.verify("exception")
+        header = hdus[0].header
+        assert header["MODEL"] == "model.asdf"
+        assert len(header["MODELSHA"]) == 64
+        both = hdus["GALAXY_MEAN"].data + hdus["LOS_MEAN"].data
+        view = dataset["galaxy"]
+        residual = (view.data - both)[~view.mask] / np.sqrt(view.variance[~view.mask])
+        assert np.sqrt(np.mean(residual**2)) < 1.2  # the sources add up to the observation
+    assert run("info", model) == 0
+    printed = capsys.readouterr().out
+    assert "model of los, galaxy, in uJy" in printed
+    assert "galaxy: 1 x 16 x 16 pixels" in printed
+    assert "n_em_iterations = 1" in printed
+    assert "chi2" in printed
+    assert run("info", out) == 0
+    assert "GALAXY_MEAN" in capsys.readouterr().out
+
+
+def test_separate_an_image_like_its_views(model, tile, views, tmp_path):
+    """The image's galaxies are cut out again as they were for the fit, and separated alike."""
+    first, second = tmp_path / "views.fits", tmp_path / "image.fits"
+    options = ("--model", model, "--samples", 2, "--seed", 1, "--device", "cpu", "-q")
+    assert run("separate", views, "-o", first, *options) == 0
+    assert run("separate", tile, "-o", second, *options) == 0
+    with fits.open(first) as a, fits.open(second) as b:
+        np.testing.assert_array_equal(a["CATALOG"].data["id"], b["CATALOG"].data["id"])
+        np.testing.assert_allclose(
+            a["GALAXY_MEAN"].data, b["GALAXY_MEAN"].data, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_fit_is_resumed_after_it_was_killed(model, views, config, tmp_path, monkeypatch, capsys):
+    from astro_ddprism import DiffusionSourceSeparator
+    from astro_ddprism import separator as module
+
+    out = tmp_path / "model.asdf"
+    checkpoint = tmp_path / "model.asdf.checkpoint"
+    write = module.write_tree
+    arguments = ("fit", views, "-o", out, "--config", config, "--device", "cpu", "-q")
+
+    def killed(*args, **options):
+        write(*args, **options)
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        monkeypatch.setattr(module, "write_tree", killed)
+        assert run(*arguments, "--resume") == 130
+        assert checkpoint.exists()
+        assert not out.exists()
+    monkeypatch.setattr(module, "write_tree", write)
+    assert "unfinished fit, expected --resume" in fails(capsys, *arguments)
+    message = fails(capsys, *arguments, "--resume", "--seed", 5)
+    assert "model.asdf.checkpoint: " in message
+    assert "another configuration" in message
+    assert "still learning" in fails(
+        capsys, "separate", views, "--model", checkpoint, "-o", tmp_path / "s.fits"
+    )
+    assert sorted(tmp_path.iterdir()) == [checkpoint]
+    assert run(*arguments, "--resume") == 0
+    assert not checkpoint.exists()
+    resumed, unbroken = (DiffusionSourceSeparator.read(path, "cpu") for path in (out, model))
+    for source, x in unbroken.sample(n_samples=2).items():
+        np.testing.assert_array_equal(resumed.sample(n_samples=2)[source], x)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("n_wings = 2", "unknown n_wings; expected names out of"),
+        ("n_steps = 0", "n_steps: found 0, expected a positive"),
+        ('sampler = "magic"', "sampler: found 'magic', expected one of"),
+        ('sources = ["galaxy", "dust"]', "holds the sources los, galaxy; expected galaxy, dust"),
+        ("network_options = { depths = 3 }", "network_options: no unet for the source"),
+        ('device = "abacus"', "device: found 'abacus'"),
+    ],
+)
+def test_configurations_the_separator_refuses(views, tmp_path, capsys, line, message):
+    config, out = tmp_path / "bad.toml", tmp_path / "model.asdf"
+    config.write_text(line)
+    assert message in fails(capsys, "fit", views, "-o", out, "--config", config)
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_models_that_cannot_be_used(model, views, tile, psf, tmp_path, capsys):
+    out, other = tmp_path / "separated.fits", tmp_path / "other.asdf"
+    options = ("-o", out, "--device", "cpu", "-q", "--samples", 1)
+    message = fails(capsys, "separate", tile, "--model", model, "--psf", psf, *options)
+    assert "expected light as seen through the PSF" in message
+    message = fails(capsys, "separate", tile, "--model", model, "--size", 20, *options)
+    assert "has the shape (1, 20, 20); expected (1, 16, 16)" in message
+    assert "expected a model" in fails(capsys, "separate", views, "--model", views, *options)
+    assert "expected an ASDF file" in fails(capsys, "separate", views, "--model", psf, *options)
+    content = model.read_bytes()
+    newer = content.replace(b"format_version: 1\n", b"format_version: 7\n")
+    for spoiled, expected in (
+        (newer, "found format version 7"),
+        (content[:5000], "truncated or damaged"),
+        (b"weights", "expected an ASDF file"),
+    ):
+        other.write_bytes(spoiled)
+        message = fails(capsys, "separate", views, "--model", other, *options)
+        assert "other.asdf: " in message
+        assert expected in message
+    assert not out.exists()

@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import QTable
 
-from astro_ddprism import MultiViewDataset, PosteriorSamples, demo
+from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset, PosteriorSamples, demo
 from astro_ddprism.demo import DemoSettings, evaluate, format_metrics, run_demo
 from astro_ddprism.errors import InputError
 from astro_ddprism.simulate import simulate_field
@@ -125,3 +125,24 @@ def test_out_that_is_no_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: cannot be made a folder"):
         run_demo(tmp_path / "file")
+
+
+def test_with_the_separator_itself(tmp_path):
+    """Small, and too short to separate well; but nothing is a stand-in."""
+    options = {
+        "n_em_iterations": 1,
+        "n_first_images": 640,
+        "n_images": 160,
+        "n_steps": 4,
+        "warm_start_iterations": 1,
+        "network_options": {"channels": (4, 8), "blocks": (1, 1), "embedding": 8},
+    }
+    settings = DemoSettings(shape=SHAPE, size=16, n_samples=8, separator=options, n_rows=3)
+    metrics = run_demo(tmp_path, seed=2, device="cpu", settings=settings, progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES
+    assert metrics["n_randoms"] == 2 * metrics["n_galaxies"]
+    assert metrics["residual_std"] == pytest.approx(1, abs=0.25)
+    assert metrics["peak_memory_bytes"] < 4 * 2**30
+    separator = DiffusionSourceSeparator.read(tmp_path / "model.asdf")
+    assert separator.sources_ == ("los", "galaxy")
+    assert len(separator.history_) == 4
