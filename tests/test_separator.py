@@ -164,22 +164,31 @@ def test_contrastive_and_mixed_views(held):
 
 
 def test_sources_are_learned():
-    """Means and spreads of two sources and of the posterior, against those that made the data.
+    """Medians and spreads of two sources, against those that made the data.
 
-    x_b = y_2 - y_1 on average, with a standard error of sqrt(2.75 / 256) = 0.1.
+    Quantiles, since a small network's draws have tails. x_b is y_2 - y_1 on average, with a
+    standard error of 0.1; the priors of a short fit of a small network are good to half a unit.
     """
     dataset = flat_views(n=256, first="a", second="ab")
-    separator = DiffusionSourceSeparator(
-        **FLAT | {"n_first_images": 20_000, "n_images": 20_000, "n_steps": 16, "batch_size": 256}
-    ).fit(dataset)
+    options = {
+        "network_options": {"width": 64, "depth": 2, "embedding": 32},
+        "n_first_images": 40_000,
+        "n_images": 20_000,
+        "train_batch_size": 128,
+        "n_steps": 16,
+        "batch_size": 256,
+        "warm_start_iterations": 16,
+    }
+    separator = DiffusionSourceSeparator(**FLAT | options).fit(dataset)
     prior = separator.sample(n_samples=1000, seed=3)
-    for source, mean in {"a": 2.0, "b": -3.0}.items():
-        np.testing.assert_allclose(prior[source].value.mean(axis=0), mean, atol=0.4)
-        np.testing.assert_allclose(prior[source].value.std(axis=0), 1.0, atol=0.35)
-    mean = separator.sample(dataset["second"], 16).mean["b"].value.mean(axis=0)
-    np.testing.assert_allclose(mean, -3.0, atol=0.4)
+    posterior = separator.sample(dataset["second"], 16).samples
+    for source, expected in {"a": 2.0, "b": -3.0}.items():
+        for x in (prior[source].value, posterior[source].value.reshape(-1, 2)):
+            low, median, high = np.quantile(x, [0.16, 0.5, 0.84], axis=0)
+            np.testing.assert_allclose(median, expected, atol=0.5)
+            np.testing.assert_allclose((high - low) / 2, 1.0, atol=0.5)
     x = np.stack([np.full(2, value) for value in (-3.0, 2.0)])
-    assert np.diff(separator.log_prob(x, "b")) < -5  # a is no b
+    assert np.diff(separator.log_prob(x, "b")) < -3  # a is no b
 
 
 def test_history(fitted, fitted_images):
@@ -217,9 +226,14 @@ def test_bfloat16_networks(views):
 
 
 @pytest.mark.parametrize("solver", ["dense", "cg"])
-def test_every_solver_by_its_name(views, solver):
-    separator = DiffusionSourceSeparator(**FLAT | {"solver": solver}).fit(views)
-    assert np.isfinite(separator.sample(views["second"]).chi2).all()
+def test_every_solver_by_its_name(views, images, solver):
+    dataset, options = (views, FLAT) if solver == "dense" else (images, IMAGES)
+    options = options | {"n_em_iterations": 0, "solver": solver}
+    chi2 = (
+        DiffusionSourceSeparator(**options).fit(dataset).sample(dataset[list(dataset)[-1]], 2).chi2
+    )
+    assert np.isfinite(chi2).all()
+    assert np.median(chi2) < 2
 
 
 def test_a_seed_repeats_a_run(fitted, views):
