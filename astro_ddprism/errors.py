@@ -6,6 +6,6 @@ __all__ = ["InputError"]
 class InputError(ValueError):
     """Input that cannot be used: a file, an argument or a table.
 
-    The message names the culprit, says what was found and what was expected. The command line prints
-    it as one line on standard error and exits with status 2.
+    The message names the culprit, says what was found and what was expected. The command line
+    prints it as one line on standard error and exits with status 2.
     """

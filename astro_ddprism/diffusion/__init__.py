@@ -1,1 +1,1 @@
-"""The torch core: networks, the joint posterior, samplers, likelihood and expectation maximization."""
+"""The core in torch: networks, joint posterior, samplers, likelihood, expectation maximization."""

@@ -1,22 +1,24 @@
-r"""The denoiser of one source, :math:`\mathbb{E}[x \mid x_\sigma]` with :math:`x_\sigma = x + \sigma z`.
+r"""The denoiser of one source: :math:`\mathbb{E}[x \mid x_\sigma]`, :math:`x_\sigma = x + \sigma z`.
 
-Light adds in linear flux, so the diffusion runs in linear flux too, in units of the image's noise, over a
-range of values from below 1 to thousands. The preconditioning of Karras et al. (2022, EDM, equation 7)
+Light adds in linear flux, so the diffusion runs in linear flux too, in units of the image's noise,
+over a range of values from below 1 to thousands. The preconditioning of Karras et al. (2022, EDM,
+equation 7)
 
 .. math:: D(x_\sigma, \sigma) = c_\mathrm{skip} x_\sigma + c_\mathrm{out} F(\dots), \quad
           c_\mathrm{skip} = \frac{m^2}{m^2 + \sigma^2}, \quad
           c_\mathrm{out} = \frac{m \sigma}{\sqrt{m^2 + \sigma^2}}
 
-asks the network for outputs of order one where the data have the scale :math:`m`. With one scale for all
-pixels, a star a hundred times brighter would ask for an output of a hundred. Here :math:`m` is a function
-of the noisy pixel: the data scale :math:`s` where the pixel is lost in the noise, the pixel's own value
-where it stands out of it,
+asks the network for outputs of order one where the data have the scale :math:`m`. With one scale
+for all pixels, a star a hundred times brighter would ask for an output of a hundred. Here :math:`m`
+is a function of the noisy pixel: the data scale :math:`s` where the pixel is lost in the noise, the
+pixel's own value where it stands out of it,
 
 .. math:: m^2 = s^2 + x_\sigma^2 \, \frac{r^4}{1 + r^4}, \qquad r = (x_\sigma / 4 \sigma)^2 .
 
-The loss of a pixel is weighted by :math:`c_\mathrm{out}^{-2}`, a function of :math:`x_\sigma` and never of
-:math:`x`, so the minimizer is the same posterior mean. The network reads each pixel twice, linear and
-compressed: :math:`x_\sigma / \sqrt{\sigma^2 + s^2}` and :math:`\mathrm{asinh}(x_\sigma / (\sigma + 1/2))`.
+The loss of a pixel is weighted by :math:`c_\mathrm{out}^{-2}`, a function of :math:`x_\sigma` and
+never of :math:`x`, so the minimizer is the same posterior mean. The network reads each pixel twice,
+linear and compressed: :math:`x_\sigma / \sqrt{\sigma^2 + s^2}` and
+:math:`\mathrm{asinh}(x_\sigma / (\sigma + 1/2))`.
 """
 
 __all__ = ["SourceDenoiser"]
@@ -68,7 +70,7 @@ class SourceDenoiser(Denoiser):
         log_sigma = sigma.flatten().log()
         return self.backbone(features.to(dtype), log_sigma.to(dtype)).to(x_t)
 
-    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:
+    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002
         """Estimate the clean source.
 
         Parameters

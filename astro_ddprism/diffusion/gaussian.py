@@ -4,14 +4,14 @@ A source is modelled in a subspace of ``R`` dimensions,
 
 .. math:: x^\beta = \mu^\beta + s_\beta W^\beta z^\beta, \qquad z^\beta \sim \mathcal{N}(0, I_R) ,
 
-a Gaussian of covariance :math:`W W^T` with one scale :math:`s_{i\beta}` for every observation and source.
-Light on the sky needs the scales: fluxes span decades, and a single covariance would belong to the
-brightest images and leave the noise of all others in their posterior. Where data are not of that kind,
-all scales are 1 and the model is the plain Gaussian.
+a Gaussian of covariance :math:`W W^T` with one scale :math:`s_{i\beta}` for every observation and
+source. Light on the sky needs the scales: fluxes span decades, and a single covariance would belong
+to the brightest images and leave the noise of all others in their posterior. Where data are not of
+that kind, all scales are 1 and the model is the plain Gaussian.
 
-Given the whitened observation :math:`\tilde y = \sum_\beta \tilde A^\beta x^\beta + \varepsilon`, the
-latent vectors of all sources, :math:`z = (z^1, \dots, z^S)`, have a Gaussian posterior in closed form. With
-:math:`G = (s_1 \tilde A^1 W^1, \dots, s_S \tilde A^S W^S)`,
+Given the whitened observation :math:`\tilde y = \sum_\beta \tilde A^\beta x^\beta + \varepsilon`,
+the latent vectors of all sources, :math:`z = (z^1, \dots, z^S)`, have a Gaussian posterior in
+closed form. With :math:`G = (s_1 \tilde A^1 W^1, \dots, s_S \tilde A^S W^S)`,
 
 .. math:: P = I + G^T G, \qquad \bar z = P^{-1} G^T (\tilde y - \tilde A \mu), \qquad
           z \mid y \sim \mathcal{N}(\bar z, P^{-1}) ,
@@ -47,8 +47,8 @@ class GaussianPrior:
     factor : torch.Tensor
         Factor :math:`W` of the covariance, of shape ``(D, R)``.
     log_scale : torch.Tensor, optional
-        Mean and standard deviation of :math:`\log s` over observations; (0, 0), the plain Gaussian, if
-        not given.
+        Mean and standard deviation of :math:`\log s` over observations; (0, 0), the plain Gaussian,
+        if not given.
     """
 
     def __init__(self, mean: Tensor, factor: Tensor, log_scale: Tensor | None = None):
@@ -84,8 +84,8 @@ class LatentPosterior:
     priors : list of GaussianPrior
         One prior for each source of ``observation``, in its order.
     scales : torch.Tensor, optional
-        Scales of the observations and sources, of shape ``(B, S)``, to begin with; the priors' median
-        scales if not given.
+        Scales of the observations and sources, of shape ``(B, S)``, to begin with; the priors'
+        median scales if not given.
     """
 
     def __init__(self, observation: JointObservation, priors, scales: Tensor | None = None):
@@ -120,11 +120,11 @@ class LatentPosterior:
         self.covariance = torch.cholesky_inverse(self._cholesky)
 
     def maximize_scales(self, learn: list[bool], iterations: int = 6):
-        r"""Move the scales of the sources that ``learn`` marks to their marginal likelihood's maximum.
+        r"""Move the scales that ``learn`` marks to the maximum of their marginal likelihood.
 
         The fixed point is damped by a prior worth one latent dimension,
-        :math:`\log p(s) = -\log s - (0.1 \, s_\mathrm{typical})^2 / 2 s^2`, so that an observation that
-        says nothing of a source gives it a tenth of its typical scale, and not none.
+        :math:`\log p(s) = -\log s - (0.1 \, s_\mathrm{typical})^2 / 2 s^2`, so that an observation
+        that says nothing of a source gives it a tenth of its typical scale, and not none.
         """
         for _ in range(iterations):
             variances = self.covariance.diagonal(dim1=1, dim2=2).split(self.ranks, dim=1)
@@ -188,7 +188,7 @@ class ScaleMixtureDenoiser(Denoiser):
         self.mean, self.basis = prior.mean, basis
         self.variance = scales[:, None].square() * singular.square()
 
-    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:
+    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002
         """Estimate the clean source of ``x_t``, of shape ``(B, *shape)``."""
         _, sigma = self.schedule(t)
         gain = self.variance / (self.variance + sigma**2)
@@ -201,9 +201,9 @@ def absorb_residual(observation: JointObservation, x: Tensor) -> Tensor:
     r"""Give the first source what a draw leaves unexplained.
 
     A subspace cannot hold the sharp cores of the brightest images. Where a draw's reduced
-    :math:`\chi^2` exceeds what noise alone would do, the first source, which is the least restricted,
-    gets an isotropic component of variance :math:`\delta = \chi^2 - 1`, drawn from its posterior given
-    the residual (perturb and solve).
+    :math:`\chi^2` exceeds what noise alone would do, the first source, which is the least
+    restricted, gets an isotropic component of variance :math:`\delta = \chi^2 - 1`, drawn from its
+    posterior given the residual (perturb and solve).
 
     Parameters
     ----------

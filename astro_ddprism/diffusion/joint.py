@@ -1,9 +1,14 @@
 r"""The denoiser of all sources, given an observation: moment matching posterior sampling.
 
-With every source perturbed independently, :math:`x_t^\beta = \alpha_t x^\beta + \sigma_t z^\beta`, each prior's
-denoiser gives :math:`\mathbb{E}[x^\beta \mid x_t^\beta]` and, through its Jacobian, the covariance
-:math:`V^\beta = (\sigma_t^2 / \alpha_t) \, \partial \mathbb{E}[x^\beta | x_t^\beta] / \partial x_t^\beta`.
-Approximating :math:`p(x^\beta \mid x_t^\beta)` by that Gaussian, the whitened observation has the likelihood
+With every source perturbed independently, :math:`x_t^\beta = \alpha_t x^\beta + \sigma_t z^\beta`,
+each prior's denoiser gives :math:`\mathbb{E}[x^\beta \mid x_t^\beta]` and, through its Jacobian,
+the covariance
+
+.. math:: V^\beta = \frac{\sigma_t^2}{\alpha_t} \,
+          \frac{\partial \mathbb{E}[x^\beta \mid x_t^\beta]}{\partial x_t^\beta} .
+
+Approximating :math:`p(x^\beta \mid x_t^\beta)` by that Gaussian, the whitened observation has the
+likelihood
 
 .. math:: p(\tilde y \mid x_t) \approx \mathcal{N}\Big(\tilde y \,\Big|\,
           \sum_\beta \tilde A^\beta \mathbb{E}^\beta, \; M\Big), \qquad
@@ -14,9 +19,9 @@ and the posterior means of the sources given :math:`x_t` *and* the observation a
 .. math:: \mathbb{E}[x^\beta \mid x_t, y] = \mathbb{E}^\beta + V^\beta \tilde A^{\beta T} M^{-1}
           \Big(\tilde y - \sum_\beta \tilde A^\beta \mathbb{E}^\beta\Big) .
 
-This is a denoiser of the joint vector of all sources like any other, so azula's samplers draw from the
-joint posterior with it. With ``K`` solver iterations one evaluation costs a forward pass and ``K + 1``
-vector-Jacobian products of every source's network.
+This is a denoiser of the joint vector of all sources like any other, so azula's samplers draw from
+the joint posterior with it. With ``K`` solver iterations one evaluation costs a forward pass and
+``K + 1`` vector-Jacobian products of every source's network.
 
 References
 ----------
@@ -59,7 +64,7 @@ class JointPosteriorDenoiser(Denoiser):
         return self.denoisers[0].schedule
 
     @torch.no_grad()
-    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:
+    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002
         r"""Estimate all sources.
 
         Parameters

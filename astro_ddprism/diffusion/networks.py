@@ -1,8 +1,9 @@
 r"""Backbones: the trainable part of a denoiser.
 
-A backbone maps features of the noisy source, ``(B, C, *shape)``, and the logarithm of the noise scale,
-``(B,)``, to one output of the source's shape. What the features are, and how the output becomes an
-estimate of the clean source, is the denoiser's business (`~astro_ddprism.diffusion.denoiser`).
+A backbone maps features of the noisy source, ``(B, C, *shape)``, and the logarithm of the noise
+scale, ``(B,)``, to one output of the source's shape. What the features are, and how the output
+becomes an estimate of the clean source, is the denoiser's business
+(`~astro_ddprism.diffusion.denoiser`).
 """
 
 __all__ = ["BACKBONES", "MLP", "UNet"]
@@ -22,10 +23,11 @@ def _noise_embedding(features: int) -> nn.Module:
 class UNet(nn.Module):
     """A U-Net for images, azula's, on patches of pixels.
 
-    Beside the features it is given, the network sees each pixel's distance from the image's centre: a
-    galaxy sits at the centre and other light anywhere, and a network that cannot know where the centre is
-    cannot tell them apart. Working on patches moves most of the arithmetic away from the full resolution,
-    where a CPU is bound by memory: with patches of 2 the cost of an image falls to a half.
+    Beside the features it is given, the network sees each pixel's distance from the image's centre:
+    a galaxy sits at the centre and other light anywhere, and a network that cannot know where the
+    centre is cannot tell them apart. Working on patches moves most of the arithmetic away from the
+    full resolution, where a CPU is bound by memory: with patches of 2 the cost of an image falls to
+    a half.
 
     Parameters
     ----------

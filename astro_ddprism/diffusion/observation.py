@@ -6,9 +6,9 @@ For one batch of observations, with mixing operators :math:`A^\beta` and noise c
 .. math:: y = \sum_\beta A^\beta x^\beta + \eta, \qquad \eta \sim \mathcal{N}(0, \Sigma) .
 
 Everything downstream sees it *whitened*, :math:`\tilde y = \Sigma^{-1/2} y` and
-:math:`\tilde A^\beta = \Sigma^{-1/2} A^\beta`, so that the noise is :math:`\mathcal{N}(0, I)` on the
-informative pixels and masked pixels are rows of zeros, which say nothing. The sources of an observation
-travel as one flat vector, their concatenation :math:`x = (x^1, \dots, x^S)`.
+:math:`\tilde A^\beta = \Sigma^{-1/2} A^\beta`, so that the noise is :math:`\mathcal{N}(0, I)` on
+the informative pixels and masked pixels are rows of zeros, which say nothing. The sources of an
+observation travel as one flat vector, their concatenation :math:`x = (x^1, \dots, x^S)`.
 """
 
 __all__ = ["JointObservation"]
@@ -78,6 +78,6 @@ class JointObservation:
         )
 
     def chi2(self, x: Tensor) -> Tensor:
-        r"""Reduced :math:`\chi^2 = \|\tilde y - \tilde A x\|^2 / n_\mathrm{valid}`, of shape ``(B,)``."""
+        r"""Reduced :math:`\chi^2 = \|\tilde y - \tilde A x\|^2 / n_\mathrm{valid}`, ``(B,)``."""
         residual = self.y - self.forward(x)
         return residual.square().sum(dim=1) / self.n_valid.clip(min=1)

@@ -15,9 +15,9 @@ def seeded(*entropy: int, device: torch.device):
     Parameters
     ----------
     *entropy : int
-        Non-negative integers: the seed of a run, then what the numbers are for. A run that goes on from
-        its fourth iteration draws the numbers of an unbroken one, because they do not depend on what was
-        drawn before.
+        Non-negative integers: the seed of a run, then what the numbers are for. A run that goes on
+        from its fourth iteration draws the numbers of an unbroken one, because they do not depend
+        on what was drawn before.
     device : torch.device
         The device on which numbers are drawn.
     """

@@ -1,15 +1,16 @@
 r"""The E-step: draws of all sources of a view's observations from their joint posterior.
 
-A chain starts from a first draw :math:`x_0`, perturbed to the noise scale at which the chain begins, and
-runs down the noise schedule under the joint posterior denoiser. If :math:`x_0` came from the posterior,
-the perturbed draw has the very distribution that a chain from far away would have at that noise scale,
-so nothing is lost by starting there; and what :math:`x_0` gets wrong below that scale is forgotten. First
-draws come from the Gaussian priors' posterior in closed form, or from the previous EM iteration.
+A chain starts from a first draw :math:`x_0`, perturbed to the noise scale at which the chain
+begins, and runs down the noise schedule under the joint posterior denoiser. If :math:`x_0` came
+from the posterior, the perturbed draw has the very distribution that a chain from far away would
+have at that noise scale, so nothing is lost by starting there; and what :math:`x_0` gets wrong
+below that scale is forgotten. First draws come from the Gaussian priors' posterior in closed form,
+or from the previous EM iteration.
 
 A chain may end far from its own observation. Its residual tells: with a reduced
 :math:`\chi^2 > \max(\chi^2_\mathrm{max}, 1 + 6 \sqrt{2 / n})` over ``n`` informative pixels it
-contradicts the observation, is drawn again from its Gaussian first draw, and if that does not help it is
-reported as failed.
+contradicts the observation, is drawn again from its Gaussian first draw, and if that does not help
+it is reported as failed.
 """
 
 __all__ = ["SAMPLERS", "Draws", "JointSampler", "sample_prior"]
@@ -122,7 +123,9 @@ class JointSampler:
     def observe(self, view, index) -> JointObservation:
         """The whitened observations of some rows of a view."""
         batch = view.batch(index, scale=self.scale(view), device=self.device, dtype=torch.float32)
-        return JointObservation(batch, {source: self.source_shapes[source] for source in view.sources})
+        return JointObservation(
+            batch, {source: self.source_shapes[source] for source in view.sources}
+        )
 
     def draw(self, view, index, track, *, first: Tensor | None = None, start: float = 1.0) -> Draws:
         """Draw once for each row of ``index``.
@@ -179,7 +182,7 @@ class JointSampler:
         return torch.cat(draws), torch.cat(chi2)
 
     def _begin(self, view, rows, observation):
-        """Denoisers of a batch, None where all priors are Gaussian, and its Gaussian first draws."""
+        """Denoisers of a batch, None if all priors are Gaussian, and its Gaussian first draws."""
         distinct, inverse = np.unique(rows, return_inverse=True)
         alone = observation if len(distinct) == len(rows) else self.observe(view, distinct)
         inverse = torch.as_tensor(

@@ -4,10 +4,10 @@ The score of the moment-matched likelihood needs :math:`z = M^{-1} r` with
 
 .. math:: M = I + \tilde A V \tilde A^T ,
 
-where :math:`V` is known only through products (one vector-Jacobian product of each network a product).
-A learned Jacobian is neither symmetric nor positive: conjugate gradients break down on it, the more the
-more they iterate; GMRES, which minimizes the residual whatever the matrix, does not. For observations of
-a few numbers, `Dense` writes the matrix down and solves exactly.
+where :math:`V` is known only through products (one vector-Jacobian product of each network a
+product). A learned Jacobian is neither symmetric nor positive: conjugate gradients break down on
+it, the more the more they iterate; GMRES, which minimizes the residual whatever the matrix, does
+not. For observations of a few numbers, `Dense` writes the matrix down and solves exactly.
 """
 
 __all__ = ["CG", "GMRES", "SOLVERS", "Dense", "Solver"]
@@ -40,7 +40,7 @@ class GMRES(Solver):
     def __init__(self, iterations: int = 2):
         self.iterations = iterations
 
-    def __call__(self, matrix, r):
+    def __call__(self, matrix, r):  # noqa: D102
         return solve.gmres(matrix, r, iterations=min(self.iterations, r.shape[1]))
 
 
@@ -56,7 +56,7 @@ class CG(Solver):
     def __init__(self, iterations: int = 2):
         self.iterations = iterations
 
-    def __call__(self, matrix, r):
+    def __call__(self, matrix, r):  # noqa: D102
         return solve.cg(matrix, r, iterations=self.iterations)
 
 
@@ -72,7 +72,7 @@ class Dense(Solver):
     def __init__(self, iterations: int | None = None):
         self.iterations = iterations
 
-    def __call__(self, matrix, r):
+    def __call__(self, matrix, r):  # noqa: D102
         basis = torch.eye(r.shape[1], dtype=r.dtype, device=r.device)
         columns = [matrix(e.expand_as(r)) for e in basis]
         return torch.linalg.solve(torch.stack(columns, dim=-1), r)

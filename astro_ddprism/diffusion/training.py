@@ -1,7 +1,7 @@
 r"""The M-step: training one source's denoiser on drawn samples.
 
-Every noise scale counts alike: the time is uniform, and so the logarithm of the noise scale. The weights
-that are kept are an exponential moving average over the last twentieth of the training.
+Every noise scale counts alike: the time is uniform, and so the logarithm of the noise scale. The
+weights that are kept are an exponential moving average over the last twentieth of the training.
 """
 
 __all__ = ["train"]
@@ -38,7 +38,8 @@ def train(
     batch_size : int
         Images in one step.
     learning_rate : float
-        Peak learning rate; it rises over the first twentieth of the steps and falls linearly to zero.
+        Peak learning rate; it rises over the first twentieth of the steps and falls linearly to
+        zero.
     symmetries : tuple of str
         Symmetries of the source; every image is transformed at random.
     precision : torch.dtype
