@@ -1,4 +1,4 @@
-r"""The denoiser of one source: :math:`\mathbb{E}[x \mid x_\sigma]`, :math:`x_\sigma = x + \sigma z`.
+r"""The denoiser of one source: :math:`\mathbb{E}[x \mid x_\sigma]` of :math:`x + \sigma z`.
 
 Light adds in linear flux, so the diffusion runs in linear flux too, in units of the image's noise,
 over a range of values from below 1 to thousands. The preconditioning of Karras et al. (2022, EDM,
