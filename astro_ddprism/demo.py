@@ -67,13 +67,15 @@ class DemoSettings:
     """
 
     shape: tuple[int, int] = (1536, 1536)
-    size: int = 32
+    size: int = 24
     n_random: int | None = None
     deconvolve: bool = False
-    detection: dict = dataclasses.field(default_factory=dict)
-    separator: dict = dataclasses.field(default_factory=dict)
-    n_samples: int = 32
-    aperture: float = 5.0
+    detection: dict = dataclasses.field(default_factory=lambda: {"min_snr": 25})
+    separator: dict = dataclasses.field(
+        default_factory=lambda: {"n_first_images": 32_000, "n_images": 10_000}
+    )
+    n_samples: int = 16
+    aperture: float = 8.0
     contamination: float = 0.1
     n_rows: int = 8
 

@@ -38,12 +38,13 @@ _POSTERIOR, _PRIOR, _LIKELIHOOD = range(100, 103)
 class DiffusionSourceSeparator:
     r"""Diffusion priors of several sources, learned from views, and the posterior under them.
 
-    The observations of a view are :math:`y = \sum_\beta A^\beta x^\beta + \eta`. `fit` learns a diffusion
-    prior of every source :math:`x^\beta` by expectation maximization; `sample` draws all sources of
-    an observation from their joint posterior, or each from its prior; `log_prob` evaluates the priors.
+    The observations of a view are :math:`y = \sum_\beta A^\beta x^\beta + \eta`. `fit` learns a
+    diffusion prior of every source :math:`x^\beta` by expectation maximization; `sample` draws all
+    sources of an observation from their joint posterior, or each from its prior; `log_prob`
+    evaluates the priors.
 
-    Fluxes are linear throughout; inside, they are in units of the median noise of the dataset that the
-    separator was fitted to, ``noise_scale_``.
+    Fluxes are linear throughout; inside, they are in units of the median noise of the dataset that
+    the separator was fitted to, ``noise_scale_``.
 
     Parameters
     ----------
@@ -56,38 +57,41 @@ class DiffusionSourceSeparator:
     progress : bool
         Whether to show progress bars on standard error.
     network : str or None
-        ``"unet"`` or ``"mlp"``; by default a U-Net for images and a perceptron for sources of one axis.
+        ``"unet"`` or ``"mlp"``; by default a U-Net for images and a perceptron for sources of one
+        axis.
     network_options : dict
         Options of the network, see `astro_ddprism.diffusion.networks`.
     precision : str
         ``"float32"``, or ``"bfloat16"`` for the networks' arithmetic.
     symmetries : dict of str to sequence of str, optional
-        For each source, which of ``"rotations"`` (by right angles) and ``"flips"`` leave its prior as it
-        is. By default both for square images and none otherwise.
+        For each source, which of ``"rotations"`` (by right angles) and ``"flips"`` leave its prior
+        as it is. By default both for square images and none otherwise.
     sigma_min, sigma_max : float
-        Range of the noise schedule in units of the noise. ``sigma_max`` grows to ten times the data's
-        scale where that is more.
+        Range of the noise schedule in units of the noise. ``sigma_max`` grows to ten times the
+        data's scale where that is more.
     warm_start_rank, warm_start_rank_new : int
-        Latent dimensions of the warm start's Gaussian priors: in the first stage, and of sources that
-        are learned beside known ones.
+        Latent dimensions of the warm start's Gaussian priors: in the first stage, and of sources
+        that are learned beside known ones.
     warm_start_iterations : int
         EM iterations of the warm start.
     n_em_iterations : int
         EM iterations of each stage, after the one that trains the networks on the warm start.
     n_first_images, n_images : int
-        Images, repeats included, that a network is trained on in its first and in each later M-step.
+        Images, repeats included, that a network is trained on in its first and in each later
+        M-step.
     train_batch_size : int
         Images in a training step.
     learning_rate : float
         Peak learning rate.
     sampler : str
-        ``"adams-bashforth"`` (the probability flow by exponential multi-steps, most accurate for its
-        cost), ``"ancestral"``, ``"predictor-corrector"``, ``"ddim"`` or ``"heun"``.
+        ``"ancestral"``, ``"adams-bashforth"`` (the probability flow by exponential multi-steps;
+        fewer steps where priors are near Gaussian), ``"predictor-corrector"``, ``"ddim"`` or
+        ``"heun"``.
     n_steps : int
         Steps of a chain.
     chain_start : float
-        In later E-steps, the time in (0, 1] at which chains begin: 1 is ``sigma_max``, 0 ``sigma_min``,
-        logarithmic in between.
+        The time in (0, 1] at which chains begin, from their perturbed first draws: 1 is
+        ``sigma_max``, 0 ``sigma_min``, logarithmic in between.
     solver : str
         ``"gmres"``, ``"cg"`` or ``"dense"`` (exact, for observations of a few numbers).
     solver_iterations : int
@@ -111,16 +115,17 @@ class DiffusionSourceSeparator:
         The flux, in ``unit_``, that is 1 inside: the dataset's median noise.
     history_ : astropy.table.QTable
         One row for each EM iteration and source: the training loss, the median and mean reduced
-        chi-squared of the draws, the power of the source (mean square of its pixels), the numbers of
-        chains drawn, drawn again and left out, and the times of both steps.
+        chi-squared of the draws, the power of the source (mean square of its pixels), the numbers
+        of chains drawn, drawn again and left out, and the times of both steps.
 
     Examples
     --------
     >>> import numpy as np
     >>> from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
     >>> rng = np.random.default_rng(1)
+    >>> data, mixing = rng.normal(0, 2, (64, 2)), {"a": np.eye(2)}
     >>> views = MultiViewDataset.from_arrays({
-    ...     "first": {"data": rng.normal(0, 2, (64, 2)), "variance": 1.0, "mixing": {"a": np.eye(2)}},
+    ...     "first": {"data": data, "variance": 1.0, "mixing": mixing},
     ... })
     >>> separator = DiffusionSourceSeparator(
     ...     device="cpu", progress=False, n_em_iterations=0, n_first_images=640, n_steps=4
@@ -142,16 +147,16 @@ class DiffusionSourceSeparator:
     sigma_min: float = 0.1
     sigma_max: float = 100.0
     warm_start_rank: int = 64
-    warm_start_rank_new: int = 8
+    warm_start_rank_new: int = 6
     warm_start_iterations: int = 4
-    n_em_iterations: int = 4
+    n_em_iterations: int = 3
     n_first_images: int = 40_000
     n_images: int = 16_000
     train_batch_size: int = 32
     learning_rate: float = 3e-3
-    sampler: str = "adams-bashforth"
+    sampler: str = "ancestral"
     n_steps: int = 16
-    chain_start: float = 1.0
+    chain_start: float = 0.7
     solver: str = "gmres"
     solver_iterations: int = 2
     max_chi2: float = 2.0
@@ -202,8 +207,8 @@ class DiffusionSourceSeparator:
         dataset : MultiViewDataset
             The views.
         checkpoint : path-like, optional
-            An ASDF file that is replaced after every EM iteration, from which a fit that was killed can
-            go on.
+            An ASDF file that is replaced after every EM iteration, from which a fit that was killed
+            can go on.
         resume : bool
             Go on from ``checkpoint``. The fit ends where an unbroken one would have.
 
@@ -247,9 +252,7 @@ class DiffusionSourceSeparator:
         )
         for _ in em.run(self._state):
             if checkpoint is not None:
-                write_tree(
-                    checkpoint, {**self._tree(), "fingerprint": fingerprint}, overwrite=True
-                )
+                write_tree(checkpoint, {**self._tree(), "fingerprint": fingerprint}, overwrite=True)
         return self
 
     @property
@@ -278,13 +281,14 @@ class DiffusionSourceSeparator:
         Returns
         -------
         PosteriorSamples or dict of str to Quantity
-            Joint posterior samples; or, without a view, prior samples of every source, each of shape
-            ``(n_samples, *shape)``.
+            Joint posterior samples; or, without a view, prior samples of every source, each of
+            shape ``(n_samples, *shape)``.
 
         Raises
         ------
         InputError
-            If the view's sources, their shapes, its unit or whether it has a PSF do not fit the model.
+            If the view's sources, their shapes, its unit or whether it has a PSF do not fit the
+            model.
         """
         self._check_fitted()
         if int(n_samples) < 1:
@@ -297,7 +301,12 @@ class DiffusionSourceSeparator:
         index = np.repeat(np.arange(len(view)), n_samples)
         progress = Progress(self.progress)
         with seeded(seed, _POSTERIOR, device=self._torch_device()):
-            draws = sampler.draw(view, index, lambda batches: progress(batches, "posterior samples"))
+            draws = sampler.draw(
+                view,
+                index,
+                lambda batches: progress(batches, "posterior samples"),
+                start=self.chain_start,
+            )
         x = draws.x.unflatten(0, (len(view), n_samples)).transpose(0, 1).numpy()
         sizes = np.cumsum([np.prod(self.source_shapes_[s]) for s in view.sources])[:-1]
         scale = self._scale(view)
@@ -310,8 +319,8 @@ class DiffusionSourceSeparator:
     def log_prob(self, x, source, *, n_probes=None, seed=None, return_error=False):
         """Log density of candidate sources under a learned prior.
 
-        The probability flow ODE is integrated from the sources to the top of the noise schedule (Song et
-        al. 2021, arXiv:2011.13456, equation 39).
+        The probability flow ODE is integrated from the sources to the top of the noise schedule
+        (Song et al. 2021, arXiv:2011.13456, equation 39).
 
         Parameters
         ----------
@@ -320,8 +329,8 @@ class DiffusionSourceSeparator:
         source : str
             Which source they are candidates of.
         n_probes : int, optional
-            Probes of Hutchinson's estimator of the divergence; by default the trace is exact up to 32
-            features, and estimated from 4 probes beyond.
+            Probes of Hutchinson's estimator of the divergence; by default the trace is exact up to
+            32 features, and estimated from 4 probes beyond.
         seed : int, optional
             Of the probes.
         return_error : bool
@@ -379,7 +388,7 @@ class DiffusionSourceSeparator:
         """
         self._check_fitted()
         tree = self._tree()
-        tree["em"]["draws"] = {}
+        tree["em"]["draws"] = tree["em"]["samples"] = {}
         write_tree(path, tree, overwrite=overwrite)
         self._file = Path(path)
 
@@ -401,7 +410,8 @@ class DiffusionSourceSeparator:
         Raises
         ------
         InputError
-            If the file is no model, damaged, of a newer version, or the checkpoint of an unfinished fit.
+            If the file is no model, damaged, of a newer version, or the checkpoint of an unfinished
+            fit.
         """
         tree = read_tree(path, "model")
         try:
@@ -439,9 +449,7 @@ class DiffusionSourceSeparator:
 
     def _check_source(self, source):
         if source not in self.sources_:
-            raise InputError(
-                f"source: {source!r}; expected one of {', '.join(self.sources_)}"
-            )
+            raise InputError(f"source: {source!r}; expected one of {', '.join(self.sources_)}")
 
     def _check_view(self, view):
         label = f"view {view.name!r}"
@@ -616,8 +624,9 @@ def _has_psf(operator) -> bool:
 
 
 def _typical_rms(dataset) -> float:
-    """The largest of the views' median root mean square of an observation, in the dataset's unit."""
-    return max(
-        float(np.median(np.sqrt(np.square(view.data, dtype=float).reshape(len(view), -1).mean(axis=1))))
-        for view in dataset.values()
-    )
+    """The largest of the views' medians of an observation's root mean square, in their unit."""
+
+    def rms(view):
+        return np.sqrt(np.square(view.data, dtype=float).reshape(len(view), -1).mean(axis=1))
+
+    return max(float(np.median(rms(view))) for view in dataset.values())

@@ -2,16 +2,17 @@ r"""Expectation maximization: from views to learned priors.
 
 *E-step*: draw every observation's sources from their joint posterior under the present priors
 (`~astro_ddprism.diffusion.sampling`). *M-step*: train each source's denoiser on its draws
-(`~astro_ddprism.diffusion.training`). Both raise, in expectation, a lower bound of the likelihood of all
-observations (Rozet et al. 2024, arXiv:2405.13712).
+(`~astro_ddprism.diffusion.training`). Both raise, in expectation, a lower bound of the likelihood of
+all observations (Rozet et al. 2024, arXiv:2405.13712).
 
-Sources are learned in *stages*. A stage takes the views that bring the fewest new sources and learns
-those, with all sources learned before held fixed: contrastive views, the k-th of which holds sources 1 to
-k, give one source a stage; mixed views, which all hold all sources, give one stage with all of them.
+Sources are learned in *stages*. A stage takes the views that bring the fewest new sources and
+learns those, with all sources learned before held fixed: contrastive views, the k-th of which holds
+sources 1 to k, give one source a stage; mixed views, which all hold all sources, give one stage
+with all of them.
 
-Every stage begins with its Gaussian warm start. Its first E-step puts the Gaussian priors of the new
-sources beside the diffusion priors of the known ones; the first stage has none, and its first draws are
-exact.
+Every stage begins with its Gaussian warm start. Its first E-step puts the Gaussian priors of the
+new sources beside the diffusion priors of the known ones; the first stage has none, and its first
+draws are exact.
 """
 
 __all__ = ["EMState", "ExpectationMaximization", "Stage", "plan_stages"]
@@ -53,8 +54,8 @@ def plan_stages(view_sources: dict[str, tuple[str, ...]]) -> list[Stage]:
     Returns
     -------
     list of Stage
-        Every source is new in exactly one stage. A view takes part in a stage if it holds a new source
-        and no source that is yet unknown.
+        Every source is new in exactly one stage. A view takes part in a stage if it holds a new
+        source and no source that is yet unknown.
 
     Examples
     --------
@@ -64,7 +65,11 @@ def plan_stages(view_sources: dict[str, tuple[str, ...]]) -> list[Stage]:
     stages, known = [], set()
     while any(set(sources) - known for sources in view_sources.values()):
         new = min(
-            ([s for s in held if s not in known] for held in view_sources.values() if set(held) - known),
+            (
+                [s for s in held if s not in known]
+                for held in view_sources.values()
+                if set(held) - known
+            ),
             key=len,
         )
         available = known | set(new)
@@ -92,6 +97,8 @@ class EMState:
         The EM iteration that comes next.
     draws : dict of str to Draws
         The last draws of the views of the present stage.
+    samples : dict of str to torch.Tensor
+        Up to 4096 of the last draws of every source of an earlier stage.
     history : list of dict
         One row for each EM iteration and source that was trained in it.
     """
@@ -101,6 +108,7 @@ class EMState:
     stage: int = 0
     iteration: int = 0
     draws: dict[str, Draws] = field(default_factory=dict)
+    samples: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
 
 
@@ -115,7 +123,8 @@ class ExpectationMaximization:
         Called with denoisers and Gaussian priors; returns a
         `~astro_ddprism.diffusion.sampling.JointSampler`.
     make_denoiser : callable
-        Called with the name of a source and its data scale; returns an untrained denoiser on its device.
+        Called with the name of a source and its data scale; returns an untrained denoiser on its
+        device.
     source_shapes : dict of str to tuple of int
         Shapes of the sources.
     symmetries : dict of str to tuple of str
@@ -174,6 +183,8 @@ class ExpectationMaximization:
             self._record(stage, state, losses, drawn - started, time.perf_counter() - drawn)
             state.iteration += 1
             if state.iteration > self.settings["n_em_iterations"]:
+                for source in stage.sources:
+                    state.samples[source] = self._samples(stage, state, source)[:4096].flatten(1)
                 state.stage, state.iteration, state.draws = state.stage + 1, 0, {}
             yield state
 
@@ -182,7 +193,8 @@ class ExpectationMaximization:
         return seeded(*entropy, device=self.device)
 
     def _title(self, stage: Stage, state: EMState, step: str) -> str:
-        return f"{', '.join(stage.sources)} {step} {state.iteration}/{self.settings['n_em_iterations']}"
+        of_all = f"{state.iteration}/{self.settings['n_em_iterations']}"
+        return f"{', '.join(stage.sources)} {step} {of_all}"
 
     def _warm_start(self, stage: Stage, state: EMState):
         settings = self.settings
@@ -192,6 +204,7 @@ class ExpectationMaximization:
             {source: self.source_shapes[source] for source in stage.sources},
             symmetries=self.symmetries,
             ranks=dict.fromkeys(stage.sources, settings[key]),
+            known_samples=state.samples,
         )
         sampler = self.make_sampler({}, {})
 
@@ -223,7 +236,7 @@ class ExpectationMaximization:
                     np.arange(len(view)),
                     lambda batches, title=title: self.track(batches, title),
                     first=None if previous is None else previous.x,
-                    start=1.0 if previous is None else self.settings["chain_start"],
+                    start=self.settings["chain_start"],
                 )
                 if not state.draws[name].good.any():
                     raise InputError(

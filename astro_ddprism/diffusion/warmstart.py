@@ -1,17 +1,22 @@
 r"""The warm start: Gaussian priors of new sources, learned from views by closed-form EM.
 
-Expectation maximization frees a source of light that it wrongly holds only slowly: where a known source
-explains a blob as well, the new source's share falls as :math:`1/n` with the iteration. Light that it
-wrongly lacks, on the other hand, comes as soon as the known sources explain it worse. A new source
-therefore starts *restricted*: from the few leading components of what its views hold in excess of the
-known sources and the noise,
+Expectation maximization frees a source of light that it wrongly holds only slowly: where a known
+source explains a blob as well, the new source's share falls as :math:`1/n` with the iteration.
+Light that it wrongly lacks, on the other hand, comes as soon as the known sources explain it worse.
+A new source therefore starts *restricted*: from the few leading components of what its views hold
+in excess of the known sources and the noise,
 
-.. math:: \mathrm{E}[b b^T] - \mathrm{E}[b_0 b_0^T], \quad
+.. math:: \mathrm{Cov}[b] - \mathrm{Cov}[b_0] + \Delta \Delta^T, \quad
+          \Delta = \mathrm{E}[b] - \mathrm{E}[b_0], \quad
           b = \tilde A^T \tilde y, \quad
           b_0 = \tilde A^T (\tilde A x^\mathrm{known} + \varepsilon) ,
 
-with :math:`x^\mathrm{known}` drawn from the known priors. A galaxy's leading components are its mean
-profile, its size and its ellipticity; a neighbour is none of them.
+with :math:`x^\mathrm{known}` out of the draws of the known sources. A galaxy's leading components
+are its mean profile, its size and its ellipticity; a neighbour is none of them.
+
+Fluxes have heavy tails, and the few brightest images would make up both covariances. Each :math:`b`
+is therefore paired with a :math:`b_0` at random, and both enter with the weight
+:math:`1 / (\|b\|^2 + \|b_0\|^2)`: a bright neighbour counts as little in the one as in the other.
 """
 
 __all__ = ["GaussianWarmStart"]
@@ -33,6 +38,8 @@ class GaussianWarmStart:
     ----------
     known : dict of str to GaussianPrior
         Priors that stay as they are.
+    known_samples : dict of str to torch.Tensor
+        Draws of the known sources, each of shape ``(N, D_source)``.
     shapes : dict of str to tuple of int
         Shapes of the new sources.
     symmetries : dict of str to tuple of str
@@ -41,8 +48,9 @@ class GaussianWarmStart:
         Latent dimensions of the new sources; at most their number of features is used.
     """
 
-    def __init__(self, known, shapes, *, symmetries, ranks):
+    def __init__(self, known, shapes, *, symmetries, ranks, known_samples=None):
         self.known = dict(known)
+        self.known_samples = dict(known_samples or {})
         self.shapes = dict(shapes)
         self.symmetries = symmetries
         self.ranks = {s: min(ranks[s], math.prod(shape)) for s, shape in shapes.items()}
@@ -54,8 +62,8 @@ class GaussianWarmStart:
         Parameters
         ----------
         batches : callable
-            Called without arguments; iterates over `JointObservation`, the same in the same order each
-            time.
+            Called without arguments; iterates over `JointObservation`, the same in the same order
+            each time.
         iterations : int
             Number of EM iterations.
 
@@ -99,26 +107,24 @@ class GaussianWarmStart:
         if rank == size:
             power = (observed.square().mean() - explained.square().mean()).clip(min=1.0)
             return GaussianPrior(mean, power.sqrt() * torch.eye(size, device=mean.device))
-        if self.has_scales(shape):
-            observed = observed / observed.square().mean(dim=1, keepdim=True).sqrt()
-            explained = explained / explained.square().mean(dim=1, keepdim=True).sqrt()
         factor = _excess_factor(observed, explained, 2 * rank)
         return GaussianPrior(mean, _symmetrized(factor, shape, self.symmetries[source], rank))
 
     def _explained(self, observation) -> Tensor:
         """Draws of a batch's whitened observations under the known sources and the noise alone."""
-        n = len(observation)
-        parts = [
-            self.known[source].sample(n)
-            if source in self.known
-            else observation.y.new_zeros(n, math.prod(shape))
-            for source, shape in observation.source_shapes.items()
-        ]
+        n, parts = len(observation), []
+        for source, shape in observation.source_shapes.items():
+            if source in self.known_samples:
+                samples = self.known_samples[source]
+                pick = torch.randint(len(samples), (n,))
+                parts.append(samples[pick].to(observation.y.device))
+            else:
+                parts.append(observation.y.new_zeros(n, math.prod(shape)))
         return observation.forward(torch.cat(parts, dim=1)) + torch.randn_like(observation.y)
 
     def _iterate(self, batches):
-        moments = {source: 0.0 for source in self.shapes}
-        means = {source: 0.0 for source in self.shapes}
+        moments = dict.fromkeys(self.shapes, 0.0)
+        means = dict.fromkeys(self.shapes, 0.0)
         log_scales = {source: [] for source in self.shapes}
         counts = dict.fromkeys(self.shapes, 0)
         for observation in batches():
@@ -171,19 +177,27 @@ def _backproject(observation: JointObservation, source: str, y: Tensor) -> Tenso
 
 
 def _excess_factor(observed: Tensor, explained: Tensor, rank: int) -> Tensor:
-    """Factor of the positive part of the difference of the second moments of ``(N, D)`` arrays."""
+    """Factor of the positive part of what ``(N, D)`` arrays hold in excess of others."""
     if observed.shape[1] > 4096:  # work in the span of random combinations of the observations
         combinations = torch.randn(len(observed), 4 * rank, device=observed.device)
         span, _ = torch.linalg.qr(observed.T @ combinations)
         return span @ _excess_factor(observed @ span, explained @ span, rank)
-    excess = observed.T @ observed / len(observed) - explained.T @ explained / len(explained)
-    values, vectors = torch.linalg.eigh(excess)
+    weights = 1 / (observed.square().sum(dim=1) + explained.square().sum(dim=1))
+    weights = weights / weights.sum()
+    excess, means = 0.0, []
+    for sign, x in ((1, observed), (-1, explained)):
+        means.append(weights @ x)
+        centred = weights.sqrt()[:, None] * (x - means[-1])
+        excess = excess + sign * centred.T @ centred
+    values, vectors = torch.linalg.eigh(
+        excess + torch.outer(means[0] - means[1], means[0] - means[1])
+    )
     rank = min(rank, len(values))
     return vectors[:, -rank:] * values[-rank:].clip(min=0).sqrt()
 
 
 def _symmetrized(factor: Tensor, shape, symmetries, rank: int) -> Tensor:
-    """The ``rank`` leading directions of a covariance ``W W^T`` averaged over a source's symmetries."""
+    """The leading directions of a covariance ``W W^T`` averaged over a source's symmetries."""
     images = factor.T.reshape(-1, *shape)
     copies = orbit(images, symmetries)
     columns = copies.flatten(1).T / math.sqrt(len(copies) / len(images))

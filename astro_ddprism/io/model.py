@@ -86,6 +86,7 @@ def tree_from_state(state):
             }
             for view, draws in state.draws.items()
         },
+        "samples": {source: _array(x) for source, x in state.samples.items()},
         # Pairs, since a YAML mapping has no order.
         "history": [
             [name, [row[name] for row in state.history]] for name in (state.history or [{}])[0]
@@ -134,6 +135,7 @@ def state_from_tree(tree, make_denoiser, device):
             )
             for view, arrays in tree["draws"].items()
         },
+        samples={source: torch.tensor(x) for source, x in tree["samples"].items()},
         history=[
             dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)
         ],
