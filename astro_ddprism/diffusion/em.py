@@ -2,8 +2,8 @@ r"""Expectation maximization: from views to learned priors.
 
 *E-step*: draw every observation's sources from their joint posterior under the present priors
 (`~astro_ddprism.diffusion.sampling`). *M-step*: train each source's denoiser on its draws
-(`~astro_ddprism.diffusion.training`). Both raise, in expectation, a lower bound of the likelihood of
-all observations (Rozet et al. 2024, arXiv:2405.13712).
+(`~astro_ddprism.diffusion.training`). Both raise, in expectation, a lower bound of the likelihood
+of all observations (Rozet et al. 2024, arXiv:2405.13712).
 
 Sources are learned in *stages*. A stage takes the views that bring the fewest new sources and
 learns those, with all sources learned before held fixed: contrastive views, the k-th of which holds
