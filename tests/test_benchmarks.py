@@ -25,3 +25,24 @@ def test_overhead(tmp_path):
     # The target is 1.3; a machine that others use too gets some leave here.
     assert record["figures"]["largest_ratio_of_minima"] < 1.6
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_kill_tells_models_apart_and_reads_checkpoints(tmp_path):
+    """The parts of the study that judge; that a killed fit goes on, test_separator shows."""
+    from benchmarks import kill
+
+    configuration = kill.QUICK | {"n_em_iterations": 0, "n_images": 40, "n_observations": 8}
+    kill.make_files(tmp_path, configuration)
+    fits = [kill.Fit(tmp_path, name) for name in ("first.asdf", "second.asdf")]
+    for fit in fits:
+        assert fit.done() == 0
+        assert fit.run()
+        assert fit.begun() == 1  # the last of two, one for each source
+    assert kill.same(fits[0].model, fits[1].model)
+    fits[0].checkpoint.write_bytes(fits[0].model.read_bytes())
+    assert fits[0].done() == 2
+    fits[0].remove()
+    assert not fits[0].checkpoint.exists()
+    assert not fits[0].run(seconds=0.2)  # killed before it began
+    assert fits[0].begun() is None
+    assert not fits[0].model.exists()
