@@ -53,8 +53,10 @@ def stand_in(monkeypatch):
 
 @pytest.mark.parametrize("deconvolve", [False, True])
 def test_leaves_what_it_says(stand_in, tmp_path, capsys, deconvolve):
-    settings = DemoSettings(shape=SHAPE, size=24, n_samples=8, separator={"width": 3.5}, n_rows=3,
-                            n_random=20, deconvolve=deconvolve)  # fmt: skip
+    settings = DemoSettings(
+        shape=SHAPE, size=24, n_samples=8, separator={"width": 3.5}, n_rows=3, n_random=20,
+        deconvolve=deconvolve, detection={}, aperture=5.0,
+    )  # fmt: skip
     out = tmp_path / "new" / "demo"
     metrics = run_demo(out, seed=2, device="cpu", settings=settings)
     assert sorted(p.name for p in out.iterdir()) == FILES
@@ -89,7 +91,7 @@ def test_figures_against_an_oracle():
     error = sigma * rng.normal(size=(33, len(view), 1, 1, 1))
     draws = galaxy + error[0] + error[1:]
     samples = PosteriorSamples({"los": np.broadcast_to(los, draws.shape), "galaxy": draws}, view)
-    metrics, rows = evaluate(samples, field)
+    metrics, rows = evaluate(samples, field, DemoSettings(aperture=5.0))
     assert metrics["n_used"] > 60
     assert metrics["n_contaminated"] > 10
     # Median of |N(0, 1)| is 0.674; the error is that of 25 pi pixels.
@@ -133,11 +135,14 @@ def test_with_the_separator_itself(tmp_path):
         "n_em_iterations": 1,
         "n_first_images": 640,
         "n_images": 160,
+        "sampler": "adams-bashforth",  # right with few steps, too
         "n_steps": 4,
         "warm_start_iterations": 1,
         "network_options": {"channels": (4, 8), "blocks": (1, 1), "embedding": 8},
     }
-    settings = DemoSettings(shape=SHAPE, size=16, n_samples=8, separator=options, n_rows=3)
+    settings = DemoSettings(
+        shape=SHAPE, size=16, n_samples=8, separator=options, n_rows=3, detection={}
+    )
     metrics = run_demo(tmp_path, seed=2, device="cpu", settings=settings, progress=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == FILES
     assert metrics["n_randoms"] == 2 * metrics["n_galaxies"]
