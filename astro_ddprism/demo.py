@@ -75,7 +75,7 @@ class DemoSettings:
         default_factory=lambda: {"n_first_images": 32_000, "n_images": 10_000}
     )
     n_samples: int = 16
-    aperture: float = 8.0
+    aperture: float = 6.0
     contamination: float = 0.1
     n_rows: int = 8
 

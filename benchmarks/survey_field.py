@@ -27,9 +27,9 @@ from .record import write_record
 
 FULL = {"n_random": None, "samples": 16, "config": {}}
 REDUCED = {
-    "n_random": 1000,
-    "samples": 4,
-    "config": {"n_first_images": 20_000, "n_images": 6_000, "n_em_iterations": 2},
+    "n_random": 600,
+    "samples": 2,
+    "config": {"n_first_images": 16_000, "n_images": 6_000, "n_em_iterations": 1},
 }
 
 
