@@ -36,7 +36,8 @@ REDUCED = {
 def run_command(arguments):
     """Run ``ddprism`` and return its wall time in seconds and its peak memory in bytes."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "astro_ddprism.cli", *map(str, arguments)])
+    line = [sys.executable, "-m", "astro_ddprism.cli", *map(str, arguments)]
+    process = subprocess.Popen(line)  # noqa: S603 (our own program)
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status) != 0:
         raise SystemExit(f"ddprism {arguments[0]} failed")
@@ -48,10 +49,10 @@ def main(argv=None):
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tile", type=Path)
-    parser.add_argument("--work", type=Path, required=True, help="folder for what the commands leave")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the files made")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--docs", type=Path, help="folder of the documentation")
-    parser.add_argument("--full", action="store_true", help="all randoms, 16 samples, full training")
+    parser.add_argument("--full", action="store_true", help="at full size")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     setting = FULL if args.full else REDUCED
