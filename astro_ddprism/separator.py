@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from .posterior import PosteriorSamples
 from .progress import Progress
 
 __all__ = ["DiffusionSourceSeparator"]
+
+logger = logging.getLogger(__name__)
 
 # Purposes of random numbers outside the fit.
 _POSTERIOR, _PRIOR, _LIKELIHOOD = range(100, 103)
@@ -306,6 +309,15 @@ class DiffusionSourceSeparator:
                 index,
                 lambda batches: progress(batches, "posterior samples"),
                 start=self.chain_start,
+            )
+        failed = int((~draws.good).sum())
+        if failed:
+            logger.info(
+                "view %r: %d of %d posterior samples contradict their observation, "
+                "see their reduced chi-squared",
+                view.name,
+                failed,
+                len(index),
             )
         x = draws.x.unflatten(0, (len(view), n_samples)).transpose(0, 1).numpy()
         sizes = np.cumsum([np.prod(self.source_shapes_[s]) for s in view.sources])[:-1]
