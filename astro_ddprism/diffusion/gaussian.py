@@ -26,7 +26,14 @@ The M-step is closed as well: :math:`\mathbb{E}[z z^T] = \bar z \bar z^T + P^{-1
 observations, is the covariance in the coordinates of :math:`W`.
 """
 
-__all__ = ["GaussianPrior", "LatentPosterior", "ScaleMixtureDenoiser", "absorb_residual"]
+__all__ = [
+    "GaussianPrior",
+    "LatentPosterior",
+    "ScaleMixtureDenoiser",
+    "absorb_residual",
+    "has_scales",
+    "latent_posterior",
+]
 
 import torch
 from azula.denoise import Denoiser, DiracPosterior
@@ -162,6 +169,32 @@ class LatentPosterior:
                 self.priors, scales.T, z.split(self.ranks, dim=1), strict=True
             )
         ]
+
+
+def latent_posterior(observation: JointObservation, priors) -> LatentPosterior:
+    """The latent posterior of a batch of observations, with its scales at their maximum.
+
+    Parameters
+    ----------
+    observation : JointObservation
+        The whitened observations.
+    priors : mapping of str to GaussianPrior
+        Priors of the sources of ``observation``, and maybe of others.
+
+    Returns
+    -------
+    LatentPosterior
+        Its scales are those of images; sources of other shapes keep the scale 1.
+    """
+    shapes = observation.source_shapes
+    posterior = LatentPosterior(observation, [priors[source] for source in shapes])
+    posterior.maximize_scales([has_scales(shape) for shape in shapes.values()])
+    return posterior
+
+
+def has_scales(shape) -> bool:
+    """Whether sources of this shape have a scale for each observation: images do."""
+    return len(shape) == 3
 
 
 class ScaleMixtureDenoiser(Denoiser):

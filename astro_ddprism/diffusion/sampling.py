@@ -22,11 +22,10 @@ import torch
 from azula.sample import DDIMSampler, DDPMSampler, HeunSampler, PCSampler, zEABSampler
 from torch import Tensor
 
-from .gaussian import GaussianPrior, LatentPosterior, ScaleMixtureDenoiser, absorb_residual
+from .gaussian import GaussianPrior, ScaleMixtureDenoiser, absorb_residual, latent_posterior
 from .joint import JointPosteriorDenoiser
 from .observation import JointObservation
 from .solvers import Solver
-from .warmstart import GaussianWarmStart
 
 #: Samplers of azula by the names of the field.
 SAMPLERS = {
@@ -189,10 +188,7 @@ class JointSampler:
             np.arange(len(rows)) if alone is observation else inverse, device=self.device
         )
         sources = view.sources
-        latent = LatentPosterior(alone, [self.gaussians[source] for source in sources])
-        latent.maximize_scales(
-            [GaussianWarmStart.has_scales(self.source_shapes[source]) for source in sources]
-        )
+        latent = latent_posterior(alone, self.gaussians)
         first = absorb_residual(observation, torch.cat(latent.sample(inverse), dim=1))
         if not any(source in self.denoisers for source in sources):
             return None, first

@@ -26,7 +26,7 @@ import math
 import torch
 from torch import Tensor
 
-from .gaussian import GaussianPrior, LatentPosterior
+from .gaussian import GaussianPrior, LatentPosterior, has_scales, latent_posterior
 from .observation import JointObservation
 from .symmetries import orbit
 
@@ -80,18 +80,7 @@ class GaussianWarmStart:
 
     def posterior(self, observation: JointObservation) -> LatentPosterior:
         """The latent posterior of a batch of observations, with its scales at their maximum."""
-        priors = [
-            self.priors[source] if source in self.priors else self.known[source]
-            for source in observation.source_shapes
-        ]
-        posterior = LatentPosterior(observation, priors)
-        posterior.maximize_scales([self.has_scales(s) for s in observation.source_shapes.values()])
-        return posterior
-
-    @staticmethod
-    def has_scales(shape) -> bool:
-        """Whether sources of this shape have a scale for each observation: images do."""
-        return len(shape) == 3
+        return latent_posterior(observation, self.known | self.priors)
 
     def _initial_prior(self, source, batches) -> GaussianPrior:
         shape, rank = self.shapes[source], self.ranks[source]
@@ -151,7 +140,7 @@ class GaussianWarmStart:
     def _maximize(self, source, moment: Tensor, latent_mean: Tensor, log_scale) -> GaussianPrior:
         prior = self.priors[source]
         mean = prior.mean
-        if self.has_scales(self.shapes[source]):
+        if has_scales(self.shapes[source]):
             typical = log_scale.median()
             spread = torch.stack([torch.zeros_like(typical), log_scale.std()])
         else:

@@ -159,11 +159,7 @@ class MixingOperator(abc.ABC):
         -------
         operator : MixingOperator
         """
-        return self._map(
-            lambda tensor: tensor.to(
-                device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype
-            )
-        )
+        return self._map(lambda tensor: move(tensor, device, dtype))
 
     def _map(self, function) -> Self:
         """A copy of this operator with ``function`` applied to each of its tensors."""
@@ -235,6 +231,11 @@ def as_tensor(values, dtype: torch.dtype | None = None) -> torch.Tensor:
 def as_shape(shape) -> tuple[int, ...]:
     """A shape of plain integers, as ASDF stores and compares them."""
     return tuple(int(size) for size in shape)
+
+
+def move(tensor: torch.Tensor, device, dtype) -> torch.Tensor:
+    """Copy a tensor to a device, and to ``dtype`` where it is a floating-point one."""
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
 
 
 def select(tensor: torch.Tensor, index) -> torch.Tensor:

@@ -12,7 +12,7 @@ import copy
 import torch
 
 from ..errors import InputError
-from .base import as_tensor, select
+from .base import as_tensor, move, select
 
 __all__ = ["DiagonalNoise"]
 
@@ -129,11 +129,7 @@ class DiagonalNoise:
         -------
         noise : DiagonalNoise
         """
-        return self._map(
-            lambda tensor: tensor.to(
-                device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype
-            )
-        )
+        return self._map(lambda tensor: move(tensor, device, dtype))
 
     def _map(self, function):
         new = copy.copy(self)
