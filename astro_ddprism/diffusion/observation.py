@@ -5,10 +5,11 @@ For one batch of observations, with mixing operators :math:`A^\beta` and noise c
 
 .. math:: y = \sum_\beta A^\beta x^\beta + \eta, \qquad \eta \sim \mathcal{N}(0, \Sigma) .
 
-Everything downstream sees it *whitened*, :math:`\tilde y = \Sigma^{-1/2} y` and
-:math:`\tilde A^\beta = \Sigma^{-1/2} A^\beta`, so that the noise is :math:`\mathcal{N}(0, I)` on
-the informative pixels and masked pixels are rows of zeros, which say nothing. The sources of an
-observation travel as one flat vector, their concatenation :math:`x = (x^1, \dots, x^S)`.
+Everything downstream sees it *whitened*, :math:`\tilde y = W y` and
+:math:`\tilde A^\beta = W A^\beta` with :math:`W \Sigma W^T = I`, so that the noise is
+:math:`\mathcal{N}(0, I)` on the informative pixels and masked pixels are rows of zeros, which say
+nothing. The sources of an observation travel as one flat vector, their concatenation
+:math:`x = (x^1, \dots, x^S)`.
 """
 
 __all__ = ["JointObservation"]
@@ -69,7 +70,7 @@ class JointObservation:
 
     def adjoint(self, r: Tensor) -> Tensor:
         r"""Apply :math:`\tilde A^T`: ``(B, M)`` to ``(B, D)``."""
-        r = self._noise.whiten(r.unflatten(1, self._observation_shape))
+        r = self._noise.whiten_adjoint(r.unflatten(1, self._observation_shape))
         return self.join(
             [
                 r.new_zeros(len(r), *shape) if mixing is None else mixing.adjoint(r)

@@ -5,21 +5,29 @@ What is here says how a view holds its sources:
 .. math:: y_i = \sum_\beta A_i^\beta x_i^\beta + \eta_i, \qquad \eta_i \sim \mathcal{N}(0, \Sigma_i)
 """
 
+from .bands import Bands
 from .base import MixingOperator, operator_from_state
 from .composition import Composition
 from .convolution import Convolution
+from .correlated import CorrelatedNoise
 from .dense import DenseMatrix
 from .diagonal import Amplitude, Identity, Mask
-from .noise import DiagonalNoise
+from .lowrank import LowRankNoise
+from .noise import DiagonalNoise, Noise, noise_from_state
 
 __all__ = [
     "Amplitude",
+    "Bands",
     "Composition",
     "Convolution",
+    "CorrelatedNoise",
     "DenseMatrix",
     "DiagonalNoise",
     "Identity",
+    "LowRankNoise",
     "Mask",
     "MixingOperator",
+    "Noise",
+    "noise_from_state",
     "operator_from_state",
 ]

@@ -1,24 +1,248 @@
-r"""The noise of an observation: independent Gaussians, one per pixel.
+r"""The noise of an observation, and how it is whitened.
 
-.. math:: \eta_i \sim \mathcal{N}(0, \Sigma_i), \qquad \Sigma_i = \operatorname{diag}(\sigma_{ip}^2)
+.. math:: \eta_i \sim \mathcal{N}(0, \Sigma_i), \qquad W_i \Sigma_i W_i^\top = I
 
-A pixel that is masked, or whose variance is not a positive finite number, carries no information:
-:math:`\sigma_{ip}^{-1} = 0`. In whitened units, :math:`\tilde r = \Sigma^{-1/2} r`, such pixels
-vanish from every residual and every solve, and what value they hold is never read.
+Everything downstream sees residuals in whitened units, :math:`\tilde r = W r`, in which the noise
+is independent and of unit variance. :math:`W` need not be symmetric (a Cholesky factor gives
+:math:`W = L^{-1}`), so that normal equations, :math:`A^\top \Sigma^{-1} r = A^\top W^\top W r`,
+take :math:`W^\top` as an operation of its own.
+
+A pixel that is masked, or whose variance is not a positive finite number, carries no information.
+:math:`\Sigma` is the covariance of the other pixels alone, and :math:`W` has neither rows nor
+columns for it: such pixels are exactly 0 in every whitened residual, and what value they hold is
+never read.
+
+A new kind of noise is a subclass of `Noise` in a module of its own. Like mixing operators, kinds of
+noise are found by their class name.
 """
 
-import copy
+import abc
+from collections.abc import Mapping
+from typing import Self
 
 import torch
 
 from ..errors import InputError
-from .base import as_tensor, move, select
+from .base import array_dtype, as_tensor, move, select
 
-__all__ = ["DiagonalNoise"]
+__all__ = ["DiagonalNoise", "Noise", "noise_from_state"]
+
+_REGISTRY: dict[str, type["Noise"]] = {}
 
 
-class DiagonalNoise:
-    """Independent Gaussian noise with a known variance in every pixel.
+class Noise(abc.ABC):
+    """Gaussian noise of known covariance, one covariance for each observation.
+
+    Attributes
+    ----------
+    valid : Tensor of bool, shape (N, *observation_shape)
+        True at pixels with information.
+    """
+
+    valid: torch.Tensor
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        _REGISTRY[cls.__name__] = cls
+
+    @abc.abstractmethod
+    def _whiten(self, r: torch.Tensor) -> torch.Tensor:
+        """W r, for r that is 0 at pixels without information."""
+
+    @abc.abstractmethod
+    def _whiten_adjoint(self, z: torch.Tensor) -> torch.Tensor:
+        """W^T z, for z that is 0 at pixels without information."""
+
+    @abc.abstractmethod
+    def _colour(self, z: torch.Tensor) -> torch.Tensor:
+        """W^-1 z, for z that is 0 at pixels without information."""
+
+    @property
+    @abc.abstractmethod
+    def variance(self) -> torch.Tensor:
+        """Variance of every pixel, the diagonal of Sigma; infinite without information."""
+
+    @abc.abstractmethod
+    def rescaled(self, factor: float) -> Self:
+        """The noise of observations that are multiplied by a number.
+
+        Parameters
+        ----------
+        factor : float
+            A positive number, such as that between two units of flux.
+
+        Returns
+        -------
+        noise : Noise
+        """
+
+    @abc.abstractmethod
+    def masked(self, mask) -> Self:
+        """The noise of observations that have more pixels without information.
+
+        Parameters
+        ----------
+        mask : array_like of bool, shape (N, *observation_shape)
+            True at pixels that carry no information, besides those that already do not.
+
+        Returns
+        -------
+        noise : Noise
+
+        Raises
+        ------
+        InputError
+            If ``mask`` has another shape.
+        """
+
+    @abc.abstractmethod
+    def state(self) -> dict:
+        """Plain arrays, numbers and lists from which `noise_from_state` rebuilds the noise.
+
+        Returns
+        -------
+        state : dict
+            The class name under ``"noise"``, and what `from_state` takes.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def from_state(cls, state: Mapping) -> Self:
+        """Build the noise from what `state` returned.
+
+        Parameters
+        ----------
+        state : mapping
+            Arrays keep their floating-point precision.
+
+        Returns
+        -------
+        noise : Noise
+        """
+
+    @property
+    def n_observations(self) -> int:
+        """Number of observations, N."""
+        return len(self.valid)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one observation, without the batch axis."""
+        return tuple(self.valid.shape[1:])
+
+    @property
+    def n_valid(self) -> torch.Tensor:
+        """Number of pixels with information in each observation, shape (N,)."""
+        return self.valid.flatten(1).sum(1)
+
+    def whiten(self, r: torch.Tensor) -> torch.Tensor:
+        r"""Make noise independent and of unit variance, :math:`\tilde r = W r`.
+
+        Parameters
+        ----------
+        r : Tensor, shape (N, *observation_shape)
+
+        Returns
+        -------
+        whitened : Tensor, shape (N, *observation_shape)
+            Exactly 0 at pixels without information, even where ``r`` is NaN there.
+        """
+        return self._whiten(self._informative(r))
+
+    def whiten_adjoint(self, z: torch.Tensor) -> torch.Tensor:
+        r"""Apply the transpose of `whiten`, :math:`W^\top z`.
+
+        Parameters
+        ----------
+        z : Tensor, shape (N, *observation_shape)
+
+        Returns
+        -------
+        r : Tensor, shape (N, *observation_shape)
+            Exactly 0 at pixels without information.
+        """
+        return self._whiten_adjoint(self._informative(z))
+
+    def colour(self, z: torch.Tensor) -> torch.Tensor:
+        r"""Undo `whiten` at the pixels with information, :math:`W^{-1} z`.
+
+        Parameters
+        ----------
+        z : Tensor, shape (N, *observation_shape)
+            Unit normal deviates make noise of covariance :math:`\Sigma`.
+
+        Returns
+        -------
+        coloured : Tensor, shape (N, *observation_shape)
+            Exactly 0 at pixels without information.
+        """
+        return self._colour(self._informative(z))
+
+    @abc.abstractmethod
+    def __getitem__(self, index) -> Self:
+        """The noise of some observations; ``index`` as for `MixingOperator`."""
+
+    @abc.abstractmethod
+    def to(self, device=None, dtype: torch.dtype | None = None) -> Self:
+        """Copy the noise to another device or floating-point type.
+
+        Parameters
+        ----------
+        device : torch.device or str, optional
+        dtype : torch.dtype, optional
+
+        Returns
+        -------
+        noise : Noise
+        """
+
+    def _informative(self, r: torch.Tensor) -> torch.Tensor:
+        if r.shape != self.valid.shape:
+            raise ValueError(
+                f"{type(self).__name__}: found shape {tuple(r.shape)}, expected "
+                f"{tuple(self.valid.shape)}"
+            )
+        # Not a product: 0 times NaN is NaN.
+        return torch.where(self.valid, r, torch.zeros_like(r))
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self.shape}, {self.n_observations} observations>"
+
+
+def noise_from_state(state: Mapping) -> Noise:
+    """Build noise from its stored state.
+
+    Parameters
+    ----------
+    state : mapping
+        What `Noise.state` returned.
+
+    Returns
+    -------
+    noise : Noise
+        Of the class that ``state["noise"]`` names.
+
+    Raises
+    ------
+    InputError
+        If no class of that name is known.
+
+    Examples
+    --------
+    >>> from astro_ddprism.mixing import DiagonalNoise, noise_from_state
+    >>> noise_from_state(DiagonalNoise([[4.0, 1.0]]).state())
+    <DiagonalNoise (2,), 1 observations>
+    """
+    name = state.get("noise")
+    if name not in _REGISTRY:
+        raise InputError(f"noise: found {name!r}, expected one of {', '.join(sorted(_REGISTRY))}")
+    return _REGISTRY[name].from_state(state)
+
+
+class DiagonalNoise(Noise):
+    r"""Independent Gaussian noise with a known variance in every pixel.
+
+    .. math:: \Sigma = \operatorname{diag}(\sigma_p^2), \qquad W = \operatorname{diag}(1 / \sigma_p)
 
     Parameters
     ----------
@@ -56,85 +280,61 @@ class DiagonalNoise:
 
     def __init__(self, variance, mask=None, *, dtype=None):
         variance = as_tensor(variance, dtype)
-        self.valid = torch.isfinite(variance) & (variance > 0)
+        known = torch.isfinite(variance) & (variance > 0)
+        self._set_std(torch.where(known, variance.sqrt(), torch.zeros_like(variance)))
         if mask is not None:
-            mask = as_tensor(mask, torch.bool).to(variance.device)
-            if mask.shape != variance.shape:
-                raise InputError(
-                    f"mask: found shape {tuple(mask.shape)}, expected that of the variance, "
-                    f"{tuple(variance.shape)}"
-                )
-            self.valid = self.valid & ~mask
-        zero = torch.zeros_like(variance)
-        self.std = torch.where(self.valid, variance.sqrt(), zero)
-        self.weight = torch.where(self.valid, variance.rsqrt(), zero)
+            self._set_std(self.masked(mask).std)
 
-    @property
-    def n_observations(self) -> int:
-        """Number of observations, N."""
-        return len(self.std)
+    def _set_std(self, std):
+        self.std, self.valid = std, std > 0
+        self.weight = torch.where(self.valid, std.reciprocal(), torch.zeros_like(std))
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one observation, without the batch axis."""
-        return tuple(self.std.shape[1:])
-
-    @property
-    def n_valid(self) -> torch.Tensor:
-        """Number of pixels with information in each observation, shape (N,)."""
-        return self.valid.flatten(1).sum(1)
-
-    def whiten(self, r: torch.Tensor) -> torch.Tensor:
-        r"""Divide by the standard deviation, :math:`\Sigma^{-1/2} r`.
-
-        Parameters
-        ----------
-        r : Tensor, shape (N, *observation_shape)
-
-        Returns
-        -------
-        whitened : Tensor, shape (N, *observation_shape)
-            Exactly 0 at pixels without information, even where ``r`` is NaN there.
-        """
-        return torch.where(self.valid, self.weight * r, torch.zeros_like(r))
-
-    def colour(self, z: torch.Tensor) -> torch.Tensor:
-        r"""Multiply by the standard deviation, :math:`\Sigma^{1/2} z`.
-
-        Parameters
-        ----------
-        z : Tensor, shape (N, *observation_shape)
-            Unit normal deviates make noise.
-
-        Returns
-        -------
-        coloured : Tensor, shape (N, *observation_shape)
-            Exactly 0 at pixels without information.
-        """
-        return torch.where(self.valid, self.std * z, torch.zeros_like(z))
-
-    def __getitem__(self, index) -> "DiagonalNoise":
-        """The noise of some observations; ``index`` as for `MixingOperator`."""
-        return self._map(lambda tensor: select(tensor, index))
-
-    def to(self, device=None, dtype: torch.dtype | None = None) -> "DiagonalNoise":
-        """Copy the noise to another device or floating-point type.
-
-        Parameters
-        ----------
-        device : torch.device or str, optional
-        dtype : torch.dtype, optional
-
-        Returns
-        -------
-        noise : DiagonalNoise
-        """
-        return self._map(lambda tensor: move(tensor, device, dtype))
-
-    def _map(self, function):
-        new = copy.copy(self)
-        new.valid, new.std, new.weight = map(function, (self.valid, self.std, self.weight))
+    @classmethod
+    def _with_std(cls, std):
+        new = cls.__new__(cls)
+        new._set_std(std)
         return new
 
-    def __repr__(self):
-        return f"<DiagonalNoise {self.shape}, {self.n_observations} observations>"
+    @property
+    def variance(self):
+        """Variance of every pixel; infinite without information."""
+        return torch.where(self.valid, self.std.square(), torch.inf)
+
+    def rescaled(self, factor):
+        """The noise of observations that are multiplied by ``factor``."""
+        return self._with_std(self.std * factor)
+
+    def masked(self, mask):
+        """The noise of observations whose pixels in ``mask`` carry no information either."""
+        mask = as_tensor(mask, torch.bool).to(self.std.device)
+        if mask.shape != self.std.shape:
+            raise InputError(
+                f"mask: found shape {tuple(mask.shape)}, expected that of the variance, "
+                f"{tuple(self.std.shape)}"
+            )
+        return self._with_std(torch.where(mask, torch.zeros_like(self.std), self.std))
+
+    def __getitem__(self, index):
+        return self._with_std(select(self.std, index))
+
+    def to(self, device=None, dtype=None):
+        """Copy the noise to another device or floating-point type."""
+        return self._with_std(move(self.std, device, dtype))
+
+    def _whiten(self, r):
+        return self.weight * r
+
+    def _whiten_adjoint(self, z):
+        return self.weight * z
+
+    def _colour(self, z):
+        return self.std * z
+
+    def state(self):
+        """The standard deviations, for `noise_from_state`."""
+        return {"noise": "DiagonalNoise", "std": self.std.cpu().numpy()}
+
+    @classmethod
+    def from_state(cls, state):
+        """Build the noise from what `state` returned."""
+        return cls._with_std(as_tensor(state["std"], array_dtype(state["std"])))
