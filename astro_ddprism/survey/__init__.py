@@ -17,7 +17,7 @@ and the view ``"galaxy"``, cutouts at the galaxies, which hold a galaxy on top o
 from .cutouts import Cutouts, cut_out, views_from_image
 from .detection import detect_galaxies, detect_objects, select_galaxies, stellar_locus
 from .images import SurveyImage, read_image, stack_bands
-from .noise import estimate_noise
+from .noise import estimate_autocorrelation, estimate_noise
 from .positions import place_randoms, positions_table, read_positions
 from .psf import read_psf
 from .saturation import find_saturation
@@ -28,6 +28,7 @@ __all__ = [
     "cut_out",
     "detect_galaxies",
     "detect_objects",
+    "estimate_autocorrelation",
     "estimate_noise",
     "find_saturation",
     "place_randoms",

@@ -6,12 +6,19 @@ the image, smoothed lightly, rises above :math:`b + 1.5\,\sigma` around it; as t
 and :math:`\sigma` first, it is done twice.
 
 :math:`\sigma` is the scatter of single pixels of blank sky. The photon noise of the objects is not
-in it, and neither is the covariance of neighbouring pixels, which resampled images have.
+in it, and neither is the covariance of neighbouring pixels, which resampled images have: that is
+measured by itself, as the mean product of two pixels :math:`p` and :math:`p + d` over all pairs
+:math:`\mathcal P_d` of which both are blank,
+
+.. math:: c_d = \frac{\xi_d}{\xi_0}, \qquad
+          \xi_d = \frac{1}{|\mathcal P_d|} \sum_{p \in \mathcal P_d}
+                  \frac{y_p - b_p}{\sigma_p} \, \frac{y_{p+d} - b_{p+d}}{\sigma_{p+d}} .
 """
 
 import warnings
 
 import numpy as np
+import scipy.fft
 from astropy.stats import SigmaClip
 from astropy.utils.exceptions import AstropyUserWarning
 from photutils.background import Background2D, StdBackgroundRMS
@@ -20,13 +27,14 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from ..errors import InputError
 from .files import as_float
 
-__all__ = ["estimate_noise"]
+__all__ = ["estimate_autocorrelation", "estimate_noise"]
 
 OBJECT_THRESHOLD = 1.5  # of the smoothed image, in units of the noise of single pixels
 # Standard deviation of a Gaussian that was clipped at three of its clipped standard deviations.
 # (The median absolute deviation needs no factor, but jumps by steps where pixels are whole counts.)
 CLIPPED = 0.9844
 OBJECT_MARGIN = 3  # pixels around an object that its wings still reach
+MIN_PAIRS = 1000  # that make a correlation: its error is then 0.03
 
 
 def smooth(data, valid, fwhm):
@@ -92,6 +100,76 @@ def estimate_noise(data, *, mask=None, box_size=64):
     return sky.background, sky.noise
 
 
+def estimate_autocorrelation(data, *, mask=None, max_lag=3, box_size=64):
+    """Autocorrelation of the noise of blank sky, as drizzling and resampling leave it.
+
+    Parameters
+    ----------
+    data : (ny, nx) array_like
+        The image. Pixels that are not finite count as masked.
+    mask : (ny, nx) bool array_like, optional
+        Pixels to leave out are `True`. Objects that stand out of the noise are left out anyway.
+    max_lag : int
+        The largest distance of two pixels, along both axes.
+    box_size : int
+        Side of the boxes in which the sky is measured, in pixels. It must be many times the range
+        of the correlation, or the background takes part of it.
+
+    Returns
+    -------
+    (2 max_lag + 1, 2 max_lag + 1) `~numpy.ndarray`
+        Correlation of two pixels against their distance: 1 in the centre, equal at opposite lags.
+        Its statistical error is about one over the root of the number of blank pixels. As the
+        argument ``autocorrelation`` of `~astro_ddprism.mixing.CorrelatedNoise`, it should reach to
+        where nothing but this error is left.
+
+    Raises
+    ------
+    InputError
+        If the sky cannot be measured, as for `estimate_noise`, or too few pairs of pixels are
+        blank.
+
+    Notes
+    -----
+    Objects that are too faint to stand out are part of what is measured, and raise the correlation
+    over the width of the PSF.
+
+    Examples
+    --------
+    The mean of two neighbours shares half of its noise with the next one:
+
+    >>> import numpy as np
+    >>> from astro_ddprism.survey import estimate_autocorrelation
+    >>> white = np.random.default_rng(0).normal(size=(256, 257))
+    >>> resampled = (white[:, 1:] + white[:, :-1]) / 2
+    >>> estimate_autocorrelation(resampled, max_lag=2)[2].round(1) + 0.0
+    array([0. , 0.5, 1. , 0.5, 0. ])
+    """
+    if not isinstance(max_lag, int | np.integer) or max_lag < 1:
+        raise InputError(f"max_lag: found {max_lag!r}, expected a whole number of pixels from 1 on")
+    sky = _Sky.of_blank_pixels(data, mask, box_size)
+    residual = np.zeros(sky.blank.shape)
+    blank = sky.blank & (sky.noise > 0)
+    np.divide(np.asarray(data) - sky.background, sky.noise, out=residual, where=blank)
+    n_pairs = np.round(_sum_over_pairs(blank.astype(float), max_lag))
+    if n_pairs.min() < MIN_PAIRS:
+        raise InputError(
+            f"the autocorrelation cannot be measured: found {int(n_pairs.min())} pairs of blank "
+            f"pixels at lags up to {max_lag}, expected at least {MIN_PAIRS}"
+        )
+    covariance = _sum_over_pairs(residual, max_lag) / n_pairs
+    return covariance / covariance[max_lag, max_lag]
+
+
+def _sum_over_pairs(image, max_lag):
+    """Sum of the products of two pixels at all lags, (2 max_lag + 1, 2 max_lag + 1)."""
+    grid = tuple(scipy.fft.next_fast_len(n + max_lag, real=True) for n in image.shape)
+    power = np.abs(scipy.fft.rfft2(image, s=grid)) ** 2
+    lags = np.roll(scipy.fft.irfft2(power, s=grid), (max_lag, max_lag), axis=(0, 1))
+    lags = lags[: 2 * max_lag + 1, : 2 * max_lag + 1]
+    return (lags + lags[::-1, ::-1]) / 2  # equal but for rounding
+
+
 def measure_background(data, *, mask, box_size=64):
     """Level of blank sky, as in `estimate_noise`, of an image whose sky need not scatter.
 
@@ -113,9 +191,10 @@ def measure_background(data, *, mask, box_size=64):
 
 
 class _Sky:
-    """Background and noise in every pixel."""
+    """Background and noise in every pixel, and which pixels they were measured in."""
 
     def __init__(self, data, exclude, box_size):
+        self.blank = ~exclude
         # Fluxes may be tiny: in float32 the square of a maggie's noise is close to nothing.
         scale = np.abs(data).max() or 1.0
         with warnings.catch_warnings():
