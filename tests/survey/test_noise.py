@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from scipy.ndimage import shift
+from scipy.ndimage import convolve, shift
 
 from astro_ddprism.errors import InputError
 from astro_ddprism.survey import estimate_autocorrelation, estimate_noise
@@ -89,6 +89,17 @@ def test_autocorrelation_of_resampled_noise(offset):
     expected = np.pad(np.outer(rows, columns), 2) / (rows[1] * columns[1])
     # 200,000 blank pixels: 0.002 of noise; the rest is what the detection takes for objects.
     assert_allclose(found, expected, atol=0.015)
+
+
+def test_noise_that_is_as_smooth_as_objects():
+    """Its bumps are no objects: oversampled noise is not clipped."""
+    kernel = np.array([1, 2, 2, 1])
+    white = np.random.default_rng(6).normal(size=(515, 515))
+    image = convolve(white, np.outer(kernel, kernel) / 10)[2:-1, 2:-1]
+    expected = np.array([1, 4, 8, 10, 8, 4, 1]) / 10
+    found = estimate_autocorrelation(image, max_lag=3, box_size=256)
+    assert_allclose(found, np.outer(expected, expected), atol=0.02)
+    assert_allclose(np.median(estimate_noise(image, box_size=256)[1]), 1, rtol=0.02)
 
 
 def test_too_few_pairs():
