@@ -72,9 +72,8 @@ class CorrelatedNoise(Noise):
     -----
     A measured autocorrelation has powers around and below 0 at frequencies where resampling left
     hardly any noise. It is replaced by the nearest one of the same range whose power is at least
-    ``floor`` everywhere (`~astro_ddprism.mixing.stationary`). This is also a safeguard: whitening
-    multiplies a frequency by the inverse root of its power, and with it everything that is wrong
-    there with the model of the sources.
+    ``floor`` everywhere. This is also a safeguard: whitening multiplies a frequency by the inverse
+    root of its power, and with it everything that is wrong there with the model of the sources.
 
     The range decides the cost: it grows with the square of the number of lags, for each mask that
     is not equal to another. Factors are computed when first used; selections of the observations
