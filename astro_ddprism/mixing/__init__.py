@@ -12,8 +12,10 @@ from .convolution import Convolution
 from .correlated import CorrelatedNoise
 from .dense import DenseMatrix
 from .diagonal import Amplitude, Identity, Mask
+from .interpolation import Interpolation
 from .lowrank import LowRankNoise
 from .noise import DiagonalNoise, Noise, noise_from_state
+from .resampling import Resampling
 
 __all__ = [
     "Amplitude",
@@ -24,10 +26,12 @@ __all__ = [
     "DenseMatrix",
     "DiagonalNoise",
     "Identity",
+    "Interpolation",
     "LowRankNoise",
     "Mask",
     "MixingOperator",
     "Noise",
+    "Resampling",
     "noise_from_state",
     "operator_from_state",
 ]
