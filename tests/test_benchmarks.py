@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -46,3 +48,18 @@ def test_kill_tells_models_apart_and_reads_checkpoints(tmp_path):
     assert not fits[0].run(seconds=0.2)  # killed before it began
     assert fits[0].begun() is None
     assert not fits[0].model.exists()
+
+
+def test_operators_against_galsim():
+    """The figures that the study asks for, at a few of its settings."""
+    from benchmarks import operators
+
+    configuration = operators.QUICK | {"n_sersic": [1], "batch_size": 4, "repeats": 1}
+    figures = operators.run(configuration, torch.device("cpu"))
+    assert len(figures["rows"]) == 4
+    largest = figures["largest"]
+    assert largest["peak_error"] < 2e-3
+    assert largest["flux_error"] < 2e-4
+    assert largest["moments_error"] < 1e-3
+    assert largest["adjoint_error"] < 1e-10
+    assert figures["cost"]["bytes_per_observation"] < 100_000

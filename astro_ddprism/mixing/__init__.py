@@ -12,6 +12,7 @@ from .convolution import Convolution
 from .correlated import CorrelatedNoise
 from .dense import DenseMatrix
 from .diagonal import Amplitude, Identity, Mask
+from .instrument import instrument_operator
 from .interpolation import Interpolation
 from .lowrank import LowRankNoise
 from .noise import DiagonalNoise, Noise, noise_from_state
@@ -32,6 +33,7 @@ __all__ = [
     "MixingOperator",
     "Noise",
     "Resampling",
+    "instrument_operator",
     "noise_from_state",
     "operator_from_state",
 ]

@@ -13,9 +13,9 @@ frame's PSF to the image's, the response of the image's pixel included
 pixels is that of both WCS, with all distortions, at each pixel.
 
 The sum is a Fourier transform at positions on no grid, and is made as such (Dutt & Rokhlin 1993;
-Fessler & Sutton 2003): divide by the transform :math:`\tilde \phi` of a Kaiser-Bessel window, go
-back to a grid of :math:`G > P` points by an ordinary FFT, and at each position sum the grid under
-the window,
+Fessler & Sutton 2003): divide by the transform :math:`\tilde \phi` of a window (the exponential of
+a semicircle; Barnett et al. 2019), go back to a grid of :math:`G > P` points by an ordinary FFT,
+and at each position sum the grid under the window,
 
 .. math:: A = \operatorname{diag}(|J_p|) \, \Phi \, F_G^{-1} \, R \,
               \operatorname{diag}(\tilde K / \tilde \phi) \, R^\top F_P \, Z
@@ -28,7 +28,7 @@ same steps back, each transposed. A coarse image keeps few wave numbers, and its
 References
 ----------
 Dutt & Rokhlin 1993, SIAM J. Sci. Comput. 14, 1368; Fessler & Sutton 2003, IEEE Trans. Signal
-Process. 51, 560.
+Process. 51, 560; Barnett, Magland & af Klinteberg 2019, SIAM J. Sci. Comput. 41, C479.
 """
 
 import math
@@ -180,7 +180,7 @@ class Resampling(MixingOperator):
         if len(shape) != 3 or shape[0] != frame.shape[0]:
             raise InputError(
                 f"shape: found {shape}, expected (bands, ny, nx) with {frame.shape[0]} bands, "
-                "those of the source's frame"
+                "those of the source's frame, or weights of its bands (instrument_operator)"
             )
         coefficients = fit_pixel_maps(wcs, shape[1:], frame, coordinates, names=names)
         axes = pixel_axes(coefficients, shape[1:])
@@ -222,9 +222,10 @@ class Resampling(MixingOperator):
         """Window sums at the image's pixels, from a grid that is continued beyond its edges."""
         shape = self.observation_shape[1:]
         places = pixel_positions(self.coefficients, shape)
-        column = [places.new_tensor(values[::-1])[:, None, None] for values in (
-            self.source_shape[1:], self.period, self._grid)]  # fmt: skip
-        n, period, grid = column
+        n, period, grid = (
+            places.new_tensor(sizes[::-1])[:, None, None]
+            for sizes in (self.source_shape[1:], self.period, self._grid)
+        )
         margin = (period - n) / 2
         seen = ((places >= -margin) & (places <= n - 1 + margin)).all(dim=1)
         weight = torch.where(seen, pixel_areas(self.coefficients, shape), 0.0)
@@ -235,14 +236,18 @@ class Resampling(MixingOperator):
     @cached_property
     def _multiplier(self):
         """Kernel over window, shape (N, bands, 2 m_y + 1, m_x + 1)."""
-        (py, px), (gy, gx) = self.period, self._grid
         rows, columns = self.transfer.shape[2:4]
-        order = torch.arange(rows, device=self.transfer.device)
-        order = torch.where(order > rows // 2, order - rows, order)
-        along_y = py / gy * _window_transform(order / gy)
-        along_x = px / gx * _window_transform(torch.arange(columns, device=order.device) / gx)
+        along_y, along_x = (
+            period / points * _window_transform(order / points)
+            for points, period, order in zip(
+                self._grid,
+                self.period,
+                (np.fft.fftfreq(rows, 1 / rows), np.arange(columns)),
+                strict=True,
+            )
+        )
         kernel = torch.view_as_complex(self.transfer)[self.kernel]
-        return kernel / (along_y[:, None] * along_x).to(self.transfer)
+        return kernel / torch.as_tensor(along_y[:, None] * along_x).to(self.transfer)
 
     def _apply(self, x):
         spectrum = _to_modes(x, self.period, self.transfer.shape[2:4])
@@ -339,15 +344,13 @@ def _from_modes(spectrum, grid):
 
 
 def _window(distance):
-    """Kaiser-Bessel window of `_WIDTH` points."""
+    """Exponential of a semicircle, of `_WIDTH` points."""
     inside = (1 - (2 * distance / _WIDTH) ** 2).clamp(min=0)
-    return torch.special.i0(_BETA * inside.sqrt()) / _I0
+    return torch.exp(_BETA * (inside.sqrt() - 1))
 
 
 def _window_transform(frequency):
-    """Its Fourier transform, at frequencies in cycles per point, below half a cycle."""
-    s = (_BETA**2 - (math.pi * _WIDTH * frequency.double()) ** 2).sqrt()
-    return _WIDTH * torch.sinh(s) / s / _I0
-
-
-_I0 = float(np.i0(_BETA))
+    """Its Fourier transform, at frequencies in cycles per point, by Gauss-Legendre quadrature."""
+    x, weight = np.polynomial.legendre.leggauss(60)
+    values = weight * np.exp(_BETA * (np.sqrt(1 - x**2) - 1)) * _WIDTH / 2
+    return np.cos(np.pi * _WIDTH * np.multiply.outer(frequency, x)) @ values
