@@ -16,6 +16,7 @@ from . import __version__
 from .diffusion.denoiser import SourceDenoiser
 from .diffusion.em import EMState, ExpectationMaximization
 from .diffusion.likelihood import log_prob as diffusion_log_prob
+from .diffusion.mixture import MixtureResidualDenoiser
 from .diffusion.networks import BACKBONES
 from .diffusion.random import seeded
 from .diffusion.sampling import JointSampler, sample_prior
@@ -76,7 +77,9 @@ class DiffusionSourceSeparator:
         Latent dimensions of the warm start's Gaussian priors: in the first stage, and of sources
         that are learned beside known ones.
     warm_start_iterations : int
-        EM iterations of the warm start.
+        EM iterations of the Gaussian warm start.
+    warm_start_components : int
+        Most components of the mixtures of Gaussians from which sources of a few numbers start.
     n_em_iterations : int
         EM iterations of each stage, after the one that trains the networks on the warm start.
     n_first_images, n_images : int
@@ -101,8 +104,11 @@ class DiffusionSourceSeparator:
         Iterations of the solver in each step.
     max_chi2 : float
         Reduced chi-squared beyond which a chain contradicts its observation.
+    n_candidates : int
+        Chains for each draw. One is kept; those whose residual noise does not explain are the less
+        likely, see `astro_ddprism.diffusion.sampling`.
     n_redraws : int
-        How often such a chain is drawn again before it is left out.
+        How often a chain that contradicts its observation is drawn again before it is left out.
     batch_size : int
         Observations that are worked on at a time; memory grows with it.
 
@@ -152,6 +158,7 @@ class DiffusionSourceSeparator:
     warm_start_rank: int = 64
     warm_start_rank_new: int = 6
     warm_start_iterations: int = 4
+    warm_start_components: int = 128
     n_em_iterations: int = 3
     n_first_images: int = 40_000
     n_images: int = 16_000
@@ -163,6 +170,7 @@ class DiffusionSourceSeparator:
     solver: str = "gmres"
     solver_iterations: int = 2
     max_chi2: float = 2.0
+    n_candidates: int = 1
     n_redraws: int = 1
     batch_size: int = 128
 
@@ -300,7 +308,8 @@ class DiffusionSourceSeparator:
         if view is None:
             return self._sample_priors(n_samples, seed)
         self._check_view(view)
-        sampler = self._sampler(self._state.denoisers, self._state.gaussians)
+        state = self._state
+        sampler = self._sampler(state.denoisers, state.gaussians, state.mixtures)
         index = np.repeat(np.arange(len(view)), n_samples)
         progress = Progress(self.progress)
         with seeded(seed, _POSTERIOR, device=self._torch_device()):
@@ -523,7 +532,7 @@ class DiffusionSourceSeparator:
     def _schedule(self) -> VESchedule:
         return VESchedule(self.sigma_min, self._sigma_max)
 
-    def _new_denoiser(self, source, data_scale) -> SourceDenoiser:
+    def _new_denoiser(self, source, data_scale, mixture=None) -> SourceDenoiser:
         shape = self.source_shapes_[source]
         name = self.network or ("unet" if len(shape) == 3 else "mlp")
         try:
@@ -533,13 +542,17 @@ class DiffusionSourceSeparator:
                 f"network_options: no {name} for the source {source!r} of shape {shape} with "
                 f"{self.network_options}: {error}"
             ) from error
-        denoiser = SourceDenoiser(backbone, self._schedule(), data_scale)
+        if mixture is None:
+            denoiser = SourceDenoiser(backbone, self._schedule(), data_scale)
+        else:
+            denoiser = MixtureResidualDenoiser(backbone, self._schedule(), data_scale, mixture)
         return denoiser.to(self._torch_device())
 
-    def _sampler(self, denoisers, gaussians) -> JointSampler:
+    def _sampler(self, denoisers, gaussians, mixtures) -> JointSampler:
         return JointSampler(
             denoisers,
             gaussians,
+            mixtures,
             schedule=self._schedule(),
             source_shapes=self.source_shapes_,
             scale=self._scale,
@@ -549,6 +562,7 @@ class DiffusionSourceSeparator:
             solver=SOLVERS[self.solver](self.solver_iterations),
             batch_size=self.batch_size,
             max_chi2=self.max_chi2,
+            n_candidates=self.n_candidates,
             n_redraws=self.n_redraws,
         )
 

@@ -51,12 +51,13 @@ class SourceDenoiser(Denoiser):
         self.register_buffer("data_scale", torch.tensor(float(data_scale)))
 
     def _precondition(self, x_t: Tensor, sigma: Tensor):
+        """The estimate without the network, and the scale of what the network adds to it."""
         s2, sigma2 = self.data_scale**2, sigma**2
         x2 = x_t.square()
         r4 = (x2 / (16 * sigma2)).square().square()
         m2 = s2 + x2 * (1 - 1 / (1 + r4))
         total = m2 + sigma2
-        return m2 / total, (m2 * sigma2 / total).sqrt()
+        return m2 / total * x_t, (m2 * sigma2 / total).sqrt()
 
     def _output(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         features = torch.stack(
@@ -88,7 +89,7 @@ class SourceDenoiser(Denoiser):
         _, sigma = self.schedule(t)
         sigma = sigma.expand(len(x_t)).reshape(-1, *(1,) * (x_t.ndim - 1))
         skip, out = self._precondition(x_t, sigma)
-        return DiracPosterior(mean=skip * x_t + out * self._output(x_t, sigma))
+        return DiracPosterior(mean=skip + out * self._output(x_t, sigma))
 
     def loss(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """Weighted square error of every source, of shape ``(B,)``.
@@ -106,5 +107,5 @@ class SourceDenoiser(Denoiser):
         sigma = sigma.reshape(-1, *(1,) * (x.ndim - 1))
         x_t = x + sigma * z
         skip, out = self._precondition(x_t, sigma)
-        target = (x - skip * x_t) / out
+        target = (x - skip) / out
         return (self._output(x_t, sigma) - target).square().flatten(1).mean(dim=1)

@@ -10,9 +10,10 @@ learns those, with all sources learned before held fixed: contrastive views, the
 sources 1 to k, give one source a stage; mixed views, which all hold all sources, give one stage
 with all of them.
 
-Every stage begins with its Gaussian warm start. Its first E-step puts the Gaussian priors of the
-new sources beside the diffusion priors of the known ones; the first stage has none, and its first
-draws are exact.
+Every stage begins with its warm start. That of images is Gaussian, and its first E-step puts the
+Gaussian priors of the new sources beside the diffusion priors of the known ones; the first stage
+has none, and its first draws are exact. Sources of a few numbers start from mixtures of Gaussians
+(`~astro_ddprism.diffusion.growth`), whose draws are always exact.
 """
 
 __all__ = ["EMState", "ExpectationMaximization", "Stage", "plan_stages"]
@@ -26,6 +27,8 @@ import torch
 from ..errors import InputError
 from .denoiser import SourceDenoiser
 from .gaussian import GaussianPrior
+from .growth import Designed, MixtureWarmStart, is_small
+from .mixture import GaussianMixture
 from .random import seeded
 from .sampling import Draws
 from .training import train
@@ -91,6 +94,8 @@ class EMState:
     ----------
     gaussians : dict of str to GaussianPrior
         The warm start's priors.
+    mixtures : dict of str to GaussianMixture
+        The warm start's priors of small sources, whose moments are in ``gaussians``.
     denoisers : dict of str to SourceDenoiser
         The diffusion priors.
     stage, iteration : int
@@ -104,6 +109,7 @@ class EMState:
     """
 
     gaussians: dict[str, GaussianPrior] = field(default_factory=dict)
+    mixtures: dict[str, GaussianMixture] = field(default_factory=dict)
     denoisers: dict[str, SourceDenoiser] = field(default_factory=dict)
     stage: int = 0
     iteration: int = 0
@@ -120,11 +126,11 @@ class ExpectationMaximization:
     views : mapping of str to `~astro_ddprism.dataset.View`
         The observations.
     make_sampler : callable
-        Called with denoisers and Gaussian priors; returns a
+        Called with denoisers, Gaussian priors and mixtures; returns a
         `~astro_ddprism.diffusion.sampling.JointSampler`.
     make_denoiser : callable
-        Called with the name of a source and its data scale; returns an untrained denoiser on its
-        device.
+        Called with the name of a source, its data scale and its mixture or None; returns an
+        untrained denoiser on its device.
     source_shapes : dict of str to tuple of int
         Shapes of the sources.
     symmetries : dict of str to tuple of str
@@ -197,6 +203,40 @@ class ExpectationMaximization:
         return f"{', '.join(stage.sources)} {step} {of_all}"
 
     def _warm_start(self, stage: Stage, state: EMState):
+        held = {source for name in stage.views for source in self.views[name].sources}
+        small = all(is_small(self.views[name]) for name in stage.views) and (
+            held <= set(stage.sources) | set(state.mixtures)
+        )
+        with self._seeded(state, _WARM_START), torch.no_grad():
+            if small:
+                self._grow_mixtures(stage, state)
+            else:
+                self._fit_gaussians(stage, state)
+
+    def _batches(self, name: str):
+        """The whitened observations of a view, a batch at a time."""
+        sampler = self.make_sampler({}, {}, {})
+        view, size = self.views[name], self.settings["batch_size"]
+        for i in range(0, len(view), size):
+            yield sampler.observe(view, np.arange(i, min(i + size, len(view))))
+
+    def _grow_mixtures(self, stage: Stage, state: EMState):
+        warm_start = MixtureWarmStart(
+            state.mixtures,
+            {source: int(np.prod(self.source_shapes[source])) for source in stage.sources},
+            n_components=self.settings["warm_start_components"],
+            floor=self.settings["sigma_min"],
+        )
+        views = [Designed.gather(self._batches(name)) for name in stage.views]
+        for _ in self.track(warm_start.fit(views), f"{', '.join(stage.sources)} warm start"):
+            pass
+        state.mixtures |= warm_start.mixtures
+        state.gaussians |= {
+            source: mixture.gaussian().to(dtype=torch.float32)
+            for source, mixture in warm_start.mixtures.items()
+        }
+
+    def _fit_gaussians(self, stage: Stage, state: EMState):
         settings = self.settings
         key = "warm_start_rank_new" if state.gaussians else "warm_start_rank"
         warm_start = GaussianWarmStart(
@@ -206,30 +246,27 @@ class ExpectationMaximization:
             ranks=dict.fromkeys(stage.sources, settings[key]),
             known_samples=state.samples,
         )
-        sampler = self.make_sampler({}, {})
 
         def batches():
             for name in stage.views:
-                view = self.views[name]
-                for i in range(0, len(view), settings["batch_size"]):
-                    index = np.arange(i, min(i + settings["batch_size"], len(view)))
-                    yield sampler.observe(view, index)
+                yield from self._batches(name)
 
-        with self._seeded(state, _WARM_START), torch.no_grad():
-            n = settings["warm_start_iterations"]
-            title = f"{', '.join(stage.sources)} warm start"
-            for _ in self.track(warm_start.fit(batches, n), title, total=n):
-                pass
+        n = settings["warm_start_iterations"]
+        title = f"{', '.join(stage.sources)} warm start"
+        for _ in self.track(warm_start.fit(batches, n), title, total=n):
+            pass
         state.gaussians |= warm_start.priors
 
     def _expect(self, stage: Stage, state: EMState):
-        sampler = self.make_sampler(state.denoisers, state.gaussians)
+        sampler = self.make_sampler(state.denoisers, state.gaussians, state.mixtures)
         for denoiser in state.denoisers.values():
             denoiser.requires_grad_(False)
         with self._seeded(state, _E_STEP):
             for name in stage.views:
                 view = self.views[name]
-                previous = state.draws.get(name)
+                # Mixtures draw anew: their draws know every branch, a chain only its own.
+                small = all(source in state.mixtures for source in view.sources)
+                previous = None if small else state.draws.get(name)
                 title = self._title(stage, state, "E-step")
                 state.draws[name] = sampler.draw(
                     view,
@@ -252,7 +289,9 @@ class ExpectationMaximization:
             if first:
                 data_scale = samples.flatten(1).square().mean(dim=1).sqrt().quantile(0.9)
                 with self._seeded(state, _NETWORKS):
-                    state.denoisers[source] = self.make_denoiser(source, float(data_scale))
+                    state.denoisers[source] = self.make_denoiser(
+                        source, float(data_scale), state.mixtures.get(source)
+                    )
             state.denoisers[source].requires_grad_(True)
             title = self._title(stage, state, "M-step")
             with self._seeded(state, _M_STEP):

@@ -4,13 +4,21 @@ A chain starts from a first draw :math:`x_0`, perturbed to the noise scale at wh
 begins, and runs down the noise schedule under the joint posterior denoiser. If :math:`x_0` came
 from the posterior, the perturbed draw has the very distribution that a chain from far away would
 have at that noise scale, so nothing is lost by starting there; and what :math:`x_0` gets wrong
-below that scale is forgotten. First draws come from the Gaussian priors' posterior in closed form,
-or from the previous EM iteration.
+below that scale is forgotten. First draws come from the warm start's priors in closed form, or from
+the previous EM iteration.
 
-A chain may end far from its own observation. Its residual tells: with a reduced
-:math:`\chi^2 > \max(\chi^2_\mathrm{max}, 1 + 6 \sqrt{2 / n})` over ``n`` informative pixels it
-contradicts the observation, is drawn again from its Gaussian first draw, and if that does not help
-it is reported as failed.
+A chain may end far from its own observation, on a branch that does not explain it, and its
+residual tells. Several *candidates* may be drawn for each observation, of which one is kept with a
+probability proportional to
+
+.. math:: w = \exp\left[-\tfrac{n}{2} \max\left(\chi^2 - 1 - 2 \sqrt{2 / n}, 0\right)\right]
+
+for a reduced :math:`\chi^2` over ``n`` informative pixels. Weights :math:`\exp(-n \chi^2 / 2)`
+would count the observation twice and pick the draws that fit its noise best; here all residuals
+that noise explains are equally likely, and only those beyond count for less.
+
+A chain with :math:`\chi^2 > \max(\chi^2_\mathrm{max}, 1 + 6 \sqrt{2 / n})` contradicts its
+observation. It is drawn again, and if that does not help it is reported as failed.
 """
 
 __all__ = ["SAMPLERS", "Draws", "JointSampler", "sample_prior"]
@@ -23,7 +31,9 @@ from azula.sample import DDIMSampler, DDPMSampler, HeunSampler, PCSampler, zEABS
 from torch import Tensor
 
 from .gaussian import GaussianPrior, ScaleMixtureDenoiser, absorb_residual, latent_posterior
+from .growth import Designed
 from .joint import JointPosteriorDenoiser
+from .mixture import GaussianMixture
 from .observation import JointObservation
 from .solvers import Solver
 
@@ -59,6 +69,42 @@ class Draws:
     n_redrawn: int
 
 
+class _Candidates:
+    """One of several draws for each observation, kept at random with their weights."""
+
+    def __init__(self, valid: Tensor, expected: Tensor, x: Tensor, chi2: Tensor):
+        self.valid, self.expected = valid, expected
+        self.x, self.chi2 = x, chi2
+        self._total = self._log_weight(chi2)
+
+    def _log_weight(self, chi2: Tensor) -> Tensor:
+        excess = (chi2 - self.expected).clip(min=0).nan_to_num(nan=torch.inf)
+        return -0.5 * self.valid * excess
+
+    def add(self, x: Tensor, chi2: Tensor):
+        """Another draw for each observation, which replaces the present one by its weight."""
+        log_weight = self._log_weight(chi2)
+        self._total = torch.logaddexp(self._total, log_weight)
+        # Where all weights vanish, the draw that contradicts its observation least is kept.
+        hopeless = self._total < -80.0
+        better = torch.where(
+            hopeless,
+            _is_better(chi2, self.chi2),
+            torch.rand(len(chi2)).log() < log_weight - self._total,
+        )
+        self.x[better], self.chi2[better] = x[better], chi2[better]
+
+    def improve(self, index: Tensor, x: Tensor, chi2: Tensor):
+        """Further draws for some observations, kept where they contradict them less."""
+        better = _is_better(chi2, self.chi2[index])
+        self.x[index[better]], self.chi2[index[better]] = x[better], chi2[better]
+
+
+def _is_better(chi2: Tensor, old: Tensor) -> Tensor:
+    """Whether new draws contradict their observation less; a failed chain, NaN, does the most."""
+    return (chi2 < old) | (old.isnan() & ~chi2.isnan())
+
+
 class JointSampler:
     """Draws from the joint posterior of all sources of observations.
 
@@ -68,6 +114,9 @@ class JointSampler:
         Denoisers of the sources that have one; the others' Gaussian priors stand in for them.
     gaussians : dict of str to GaussianPrior
         Gaussian priors of all sources.
+    mixtures : dict of str to GaussianMixture
+        Mixtures of Gaussians as priors of small sources. Where all sources of a view have one,
+        first draws come from these.
     schedule : azula.noise.Schedule
         The noise schedule of all sources.
     source_shapes : dict of str to tuple of int
@@ -86,14 +135,17 @@ class JointSampler:
         Chains that run side by side; memory grows with it and not with the number of observations.
     max_chi2 : float
         Reduced chi-squared from which on a chain contradicts its observation.
+    n_candidates : int
+        Chains for each draw, one of which is kept.
     n_redraws : int
-        How often such a chain is drawn again.
+        How often a chain that contradicts its observation is drawn again.
     """
 
     def __init__(
         self,
         denoisers,
         gaussians: dict[str, GaussianPrior],
+        mixtures: dict[str, GaussianMixture],
         *,
         schedule,
         source_shapes,
@@ -104,10 +156,12 @@ class JointSampler:
         solver: Solver,
         batch_size: int,
         max_chi2: float,
+        n_candidates: int,
         n_redraws: int,
     ):
         self.denoisers = denoisers
         self.gaussians = gaussians
+        self.mixtures = mixtures
         self.schedule = schedule
         self.source_shapes = source_shapes
         self.scale = scale
@@ -117,6 +171,7 @@ class JointSampler:
         self.solver = solver
         self.batch_size = batch_size
         self.max_chi2 = max_chi2
+        self.n_candidates = n_candidates
         self.n_redraws = n_redraws
 
     def observe(self, view, index) -> JointObservation:
@@ -138,7 +193,7 @@ class JointSampler:
         track : callable
             Wraps an iterable in a progress bar.
         first : torch.Tensor, optional
-            First draws, of shape ``(N, D)``; from the Gaussian priors if not given.
+            First draws, of shape ``(N, D)``; from the warm start's priors if not given.
         start : float
             Time in (0, 1] at which the chains begin; 1 is the top of the noise schedule.
 
@@ -147,58 +202,71 @@ class JointSampler:
         Draws
             The draws, in the order of ``index``.
         """
+        valid = torch.as_tensor((~view.mask[index]).reshape(len(index), -1).sum(axis=1))
+        spread = (2 / valid.clip(min=1)).sqrt()
         x, chi2 = self._draw(view, index, track, first, start)
-        limit = self._limit(view, index)
-        redrawn = 0
-        if any(source in self.denoisers for source in view.sources):
-            for _ in range(self.n_redraws):
-                bad = torch.nonzero(~(chi2 <= limit))[:, 0]
-                if not len(bad):
-                    break
-                again, again_chi2 = self._draw(view, index[bad.numpy()], track, None, 1.0)
-                better = ~(again_chi2 >= chi2[bad])
-                x[bad[better]], chi2[bad[better]] = again[better], again_chi2[better]
-                redrawn += len(bad)
-        return Draws(x, chi2, chi2 <= limit, redrawn)
+        if not self._has_networks(view):
+            return Draws(x, chi2, chi2 <= self._limit(spread), 0)
+        candidates = _Candidates(valid, 1 + 2 * spread, x, chi2)
+        for _ in range(self.n_candidates - 1):
+            candidates.add(*self._draw(view, index, track, first, start))
+        limit, redrawn = self._limit(spread), 0
+        # Mixtures' first draws are on the right branch; Gaussians' may be what went wrong, so that
+        # a chain that begins anew forgets them.
+        restart = start if self._has_mixtures(view) else 1.0
+        for _ in range(self.n_redraws):
+            bad = torch.nonzero(~(candidates.chi2 <= limit))[:, 0]
+            if not len(bad):
+                break
+            again = self._draw(view, index[bad.numpy()], track, None, restart)
+            candidates.improve(bad, *again)
+            redrawn += len(bad)
+        return Draws(candidates.x, candidates.chi2, candidates.chi2 <= limit, redrawn)
 
-    def _limit(self, view, index) -> Tensor:
-        valid = (~view.mask[index]).reshape(len(index), -1).sum(axis=1)
-        spread = torch.as_tensor(2 / np.maximum(valid, 1)).sqrt()
+    def _limit(self, spread: Tensor) -> Tensor:
         return (1 + 6 * spread).clip(min=self.max_chi2).float()
+
+    def _has_networks(self, view) -> bool:
+        known = [source in self.denoisers for source in view.sources]
+        return all(known) if self._has_mixtures(view) else any(known)
+
+    def _has_mixtures(self, view) -> bool:
+        return all(source in self.mixtures for source in view.sources)
 
     def _draw(self, view, index, track, first, start) -> tuple[Tensor, Tensor]:
         draws, chi2 = [], []
         for i in track(range(0, len(index), self.batch_size)):
             rows = index[i : i + self.batch_size]
             observation = self.observe(view, rows)
-            denoisers, x = self._begin(view, rows, observation)
+            x, denoisers = self._begin(view, rows, observation)
             if first is not None:
                 x = first[i : i + self.batch_size].to(self.device)
-            if denoisers is not None:
+            if self._has_networks(view):
                 x = self._run(denoisers, observation, x, start)
             draws.append(x.cpu())
             chi2.append(observation.chi2(x).cpu())
         return torch.cat(draws), torch.cat(chi2)
 
     def _begin(self, view, rows, observation):
-        """Denoisers of a batch, None if all priors are Gaussian, and its Gaussian first draws."""
+        """First draws of a batch, from priors in closed form, and the denoisers of its sources."""
         distinct, inverse = np.unique(rows, return_inverse=True)
         alone = observation if len(distinct) == len(rows) else self.observe(view, distinct)
         inverse = torch.as_tensor(
             np.arange(len(rows)) if alone is observation else inverse, device=self.device
         )
         sources = view.sources
+        if self._has_mixtures(view):
+            posterior = Designed.gather([alone]).posterior(self.mixtures)[inverse]
+            first = torch.cat([x[:, 0] for x in posterior.sample(1)], dim=1).float()
+            return first, [self.denoisers.get(source) for source in sources]
         latent = latent_posterior(alone, self.gaussians)
         first = absorb_residual(observation, torch.cat(latent.sample(inverse), dim=1))
-        if not any(source in self.denoisers for source in sources):
-            return None, first
-        denoisers = [
+        return first, [
             self.denoisers[source]
             if source in self.denoisers
             else ScaleMixtureDenoiser(self.gaussians[source], scales[inverse], self.schedule)
             for source, scales in zip(sources, latent.scales.T, strict=True)
         ]
-        return denoisers, first
 
     def _run(self, denoisers, observation, first, start) -> Tensor:
         denoiser = JointPosteriorDenoiser(denoisers, observation, self.solver)

@@ -7,6 +7,7 @@ import torch
 
 from ..diffusion.em import EMState
 from ..diffusion.gaussian import GaussianPrior
+from ..diffusion.mixture import GaussianMixture
 from ..diffusion.sampling import Draws
 
 __all__ = ["digest", "state_from_tree", "tree_from_state"]
@@ -73,6 +74,14 @@ def tree_from_state(state):
             }
             for source, prior in state.gaussians.items()
         },
+        "mixtures": {
+            source: {
+                "weights": _array(mixture.weights),
+                "means": _array(mixture.means),
+                "covariances": _array(mixture.covariances),
+            }
+            for source, mixture in state.mixtures.items()
+        },
         "denoisers": {
             source: {name: _array(value) for name, value in denoiser.state_dict().items()}
             for source, denoiser in state.denoisers.items()
@@ -102,7 +111,8 @@ def state_from_tree(tree, make_denoiser, device):
     tree : mapping
         The tree.
     make_denoiser : callable
-        Called with the name of a source and its data scale; returns a denoiser to hold the weights.
+        Called with the name of a source, its data scale and its mixture or None; returns a denoiser
+        to hold the weights.
     device : torch.device
         Where the state lives.
 
@@ -111,10 +121,17 @@ def state_from_tree(tree, make_denoiser, device):
     state : `~astro_ddprism.diffusion.em.EMState`
         What had been learned.
     """
+    mixtures = {
+        source: GaussianMixture(
+            **{name: torch.tensor(array, device=device) for name, array in arrays.items()}
+        )
+        for source, arrays in tree.get("mixtures", {}).items()
+    }
     denoisers = {}
     for source, arrays in tree["denoisers"].items():
         weights = {name: torch.tensor(array) for name, array in arrays.items()}
-        denoisers[source] = make_denoiser(source, float(weights["data_scale"]))
+        data_scale = float(weights["data_scale"])
+        denoisers[source] = make_denoiser(source, data_scale, mixtures.get(source))
         denoisers[source].load_state_dict(weights)
         denoisers[source].requires_grad_(False)
     history = dict(tree["history"])
@@ -125,6 +142,7 @@ def state_from_tree(tree, make_denoiser, device):
             )
             for source, arrays in tree["gaussians"].items()
         },
+        mixtures=mixtures,
         denoisers=denoisers,
         stage=int(tree["stage"]),
         iteration=int(tree["iteration"]),

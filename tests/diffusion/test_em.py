@@ -11,11 +11,14 @@ from astro_ddprism.dataset import MultiViewDataset
 from astro_ddprism.diffusion import em as module
 from astro_ddprism.diffusion.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.em import EMState, ExpectationMaximization, Stage, plan_stages
+from astro_ddprism.diffusion.gaussian import GaussianPrior
+from astro_ddprism.diffusion.mixture import MixtureResidualDenoiser
 from astro_ddprism.diffusion.networks import MLP
 from astro_ddprism.diffusion.sampling import JointSampler
 from astro_ddprism.diffusion.solvers import Dense
 from astro_ddprism.errors import InputError
 from astro_ddprism.io.model import tree_from_state
+from astro_ddprism.mixing import Identity
 
 CPU = torch.device("cpu")
 SCHEDULE = VESchedule(0.1, 100.0)
@@ -53,33 +56,40 @@ def test_stages(views, stages):
 # --- iterations ----------------------------------------
 
 
-def make_views(**held):
-    """Views of 12 observations each; every source has a mean of its own."""
+def make_views(shape=(SIZE,), **held):
+    """Views of 12 observations each; every source has a mean of its own.
+
+    Vectors start from mixtures of Gaussians; one of the shape (1, 2) is none and starts from a
+    single Gaussian.
+    """
     rng = np.random.default_rng(4)
     means = {"a": 4.0, "b": -6.0, "c": 10.0}
     return MultiViewDataset.from_arrays(
         {
             name: {
-                "data": sum(rng.normal(means[s], 2, (12, SIZE)) for s in sources)
-                + rng.normal(size=(12, SIZE)),
+                "data": sum(rng.normal(means[s], 2, (12, *shape)) for s in sources)
+                + rng.normal(size=(12, *shape)),
                 "variance": 1.0,
-                "mixing": {s: np.eye(SIZE) for s in sources},
+                "mixing": dict.fromkeys(sources, Identity(shape)),
             }
             for name, sources in held.items()
         }
     )
 
 
-def make_denoiser(source, data_scale):
-    backbone = MLP((SIZE,), SourceDenoiser.n_features, width=8, depth=1, embedding=4)
-    return SourceDenoiser(backbone, SCHEDULE, data_scale)
-
-
 def make_em(views, make_sampler=None, **settings):
-    def joint_sampler(denoisers, gaussians):
+    def make_denoiser(source, data_scale, mixture):
+        shape = views.source_shapes[source]
+        backbone = MLP(shape, SourceDenoiser.n_features, width=8, depth=1, embedding=4)
+        if mixture is None:
+            return SourceDenoiser(backbone, SCHEDULE, data_scale)
+        return MixtureResidualDenoiser(backbone, SCHEDULE, data_scale, mixture)
+
+    def joint_sampler(denoisers, gaussians, mixtures):
         return JointSampler(
             denoisers,
             gaussians,
+            mixtures,
             schedule=SCHEDULE,
             source_shapes=views.source_shapes,
             scale=lambda _: 1.0,
@@ -89,6 +99,7 @@ def make_em(views, make_sampler=None, **settings):
             solver=Dense(),
             batch_size=5,
             max_chi2=2.0,
+            n_candidates=2,
             n_redraws=1,
         )
 
@@ -104,6 +115,8 @@ def make_em(views, make_sampler=None, **settings):
             "warm_start_rank": 2,
             "warm_start_rank_new": 2,
             "warm_start_iterations": 2,
+            "warm_start_components": 4,
+            "sigma_min": 0.1,
             "batch_size": 5,
             "n_first_images": 200,
             "n_images": 200,
@@ -144,13 +157,15 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.parametrize("shape", [(SIZE,), (1, SIZE)], ids=["mixture", "gaussian"])
 @pytest.mark.parametrize("held", SETTINGS, ids=lambda held: "-".join(held.values()))
-def test_sources_are_learned_in_their_stages(held):
-    em, state = make_em(make_views(**held)), EMState()
+def test_sources_are_learned_in_their_stages(held, shape):
+    em, state = make_em(make_views(shape, **held)), EMState()
     seen = []
     for _ in em.run(state):
         seen.append((state.stage, state.iteration, "".join(state.denoisers)))
         assert set(state.gaussians) == set(state.denoisers)
+        assert set(state.mixtures) == (set(state.denoisers) if shape == (SIZE,) else set())
     expected, known = [], ""
     for k, stage in enumerate(em.stages):
         known += "".join(stage.sources)
@@ -172,11 +187,15 @@ def test_sources_are_learned_in_their_stages(held):
         assert row["m_step_time"] > 0
 
 
-def test_known_sources_stay_as_they_are():
+@pytest.mark.parametrize("shape", [(SIZE,), (1, SIZE)], ids=["mixture", "gaussian"])
+def test_known_sources_stay_as_they_are(shape):
     state = EMState()
     weights = {}
-    for _ in make_em(make_views(v="a", w="ab")).run(state):
-        now = [p.clone() for p in state.denoisers["a"].parameters()]
+    for _ in make_em(make_views(shape, v="a", w="ab")).run(state):
+        now = [p.clone() for p in state.denoisers["a"].state_dict().values()]
+        if state.mixtures:
+            mixture = state.mixtures["a"]
+            now += [mixture.weights.clone(), mixture.means.clone(), mixture.covariances.clone()]
         weights[state.stage, state.iteration] = now
     learned = weights[1, 0]
     assert not all(torch.equal(p, q) for p, q in zip(weights[0, 1], learned, strict=True))
@@ -184,9 +203,13 @@ def test_known_sources_stay_as_they_are():
         assert all(torch.equal(p, q) for p, q in zip(learned, later, strict=True))
 
 
-@pytest.mark.parametrize("held", SETTINGS[1:4], ids=lambda held: "-".join(held.values()))
-def test_goes_on_from_any_iteration_as_if_unbroken(held):
-    em, state = make_em(make_views(**held)), EMState()
+@pytest.mark.parametrize(
+    ("held", "shape"),
+    [(held, (SIZE,)) for held in SETTINGS[1:4]] + [(SETTINGS[1], (1, SIZE))],
+    ids=["a-ab", "a-ab-abc", "ab-ab", "a-ab-gaussian"],
+)
+def test_goes_on_from_any_iteration_as_if_unbroken(held, shape):
+    em, state = make_em(make_views(shape, **held)), EMState()
     states = [copy.deepcopy(state) for _ in em.run(state)]
     for between in states[:-1]:
         torch.rand(7)  # whatever else draws random numbers
@@ -224,7 +247,7 @@ class Spoiled:
 
 
 def spoil(bad):
-    return lambda make: lambda denoisers, gaussians: Spoiled(make(denoisers, gaussians), bad)
+    return lambda make: lambda *priors: Spoiled(make(*priors), bad)
 
 
 def test_failed_chains_are_left_out_and_counted(monkeypatch):
@@ -266,3 +289,83 @@ def test_no_chain_left():
     em = make_em(make_views(v="a"), spoil(slice(None)))
     with pytest.raises(InputError, match="'v': all 12 chains contradict"):
         list(em.run(EMState()))
+
+
+# --- which warm start ----------------------------------------
+
+
+@pytest.mark.parametrize("held", SETTINGS[1:4], ids=lambda held: "-".join(held.values()))
+def test_first_draws_of_mixtures_need_no_chain(held, monkeypatch):
+    """Until every source of a view has a network, draws are exact; then chains begin from them."""
+    chains = []
+
+    def run(sampler, denoisers, observation, first, start):
+        chains.append((state.stage, state.iteration, start))
+        return first
+
+    monkeypatch.setattr(JointSampler, "_run", run)
+    em, state = make_em(make_views(**held), chain_start=0.4), EMState()
+    list(em.run(state))
+    assert {iteration for _, iteration, _ in chains} == {1}
+    assert {stage for stage, _, _ in chains} == set(range(len(em.stages)))
+    assert {start for _, _, start in chains} == {0.4}
+
+
+def test_gaussians_are_the_moments_of_the_mixtures():
+    state = EMState()
+    list(make_em(make_views(v="a", w="ab"), n_em_iterations=0).run(state))
+    for source, mixture in state.mixtures.items():
+        assert mixture.means.dtype == torch.float64
+        prior, expected = state.gaussians[source], mixture.gaussian()
+        assert prior.mean.dtype == torch.float32
+        torch.testing.assert_close(prior.mean, expected.mean.float())
+        torch.testing.assert_close(prior.factor, expected.factor.float())
+
+
+@pytest.mark.parametrize("shape", [(SIZE,), (1, SIZE)], ids=["mixture", "gaussian"])
+def test_every_iteration_of_mixtures_draws_anew(shape, monkeypatch):
+    """Chains of mixtures begin from exact draws, which know every branch; of Gaussians, from the
+    last iteration's."""
+    given, draw = [], JointSampler.draw
+
+    def note(*args, first=None, **options):
+        given.append(first is not None)
+        return draw(*args, first=first, **options)
+
+    monkeypatch.setattr(JointSampler, "draw", note)
+    list(make_em(make_views(shape, v="a"), n_em_iterations=2).run(EMState()))
+    assert given == ([False] * 3 if shape == (SIZE,) else [False, True, True])
+
+
+def make_mixed_views(first, second, n=24):
+    """A source in a view of as many numbers as given, then it and another in a second view."""
+    rng = np.random.default_rng(5)
+    A = {name: rng.normal(size=(m, SIZE)) for name, m in (("v", first), ("w", second))}
+    x = {"v": rng.normal(4, 2, (n, SIZE)), "w": rng.normal(2, 2, (n, SIZE))}
+    return MultiViewDataset.from_arrays(
+        {
+            name: {
+                "data": x[name] @ A[name].T + rng.normal(size=(n, len(A[name]))),
+                "variance": 1.0,
+                "mixing": dict.fromkeys(sources, A[name]),
+            }
+            for name, sources in (("v", "a"), ("w", "ab"))
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (3, 20),
+        (20, 3),
+    ],
+)
+def test_views_of_few_and_of_many_numbers(first, second):
+    """A stage starts from mixtures only where those of the sources known before are at hand."""
+    state = EMState()
+    list(make_em(make_mixed_views(first, second)).run(state))
+    assert set(state.denoisers) == {"a", "b"}
+    assert set(state.mixtures) == ({"a"} if first == 3 else set())
+    assert all(isinstance(prior, GaussianPrior) for prior in state.gaussians.values())
+    assert all(row["n_left_out"] < 12 for row in state.history)

@@ -8,6 +8,7 @@ from azula.noise import VESchedule
 from astro_ddprism.diffusion.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.em import EMState
 from astro_ddprism.diffusion.gaussian import GaussianPrior
+from astro_ddprism.diffusion.mixture import GaussianMixture, MixtureResidualDenoiser
 from astro_ddprism.diffusion.networks import MLP
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.diffusion.sampling import Draws
@@ -17,19 +18,31 @@ from astro_ddprism.io.model import digest, state_from_tree, tree_from_state
 CPU = torch.device("cpu")
 
 
-def make_denoiser(source, data_scale):
-    assert source == "a"
+def make_denoiser(source, data_scale, mixture=None):
     backbone = MLP((2,), SourceDenoiser.n_features, width=8, depth=1, embedding=4)
-    return SourceDenoiser(backbone, VESchedule(0.1, 10.0), data_scale)
+    if source == "a":
+        assert mixture is None
+        return SourceDenoiser(backbone, VESchedule(0.1, 10.0), data_scale)
+    assert source == "b"
+    return MixtureResidualDenoiser(backbone, VESchedule(0.1, 10.0), data_scale, mixture)
+
+
+def make_mixture():
+    """Thin components far from zero, whose double precision counts."""
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    means = 1e3 * torch.randn(4, 2, dtype=torch.float64)
+    return GaussianMixture(torch.full((4,), 0.25, dtype=torch.float64), means, x @ x.mT)
 
 
 @pytest.fixture
 def state():
     row = {"stage": 0, "iteration": 0, "source": "a", "loss": 0.5, "n_chains": 3}
     with seeded(1, device=CPU):
+        mixture = make_mixture()
         return EMState(
             gaussians={"a": GaussianPrior(torch.randn(2), torch.randn(2, 2), torch.randn(2))},
-            denoisers={"a": make_denoiser("a", 1.7)},
+            mixtures={"b": mixture},
+            denoisers={"a": make_denoiser("a", 1.7), "b": make_denoiser("b", 2.3, mixture)},
             stage=0,
             iteration=2,
             draws={
@@ -67,15 +80,27 @@ def test_round_trip_through_a_file(state, tmp_path):
     assert list(again.history[0]) == list(state.history[0])  # the order of columns
     assert again.draws["view"].n_redrawn == 4
     x, t = torch.randn(5, 2), torch.tensor(0.3)
-    expected, found = state.denoisers["a"](x, t).mean, again.denoisers["a"](x, t).mean
-    assert torch.equal(found, expected)
-    assert not found.requires_grad
+    for source, denoiser in state.denoisers.items():
+        expected, found = denoiser(x, t).mean, again.denoisers[source](x, t).mean
+        assert torch.equal(found, expected)
+        assert not found.requires_grad
+    for name in ("weights", "means", "covariances"):  # to the last bit of double precision
+        assert torch.equal(getattr(again.mixtures["b"], name), getattr(state.mixtures["b"], name))
+
+
+def test_models_from_before_there_were_mixtures(state):
+    tree = tree_from_state(state)
+    del tree["mixtures"], tree["denoisers"]["b"]
+    again = state_from_tree(tree, make_denoiser, CPU)
+    assert again.mixtures == {}
+    assert list(again.denoisers) == ["a"]
 
 
 def test_trees_hold_nothing_but_plain_values(state):
     for name, value in flat(tree_from_state(state)).items():
         assert isinstance(value, (np.ndarray, int, list)), name
-        assert not isinstance(value, np.ndarray) or value.dtype in (np.float32, bool), name
+        if isinstance(value, np.ndarray):
+            assert value.dtype in ([np.float64] if "mixtures" in name else [np.float32, bool]), name
 
 
 def test_nothing_learned_yet():
