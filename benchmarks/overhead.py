@@ -3,9 +3,9 @@
 One evaluation of the joint posterior of ``S`` sources with ``K`` solver iterations is timed against
 the sum of its bare parts: ``S`` forward passes and ``S (K + 2)`` vector-Jacobian products of the
 same denoisers at the same batch, on the same kind of graph (``ratio``). Everything else (solver,
-mixing, whitening, splits and joins) is overhead. The evaluation itself needs only ``S (K + 1)``
-products: ``overhead`` is its time over that of its own parts. The timings take turns, so that a
-busy machine slows all alike.
+mixing, whitening, splits and joins) is overhead. The evaluation itself needs only ``S K`` products,
+for the solvers keep those that the correction is made of: ``overhead`` is its time over that of its
+own parts. The timings take turns, so that a busy machine slows all alike.
 
     python -m benchmarks.overhead --out benchmarks/results/overhead.json
 """
@@ -111,7 +111,7 @@ def measure(size, n_sources, iterations, mixing, configuration, device) -> dict:
     denoisers, observation, x_t, t = make_problem(size, n_sources, mixing, configuration, device)
     joint = JointPosteriorDenoiser(denoisers, observation, GMRES(iterations))
     bare = partial(bare_parts, denoisers, observation, x_t, t)
-    tasks = (lambda: joint(x_t, t), lambda: bare(iterations + 2), lambda: bare(iterations + 1))
+    tasks = (lambda: joint(x_t, t), lambda: bare(iterations + 2), lambda: bare(iterations))
     for task in tasks:
         task()
     times = [[seconds(task, device) for task in tasks] for _ in range(configuration["repeats"])]

@@ -28,6 +28,8 @@ from azula.denoise import Denoiser, DiracPosterior
 from azula.noise import Schedule
 from torch import Tensor, nn
 
+from .jacobian import linearize
+
 
 class SourceDenoiser(Denoiser):
     """Denoiser of one source, with a trainable backbone.
@@ -35,7 +37,8 @@ class SourceDenoiser(Denoiser):
     Parameters
     ----------
     backbone : torch.nn.Module
-        Maps features ``(B, 2, *shape)`` and log noise scales ``(B,)`` to ``(B, *shape)``.
+        Maps features ``(B, 2, *shape)`` and log noise scales, ``(B,)`` or one for all ``(1,)``, to
+        ``(B, *shape)``.
     schedule : azula.noise.Schedule
         A variance-exploding schedule.
     data_scale : float
@@ -59,17 +62,38 @@ class SourceDenoiser(Denoiser):
         total = m2 + sigma2
         return m2 / total * x_t, (m2 * sigma2 / total).sqrt()
 
-    def _output(self, x_t: Tensor, sigma: Tensor) -> Tensor:
-        features = torch.stack(
-            [
-                x_t * torch.rsqrt(sigma**2 + self.data_scale**2),
-                torch.asinh(x_t / (sigma + 0.5)),
-            ],
-            dim=1,
-        )
+    def _precondition_slopes(self, x_t: Tensor, sigma: Tensor):
+        """The derivatives of both by the noisy pixel."""
+        s2, sigma2 = self.data_scale**2, sigma**2
+        x2 = x_t.square()
+        hidden = 1 / (1 + (x2 / (16 * sigma2)).square().square())  # 1 / (1 + r^4)
+        m2 = s2 + x2 * (1 - hidden)
+        total = m2 + sigma2
+        m2_slope = 2 * x_t * (1 - hidden) * (1 + 4 * hidden)
+        skip_slope = m2_slope * sigma2 / total.square()  # of c_skip
+        return m2 / total + x_t * skip_slope, skip_slope * (sigma2 * total / m2).sqrt() / 2
+
+    def _inputs(self, x_t: Tensor, sigma: Tensor):
+        """What the network reads: features, and the logarithm of the noise scale."""
+        linear = x_t * torch.rsqrt(sigma**2 + self.data_scale**2)
+        features = torch.stack([linear, torch.asinh(x_t / (sigma + 0.5))], dim=1)
         dtype = next(self.backbone.parameters()).dtype
-        log_sigma = sigma.flatten().log()
-        return self.backbone(features.to(dtype), log_sigma.to(dtype)).to(x_t)
+        return features.to(dtype), sigma.flatten().log().to(dtype)
+
+    def _output(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        return self.backbone(*self._inputs(x_t, sigma)).to(x_t)
+
+    def _linearize_output(self, x_t: Tensor, sigma: Tensor):
+        features, log_sigma = self._inputs(x_t, sigma)
+        output, backbone_pullback = linearize(self.backbone, features, log_sigma)
+        linear = torch.rsqrt(sigma**2 + self.data_scale**2)
+        compressed = torch.rsqrt(x_t.square() + (sigma + 0.5) ** 2)
+
+        def pullback(v):
+            products = backbone_pullback(v.to(features)).to(v)
+            return linear * products[:, :, 0] + compressed * products[:, :, 1]
+
+        return output.to(x_t), pullback
 
     def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002
         """Estimate the clean source.
@@ -87,7 +111,7 @@ class SourceDenoiser(Denoiser):
             Its ``mean`` is the estimate, of shape ``(B, *shape)``.
         """
         _, sigma = self.schedule(t)
-        sigma = sigma.expand(len(x_t)).reshape(-1, *(1,) * (x_t.ndim - 1))
+        sigma = sigma.reshape(-1, *(1,) * (x_t.ndim - 1))
         skip, out = self._precondition(x_t, sigma)
         return DiracPosterior(mean=skip + out * self._output(x_t, sigma))
 
@@ -109,3 +133,21 @@ class SourceDenoiser(Denoiser):
         skip, out = self._precondition(x_t, sigma)
         target = (x - skip) / out
         return (self._output(x_t, sigma) - target).square().flatten(1).mean(dim=1)
+
+
+@linearize.register
+@torch.no_grad()
+def _(denoiser: SourceDenoiser, x_t, t):
+    if type(denoiser) is not SourceDenoiser:  # a subclass may precondition otherwise
+        return linearize.dispatch(Denoiser)(denoiser, x_t, t)
+    _, sigma = denoiser.schedule(t)
+    sigma = sigma.reshape(-1, *(1,) * (x_t.ndim - 1))
+    skip, out = denoiser._precondition(x_t, sigma)
+    skip_slope, out_slope = denoiser._precondition_slopes(x_t, sigma)
+    output, output_pullback = denoiser._linearize_output(x_t, sigma)
+    slope = skip_slope + out_slope * output
+
+    def pullback(v):
+        return slope * v + output_pullback(out * v)
+
+    return skip + out * output, pullback

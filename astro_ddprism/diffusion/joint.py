@@ -21,7 +21,8 @@ and the posterior means of the sources given :math:`x_t` *and* the observation a
 
 This is a denoiser of the joint vector of all sources like any other, so azula's samplers draw from
 the joint posterior with it. With ``K`` solver iterations one evaluation costs a forward pass and
-``K + 1`` vector-Jacobian products of every source's network.
+``K`` vector-Jacobian products of every source's network; with an exact solve, as many as the
+observation has numbers.
 
 References
 ----------
@@ -35,6 +36,7 @@ import torch
 from azula.denoise import Denoiser, DiracPosterior
 from torch import Tensor, nn
 
+from .jacobian import linearize
 from .observation import JointObservation
 from .solvers import Solver
 
@@ -49,14 +51,14 @@ class JointPosteriorDenoiser(Denoiser):
     observation : JointObservation
         The whitened observations of the batch.
     solver : Solver
-        Solves :math:`M z = r`.
+        Finds the correction by the observation.
     """
 
     def __init__(self, denoisers, observation: JointObservation, solver: Solver):
         super().__init__()
         self.denoisers = nn.ModuleList(denoisers)
         self.observation = observation
-        self.solver = solver
+        self._update = solver.bind(observation)
 
     @property
     def schedule(self):
@@ -81,21 +83,17 @@ class JointPosteriorDenoiser(Denoiser):
         """
         alpha_t, sigma_t = self.schedule(t)
         gamma_t = sigma_t**2 / alpha_t
-        parts = [part.detach().requires_grad_() for part in self.observation.split(x_t)]
-        with torch.enable_grad():
-            means = [d(part, t).mean for d, part in zip(self.denoisers, parts, strict=True)]
-        prior_mean = self.observation.join(means).detach()
+        observation = self.observation
+        linear = [
+            linearize(denoiser, part, t)
+            for denoiser, part in zip(self.denoisers, observation.split(x_t), strict=True)
+        ]
+        mean = observation.join([value for value, _ in linear])
 
-        def covariance(v: Tensor, *, last: bool = False) -> Tensor:
-            products = torch.autograd.grad(
-                means, parts, self.observation.split(v), retain_graph=not last
-            )
-            return gamma_t * self.observation.join(list(products))
+        def covariance(v: Tensor) -> Tensor:
+            parts = zip(linear, observation.split(v), strict=True)
+            products = [pullback(part).flatten(2) for (_, pullback), part in parts]
+            return gamma_t * torch.cat(products, dim=-1)
 
-        def predicted_covariance(z: Tensor) -> Tensor:
-            return z + self.observation.forward(covariance(self.observation.adjoint(z)))
-
-        residual = self.observation.y - self.observation.forward(prior_mean)
-        z = self.solver(predicted_covariance, residual)
-        correction = covariance(self.observation.adjoint(z), last=True)
-        return DiracPosterior(mean=prior_mean + correction)
+        residual = observation.y - observation.forward(mean)
+        return DiracPosterior(mean=mean + self._update(covariance, residual))

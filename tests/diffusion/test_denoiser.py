@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from azula.denoise import Denoiser
 from azula.noise import VESchedule
 from torch import nn
 
 from astro_ddprism.diffusion.denoiser import SourceDenoiser
-from astro_ddprism.diffusion.networks import MLP
+from astro_ddprism.diffusion.jacobian import linearize
+from astro_ddprism.diffusion.networks import MLP, UNet
 from astro_ddprism.diffusion.random import seeded
 
 SCHEDULE = VESchedule(0.1, 100.0)
@@ -130,10 +132,66 @@ def test_minimizer_of_the_loss_is_the_posterior_mean(data_scale):
     skip, out = denoiser._precondition(x_t, torch.tensor([[sigma]]))
     for center in (-3.0, -0.5, 0.0, 1.0, 6.0):
         near = (x_t - center).abs() < 0.05
-        # loss = mean (F - (x - skip x_t) / out)^2 is least at the mean of its target
-        F = ((x - skip * x_t) / out)[near].mean()
-        found = (skip * x_t + out * F)[near].mean()
+        # loss = mean (F - (x - skip) / out)^2 is least at the mean of its target
+        F = ((x - skip) / out)[near].mean()
+        found = (skip + out * F)[near].mean()
         expected = (4.0 * torch.tanh(4.0 * x_t[near] / sigma**2)).mean()
         assert (
             abs(found - expected) < 5 * x[near].std() / near.sum().sqrt() + 5e-3
         )  # and the bin's width
+
+
+def check_pullback(denoiser, x_t, t):
+    """Value and pullback against automatic differentiation, in float64."""
+    expected, expected_pullback = linearize.dispatch(Denoiser)(denoiser, x_t, t)
+    value, pullback = linearize(denoiser, x_t, t)
+    torch.testing.assert_close(value, expected)
+    v = torch.randn(3, *x_t.shape, generator=torch.Generator().manual_seed(5), dtype=x_t.dtype)
+    for _ in range(2):
+        torch.testing.assert_close(pullback(v), expected_pullback(v))
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("backbone", [MLP, UNet])
+def test_pullback_is_that_of_automatic_differentiation(backbone, sigma):
+    """From pixels lost in the noise to stars, at one noise scale for all or one each."""
+    with seeded(4, device=CPU):
+        network = backbone((1, 4, 5), 2, embedding=16)
+        denoiser = SourceDenoiser(network, SCHEDULE, 3.0).double().requires_grad_(False)
+        x_t = torch.randn(3, 1, 4, 5, dtype=torch.float64) * 10 ** (5 * torch.rand(4, 5) - 1)
+    t = at(sigma).double()
+    check_pullback(denoiser, x_t, t)
+    check_pullback(denoiser, x_t, torch.stack([t, t / 2, t / 3]))
+
+
+def test_pullback_of_extreme_pixels_is_finite():
+    """In single precision, where the eighth power of a star overflows."""
+    denoiser = SourceDenoiser(Constant(0.5), SCHEDULE, 1.0)
+    x_t = torch.tensor([[0.0, 1e-20, -1e3, 1e6, 1e9]])
+    slopes = denoiser._precondition_slopes(x_t, torch.tensor([[0.1]]))
+    torch.testing.assert_close(slopes[0][0, 2:], torch.ones(3))  # nothing is taken off a star
+    for slope in slopes:
+        assert torch.isfinite(slope).all()
+
+
+def test_subclass_may_precondition_otherwise():
+    class Shrinking(SourceDenoiser):
+        def _precondition(self, x_t, sigma):
+            _, out = super()._precondition(x_t, sigma)
+            return x_t.mean(dim=1, keepdim=True).tanh().expand_as(x_t), out
+
+    with seeded(6, device=CPU):
+        denoiser = Shrinking(MLP((3,), 2, width=8, depth=1, embedding=16), SCHEDULE, 3.0).double()
+        x_t = torch.randn(4, 3, dtype=torch.float64)
+    check_pullback(denoiser, x_t, at(2.0).double())
+
+
+def test_pullback_in_other_precisions():
+    """Sources in float64 on a float32 network, and in float32 on a bfloat16 one."""
+    for source, weights in ((torch.float64, torch.float32), (torch.float32, torch.bfloat16)):
+        with seeded(7, device=CPU):
+            network = MLP((3,), 2, width=8, depth=1).to(weights)
+        denoiser = SourceDenoiser(network, SCHEDULE, 1.0)
+        x_t = torch.ones(2, 3, dtype=source)
+        value, pullback = linearize(denoiser, x_t, torch.tensor(0.4, dtype=source))
+        assert value.dtype == pullback(torch.ones(1, 2, 3, dtype=source)).dtype == source

@@ -9,7 +9,10 @@ from azula.noise import VESchedule
 from azula.sample import DDPMSampler, PCSampler
 from scipy.linalg import block_diag
 
+from astro_ddprism.diffusion.denoiser import SourceDenoiser
+from astro_ddprism.diffusion.jacobian import linearize
 from astro_ddprism.diffusion.joint import JointPosteriorDenoiser
+from astro_ddprism.diffusion.networks import MLP
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.diffusion.solvers import CG, GMRES, Dense
 
@@ -70,6 +73,79 @@ def test_mean_is_exact(linear_problem, n_sources, psf, solver):
         for i in range(2):
             expected, _ = problem.posterior(i, mean + gain @ (x_t[i] - mean), sigma2 * gain)
             np.testing.assert_allclose(found[i], expected, rtol=0, atol=1e-7)
+
+
+def networks(problem):
+    """Denoisers whose Jacobians are neither symmetric nor positive: networks of random weights."""
+    with seeded(8, device=torch.device("cpu")):
+        backbones = [
+            MLP(shape, 2, width=32, embedding=16) for shape in problem.source_shapes.values()
+        ]
+    for backbone in backbones:
+        backbone.last.weight.data *= 30
+    return [SourceDenoiser(backbone, SCHEDULE, 3.0).double() for backbone in backbones]
+
+
+@pytest.mark.parametrize("solver", [Dense(), GMRES(12)], ids=["dense", "gmres"])
+@pytest.mark.parametrize("psf", [False, True], ids=["matrices", "psf"])
+def test_mean_with_networks(linear_problem, psf, solver):
+    """E[x | x_t, y] of two networks, from their Jacobians and numpy."""
+    problem = linear_problem(2, psf)
+    denoisers = networks(problem)
+    observation = problem.observation()
+    t = torch.tensor(0.4, dtype=torch.float64)
+    sigma2 = SCHEDULE.sigma(t).item() ** 2
+    x_t = 5 * torch.randn(2, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    found = JointPosteriorDenoiser(denoisers, observation, solver)(x_t, t).mean
+
+    def estimate(x):
+        parts = zip(denoisers, observation.split(x), strict=True)
+        return observation.join([denoiser(part, t).mean for denoiser, part in parts])
+
+    jacobian = torch.func.jacrev(estimate)(x_t)
+    for i in range(2):
+        V = sigma2 * jacobian[i, :, i].detach().numpy().T  # a product with V is a pullback
+        mean = estimate(x_t)[i].detach().numpy()
+        A = problem.matrices[i] * np.sqrt(problem.weights[i])[:, None]
+        M = np.eye(len(A)) + A @ V @ A.T
+        residual = observation.y[i].numpy() - A @ mean
+        expected = mean + V @ A.T @ np.linalg.solve(M, residual)
+        assert np.abs(V - V.T).max() > 0.1 * np.abs(V).max()
+        np.testing.assert_allclose(found[i], expected, rtol=0, atol=1e-8)
+
+
+class Counting(Denoiser):
+    """A denoiser that keeps how many vectors its pullback was given, each time."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser, self.schedule, self.vectors = denoiser, SCHEDULE, []
+
+    def forward(self, x_t, t):
+        return self.denoiser(x_t, t)
+
+
+@linearize.register
+def _(denoiser: Counting, x_t, t):
+    value, pullback = linearize(denoiser.denoiser, x_t, t)
+
+    def counted(v):
+        denoiser.vectors.append(len(v))
+        return pullback(v)
+
+    return value, counted
+
+
+@pytest.mark.parametrize(
+    ("solver", "vectors"), [(GMRES(1), [1]), (GMRES(3), [1, 1, 1]), (CG(2), [1, 1]), (Dense(), [7])]
+)
+def test_number_of_products(linear_problem, solver, vectors):
+    """As many products as iterations, or numbers in an observation: the correction adds none."""
+    problem = linear_problem(2, psf=False)
+    denoisers = [Counting(denoiser) for denoiser in networks(problem)]
+    joint = JointPosteriorDenoiser(denoisers, problem.observation(), solver)
+    joint(torch.ones(2, 24, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64))
+    assert [denoiser.vectors for denoiser in denoisers] == [vectors, vectors]
 
 
 def whitened(x, mean, covariance):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from astro_ddprism.diffusion.jacobian import linearize
 from astro_ddprism.diffusion.networks import BACKBONES, MLP, UNet
 from astro_ddprism.diffusion.random import seeded
 
@@ -97,3 +98,57 @@ def test_distance_is_from_the_middle_of_the_array(n, centre):
 def test_radius_is_not_a_weight():
     """It follows from the shape: files do not hold it."""
     assert "radius" not in make(UNet, (1, 8, 8)).state_dict()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_one_noise_scale_for_all(name):
+    network = make(BACKBONES[name], (1, 8, 8))
+    features, log_sigma = inputs((1, 8, 8))
+    expected = network(features, log_sigma[1].expand(3))
+    torch.testing.assert_close(network(features, log_sigma[1:2]), expected, rtol=1e-4, atol=1e-5)
+
+
+def randomized(network):
+    """No weight where it was born: normalizations begin as if they had none."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return network
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (2, 3)])
+@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize("shared", [False, True], ids=["each", "shared"])
+def test_mlp_pullback_is_that_of_automatic_differentiation(shape, depth, shared):
+    """In closed form, for several vectors at once, at one noise scale for all or one each."""
+    network = randomized(make(MLP, shape, width=16, depth=depth, embedding=16)).double()
+    features, log_sigma = (part.double() for part in inputs(shape))
+    if shared:
+        log_sigma = log_sigma[:1]
+    v = torch.randn(4, 3, *shape, generator=torch.Generator().manual_seed(4)).double()
+    expected, expected_pullback = linearize.dispatch(object)(network, features, log_sigma)
+    value, pullback = linearize(network, features, log_sigma)
+    torch.testing.assert_close(value, expected)
+    for _ in range(2):  # and the vectors are left as they were
+        torch.testing.assert_close(pullback(v), expected_pullback(v))
+
+
+def test_mlp_pullback_of_any_layout():
+    """Vectors come as parts of longer ones."""
+    network = make(MLP, (5,), width=16, embedding=16)
+    _, pullback = linearize(network, *inputs((5,)))
+    v = torch.randn(7, 3, 4, generator=torch.Generator().manual_seed(5)).permute(2, 1, 0)[..., 1:6]
+    torch.testing.assert_close(pullback(v), pullback(v.contiguous()))
+
+
+def test_mlp_pullback_in_bfloat16():
+    network = make(MLP, (5,), width=64)
+    features, log_sigma = inputs((5,))
+    v = torch.ones(2, 3, 5)
+    _, pullback = linearize(network, features, log_sigma)
+    expected = pullback(v)
+    value, pullback = linearize(network.bfloat16(), features.bfloat16(), log_sigma.bfloat16())
+    found = pullback(v.bfloat16())
+    assert value.dtype == found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.1)
