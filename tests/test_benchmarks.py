@@ -29,6 +29,19 @@ def test_overhead(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
+def test_e_step(tmp_path):
+    out = tmp_path / "e_step.json"
+    command = [sys.executable, "-W", "error", "-m", "benchmarks.e_step", "--quick", "--out", out]
+    options = ["--device", "cpu", "--n-observations", "64", "--n-steps", "1"]
+    subprocess.run([*command, *options], cwd=ROOT, check=True, timeout=120, capture_output=True)
+    record = json.loads(out.read_text())
+    assert record["configuration"]["n_observations"] == 64
+    figures = record["figures"]
+    assert figures["largest_difference"] < 1e-4  # the two do the same
+    assert figures["ratio_of_minima"] == figures["plain_s"] / figures["package_s"]
+    assert 0 < figures["floor_s"] < figures["package_s"]
+
+
 def test_kill_tells_models_apart_and_reads_checkpoints(tmp_path):
     """The parts of the study that judge; that a killed fit goes on, test_separator shows."""
     from benchmarks import kill
