@@ -35,6 +35,7 @@ from torch import Tensor
 
 from .denoiser import SourceDenoiser
 from .gaussian import GaussianPrior
+from .jacobian import linearize
 
 #: Combinations of components that are compared before the first selection.
 _N_ROOTS = 512
@@ -176,6 +177,43 @@ class MixtureDenoiser(Denoiser):
         mean = r @ self.means + shrunk.flatten(1) @ axes.T
         return mean.view_as(x_t)
 
+    def linearized(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The estimate and its Jacobian, for one noise scale.
+
+        With :math:`u_k = (C_k + \sigma^2 I)^{-1} (x_\sigma - \mu_k)` and its mean
+        :math:`\bar u = \sum_k r_k u_k`, the estimate is :math:`x_\sigma - \sigma^2 \bar u` and
+
+        .. math:: J = \sum_k r_k C_k (C_k + \sigma^2 I)^{-1}
+                  + \sigma^2 \sum_k r_k (u_k - \bar u) (u_k - \bar u)^T .
+
+        Parameters
+        ----------
+        x_t : torch.Tensor
+            Noisy sources, of shape ``(B, *shape)``.
+        sigma : torch.Tensor
+            The noise scale, of one element.
+
+        Returns
+        -------
+        mean : torch.Tensor
+            The estimate, of shape ``(B, *shape)``.
+        jacobian : torch.Tensor
+            Symmetric, of shape ``(B, D, D)``.
+        """
+        x, sigma2 = x_t.flatten(1), sigma.reshape(()).square()
+        size, total = self.means.shape[1], self.variances + sigma2
+        precision = (self.axes / total[:, None]) @ self.axes.mT
+        gain = (self.axes * (self.variances / total)[:, None]) @ self.axes.mT
+        offset = x[:, None] - self.means
+        u = torch.einsum("bki,kij->bkj", offset, precision)
+        log_r = self.log_weights - 0.5 * ((offset * u).sum(dim=-1) + total.log().sum(dim=-1))
+        r = torch.softmax(log_r, dim=-1)
+        mean_u = torch.einsum("bk,bki->bi", r, u)
+        u = u - mean_u[:, None]
+        spread = (r[..., None] * u).mT @ u
+        jacobian = (r @ gain.flatten(1)).unflatten(1, (size, size)) + sigma2 * spread
+        return (x - sigma2 * mean_u).view_as(x_t), jacobian
+
 
 class MixtureResidualDenoiser(SourceDenoiser):
     r"""Denoiser of a source whose network adds to the exact denoiser of a mixture of Gaussians.
@@ -201,6 +239,26 @@ class MixtureResidualDenoiser(SourceDenoiser):
     def _precondition(self, x_t: Tensor, sigma: Tensor):
         _, out = super()._precondition(x_t, sigma)
         return self.mixture.estimate(x_t, sigma), out
+
+
+@linearize.register
+@torch.no_grad()
+def _(denoiser: MixtureResidualDenoiser, x_t, t):
+    _, sigma = denoiser.schedule(t)
+    if sigma.numel() > 1:  # a matrix for each component and noise scale would be too many
+        return linearize.dispatch(Denoiser)(denoiser, x_t, t)
+    sigma = sigma.reshape(-1, *(1,) * (x_t.ndim - 1))
+    skip, jacobian = denoiser.mixture.linearized(x_t, sigma)
+    _, out = SourceDenoiser._precondition(denoiser, x_t, sigma)
+    _, out_slope = denoiser._precondition_slopes(x_t, sigma)
+    output, output_pullback = denoiser._linearize_output(x_t, sigma)
+    slope = out_slope * output
+
+    def pullback(v):
+        through_mixture = torch.einsum("kbi,bij->kbj", v.flatten(2), jacobian).view_as(v)
+        return through_mixture + slope * v + output_pullback(out * v)
+
+    return skip + out * output, pullback
 
 
 class ComponentPosterior:

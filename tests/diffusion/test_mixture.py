@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from azula.denoise import Denoiser
 from azula.noise import VESchedule
 from scipy.linalg import block_diag
 from scipy.special import logsumexp
@@ -15,6 +16,7 @@ from torch import nn
 
 from astro_ddprism.diffusion import mixture as module
 from astro_ddprism.diffusion.denoiser import SourceDenoiser
+from astro_ddprism.diffusion.jacobian import linearize
 from astro_ddprism.diffusion.mixture import (
     ComponentPosterior,
     GaussianMixture,
@@ -659,3 +661,22 @@ def test_search_does_not_depend_on_how_many_go_at_a_time(monkeypatch):
     single = observed.posterior()
     assert torch.equal(single.components, whole.components)
     torch.testing.assert_close(single.log_evidence, whole.log_evidence, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 5.0, 100.0])
+def test_products_in_closed_form_are_those_of_differentiation(sigma):
+    """Of mixture, network and what lies between them; axes in float32 are orthogonal to 1e-7."""
+    torch.manual_seed(6)
+    mixture = make_curve(3, 16)
+    backbone = MLP((4,), SourceDenoiser.n_features, width=16, depth=2, embedding=8)
+    denoiser = MixtureResidualDenoiser(backbone, SCHEDULE, 30.0, mixture).double()
+    denoiser.requires_grad_(False)
+    x = mixture.sample(50) + sigma * torch.randn(50, 4, dtype=torch.float64)
+    v, t = torch.randn(3, 50, 4, dtype=torch.float64), torch.tensor(at(sigma)).double()
+    value, pullback = linearize(denoiser, x, t)
+    expected, expected_pullback = linearize.dispatch(Denoiser)(denoiser, x, t)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pullback(v), expected_pullback(v), rtol=1e-5, atol=1e-5)
+    each, each_pullback = linearize(denoiser, x, t.expand(50))
+    torch.testing.assert_close(each, value, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(each_pullback(v), pullback(v), rtol=1e-5, atol=1e-5)
