@@ -170,3 +170,6 @@ def _add_image_options(command):
     image("--saturation", action="append", type=_saturation, metavar="LEVEL|auto",
           help="* saturation level, or auto to find it (default: SATURATE)")  # fmt: skip
     image("--unit", help="unit of the pixels, instead of BUNIT")
+    image("--correlated-noise", type=int, nargs="?", const=3, metavar="LAG",
+          help="measure how neighbouring pixels share their noise, up to this distance "
+          "(default: independent; without a number: 3)")  # fmt: skip

@@ -304,6 +304,7 @@ def _cutout_options(args):
         "psf": args.psf,
         "positions": args.positions,
         "max_masked_fraction": args.max_masked_fraction,
+        "correlated_noise": args.correlated_noise,
         "seed": 0 if args.seed is None else args.seed,
         "detection": detection,
     }

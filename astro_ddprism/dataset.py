@@ -26,6 +26,8 @@ __all__ = ["Batch", "MultiViewDataset", "View"]
 DEFAULT_SOURCES = MappingProxyType({"random": ("los",), "galaxy": ("los", "galaxy")})
 """Which sources the views hold that are cut out of a survey image."""
 
+_OPTIONAL = ("variance", "noise", "mask", "unit", "wcs", "coordinates", "ids")
+
 
 class MultiViewDataset(Mapping[str, View]):
     """Named views of the same sources.
@@ -132,7 +134,8 @@ class MultiViewDataset(Mapping[str, View]):
         Parameters
         ----------
         views : mapping of str to mapping
-            For each view the arguments of `View`: at least ``data``, ``variance`` and ``mixing``.
+            For each view the arguments of `View`: at least ``data``, ``mixing`` and either
+            ``variance`` or ``noise``.
             In place of a mixing operator may stand an array: a matrix (m, n) or one per
             observation (N, m, n), or an amplitude, a number or one per observation (N,).
 
@@ -148,14 +151,13 @@ class MultiViewDataset(Mapping[str, View]):
         result = {}
         for name, arguments in views.items():
             arguments = dict(arguments)
-            allowed = {"variance", "mixing", "mask", "unit", "wcs", "coordinates", "ids"}
-            missing = {"data", "variance", "mixing"} - set(arguments)
-            unknown = set(arguments) - allowed - {"data"}
+            missing = {"data", "mixing"} - set(arguments)
+            unknown = set(arguments) - {"data", "mixing", *_OPTIONAL}
             for what, names in (("no", missing), ("unknown", unknown)):
                 if names:
                     raise InputError(
                         f"view {name!r}: found {what} {', '.join(sorted(names))}, expected data, "
-                        f"variance, mixing and optionally {', '.join(sorted(allowed))}"
+                        f"mixing, variance or noise, and optionally {', '.join(_OPTIONAL[2:])}"
                     )
             if isinstance(arguments["mixing"], Mapping):
                 shape = np.shape(arguments["data"])[1:]
@@ -167,7 +169,9 @@ class MultiViewDataset(Mapping[str, View]):
         return cls(result)
 
     @classmethod
-    def from_fits(cls, cutouts, *, sources=None, psf=None, **options) -> "MultiViewDataset":
+    def from_fits(
+        cls, cutouts, *, sources=None, psf=None, correlated_noise=None, **options
+    ) -> "MultiViewDataset":
         """Take cutouts that exist.
 
         Parameters
@@ -180,6 +184,10 @@ class MultiViewDataset(Mapping[str, View]):
         psf : path, ndarray or NDData, optional
             PSF of all cutouts (see `astro_ddprism.survey.read_psf`): the sources are then what lies
             before it. By default they are what is seen through it.
+        correlated_noise : int, optional
+            The largest distance, in pixels, at which the noise of two pixels is correlated; how
+            strongly, is measured in the blank sky of all cutouts of a view. By default pixels are
+            independent.
         **options
             Where to find noise and mask, see `astro_ddprism.survey.read_image`.
 
@@ -207,7 +215,7 @@ class MultiViewDataset(Mapping[str, View]):
             )
         return cls(
             {
-                name: _view_of_cutouts(name, images, sources[name], psf, options)
+                name: _view_of_cutouts(name, images, sources[name], psf, correlated_noise, options)
                 for name, images in cutouts.items()
             }
         )
@@ -290,8 +298,9 @@ def _as_operator(value, shape, label) -> MixingOperator:
         raise InputError(f"{label}: {error}") from error
 
 
-def _view_of_cutouts(name, cutouts, sources, psf, options) -> View:
+def _view_of_cutouts(name, cutouts, sources, psf, correlated_noise, options) -> View:
     from .survey import read_image, read_psf
+    from .survey.correlation import autocorrelation_of, noise_of
 
     for argument, values in (("cutouts", cutouts), ("sources", sources)):
         if isinstance(values, str | Path) or not len(values):
@@ -311,7 +320,10 @@ def _view_of_cutouts(name, cutouts, sources, psf, options) -> View:
     centres = [image.wcs.pixel_to_world(nx // 2, ny // 2).icrs for image in images]
     return View(
         factors * np.stack([image.data for image in images]),
-        variance=factors**2 * np.stack([image.variance for image in images]),
+        **noise_of(
+            factors**2 * np.stack([image.variance for image in images]),
+            autocorrelation_of(images, correlated_noise),
+        ),
         mask=np.stack([image.mask for image in images]),
         unit=first.unit,
         mixing=dict.fromkeys(sources, operator),

@@ -207,7 +207,8 @@ class PosteriorSamples:
         Returns
         -------
         residual : ndarray, shape (n_samples, N, *observation_shape)
-            :math:`(y - \sum_\beta A^\beta x^\beta) / \sigma`, NaN at masked pixels.
+            :math:`(y - \sum_\beta A^\beta x^\beta) / \sigma`, with the standard deviation of each
+            pixel by itself; NaN at masked pixels.
         """
         residual = self.model().value
         np.subtract(self.view.data, residual, out=residual)
@@ -217,8 +218,18 @@ class PosteriorSamples:
 
     @property
     def chi2(self):
-        r"""Reduced :math:`\chi^2`, the mean squared residual: ndarray, shape (n_samples, N)."""
-        return np.nanmean(np.square(self.residual()), axis=tuple(range(2, self.view.data.ndim + 1)))
+        r"""Reduced :math:`\chi^2`, the mean squared *whitened* residual.
+
+        An ndarray of shape (n_samples, N). Where the noise is independent in every pixel, whitened
+        residuals are the standardized ones.
+        """
+        model = self.model().value
+        chi2 = np.empty(model.shape[:2])
+        for rows, batch in self._batches(model.dtype):
+            for s in range(self.n_samples):
+                whitened = batch.noise.whiten(batch.y - torch.from_numpy(model[s, rows]))
+                chi2[s, rows] = whitened.square().flatten(1).sum(1) / batch.noise.n_valid
+        return chi2
 
     def flux(self, source, aperture=None):
         """Flux of a source in each sample.
@@ -370,18 +381,22 @@ class PosteriorSamples:
 
     def _mixed(self, sources):
         mixed = np.empty((self.n_samples, *self.view.data.shape), dtype=self.view.data.dtype)
-        dtype = torch.from_numpy(mixed[:0]).dtype
-        for first in range(0, len(self.view), BATCH_SIZE):
-            rows = slice(first, first + BATCH_SIZE)
-            mixing = self.view.batch(rows, dtype=dtype).mixing
+        for rows, batch in self._batches(mixed.dtype):
             for s in range(self.n_samples):
                 images = (self.samples[source].value[s, rows] for source in sources)
                 parts = (
-                    mixing[source](torch.tensor(image, dtype=dtype))
+                    batch.mixing[source](torch.tensor(image, dtype=batch.y.dtype))
                     for source, image in zip(sources, images, strict=True)
                 )
                 mixed[s, rows] = sum(parts).numpy()
         return SourceImages(mixed, self.view.unit, self.view.wcs)
+
+    def _batches(self, dtype):
+        """A few observations at a time, as tensors of a NumPy type."""
+        dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+        for first in range(0, len(self.view), BATCH_SIZE):
+            rows = slice(first, first + BATCH_SIZE)
+            yield rows, self.view.batch(rows, dtype=dtype)
 
     def _radius(self, aperture, images):
         if not isinstance(aperture, u.Quantity) or aperture.unit == u.pix:

@@ -599,6 +599,7 @@ class DiffusionSourceSeparator:
                 "data": view.data,
                 "variance": view.variance,
                 "mask": view.mask,
+                "noise": None if view.noise is None else view.noise.state(),
                 "mixing": {source: op.state() for source, op in view.mixing.items()},
             }
             for name, view in dataset.items()

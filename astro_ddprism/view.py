@@ -4,9 +4,10 @@ A `View` is a set of observations
 
 .. math:: y_i = \sum_\beta A_i^\beta x_i^\beta + \eta_i, \qquad \eta_i \sim \mathcal{N}(0, \Sigma_i)
 
-as plain arrays in memory: the pixels :math:`y`, their variance :math:`\operatorname{diag} \Sigma`,
-a mixing operator :math:`A^\beta` for each source, and where on the sky the pixels are. Only
-`View.batch` makes tensors, of a mini-batch at a time.
+as plain arrays in memory: the pixels :math:`y`, their variance :math:`\operatorname{diag} \Sigma`
+(and, where :math:`\Sigma` has more to it, the `~astro_ddprism.mixing.Noise` that says it), a mixing
+operator :math:`A^\beta` for each source, and where on the sky the pixels are. Only `View.batch`
+makes tensors, of a mini-batch at a time.
 
 Masked pixels carry no information. So that no code can read one by mistake, a view holds 0 for its
 flux and infinity for its variance, whatever the input held there.
@@ -25,7 +26,7 @@ from astropy.utils.masked import Masked
 from astropy.wcs import WCS
 
 from .errors import InputError
-from .mixing import DiagonalNoise, MixingOperator
+from .mixing import DiagonalNoise, MixingOperator, Noise
 
 __all__ = ["Batch", "View"]
 
@@ -40,13 +41,13 @@ class Batch:
         Flux, 0 at masked pixels.
     mixing : dict of str to MixingOperator
         How each source enters these observations.
-    noise : DiagonalNoise
+    noise : Noise
         The noise of these observations.
     """
 
     y: torch.Tensor
     mixing: dict[str, MixingOperator]
-    noise: DiagonalNoise
+    noise: Noise
 
 
 class View:
@@ -57,9 +58,13 @@ class View:
     data : ndarray or Quantity, shape (N, ..., ny, nx) or (N, m)
         Linear flux of ``N`` observations. Pixels that are NaN, infinite or masked (also as a masked
         array or a `~astropy.utils.masked.Masked` quantity) carry no information.
-    variance : float, ndarray or Quantity
-        Variance of the Gaussian noise, of the shape of ``data`` or one that broadcasts to it;
-        without a unit in ``unit**2``. Pixels where it is 0, NaN or infinite carry no information.
+    variance : float, ndarray or Quantity, optional
+        Variance of Gaussian noise that is independent in every pixel, of the shape of ``data`` or
+        one that broadcasts to it; without a unit in ``unit**2``. Pixels where it is 0, NaN or
+        infinite carry no information.
+    noise : `~astro_ddprism.mixing.Noise`, optional
+        Gaussian noise of any other covariance, in ``unit``, for all observations. Either this or
+        ``variance`` is given.
     mixing : mapping of str to MixingOperator
         How each source enters the observations.
     mask : ndarray of bool, optional
@@ -82,6 +87,8 @@ class View:
         outside the range of float32.
     variance : ndarray, shape (N, *observation_shape)
         Variance in ``unit**2``, infinite at masked pixels; of the type of ``data``.
+    noise : Noise, or None
+        Noise in ``unit`` that is more than its variance.
     mask : ndarray of bool, shape (N, *observation_shape)
         True at every pixel that carries no information.
     unit : Unit
@@ -118,8 +125,9 @@ class View:
         self,
         data,
         *,
-        variance,
         mixing,
+        variance=None,
+        noise=None,
         mask=None,
         unit=None,
         wcs=None,
@@ -129,7 +137,8 @@ class View:
     ):
         self.name = str(name)
         self.unit = self._checked_unit(unit, data)
-        self._set_pixels(data, variance, mask)
+        self._set_pixels(data, self._checked_variance(data, variance, noise), mask)
+        self.noise = None if noise is None else noise.to("cpu").masked(self.mask)
         self.ids = np.array([str(i) for i in (range(len(self)) if ids is None else ids)])
         self._check_length("ids", self.ids.shape)
         self._check_information()
@@ -172,6 +181,7 @@ class View:
         new = copy.copy(self)
         for name in ("data", "variance", "mask", "ids"):
             setattr(new, name, getattr(self, name)[index])
+        new.noise = None if self.noise is None else self.noise[index]
         new.mixing = {source: operator[index] for source, operator in self.mixing.items()}
         new.wcs = None if self.wcs is None else [self.wcs[i] for i in index]
         new.coordinates = None if self.coordinates is None else self.coordinates[index]
@@ -218,9 +228,16 @@ class View:
         InputError
             If the flux cannot be converted to this unit.
         """
-        return View(
-            u.Quantity(self.data, self.unit),
-            variance=u.Quantity(self.variance, self.unit**2),
+        data = u.Quantity(self.data, self.unit)
+        if self.noise is None:
+            noise = {"variance": u.Quantity(self.variance, self.unit**2)}
+        else:
+            unit = self._checked_unit(unit, None)
+            factor = self._values("data", u.Quantity(1, self.unit), unit)[0]
+            noise = {"noise": self.noise.rescaled(float(factor))}
+        return type(self)(
+            data,
+            **noise,
             mixing=self.mixing,
             mask=self.mask,
             unit=unit,
@@ -251,16 +268,18 @@ class View:
             scale = scale.to_value(self.unit)
         # In float64 until it is scaled: variances of fluxes in W / m2 leave the range of float32.
         y = self.data[index].astype(np.float64) / scale
-        variance = self.variance[index].astype(np.float64) / scale**2
+        if self.noise is None:
+            variance = self.variance[index].astype(np.float64) / scale**2
+            noise = DiagonalNoise(torch.as_tensor(variance), self.mask[index])
+        else:
+            noise = self.noise[index].rescaled(1 / scale)
         return Batch(
             y=torch.as_tensor(y).to(device=device, dtype=dtype),
             mixing={
                 source: operator[index].to(device=device, dtype=dtype)
                 for source, operator in self.mixing.items()
             },
-            noise=DiagonalNoise(
-                torch.as_tensor(variance).to(device=device, dtype=dtype), self.mask[index]
-            ),
+            noise=noise.to(device, dtype),
         )
 
     # -- what a view may be ------------------------------------------------------------------
@@ -308,6 +327,21 @@ class View:
         if values.dtype.kind not in "biuf":
             raise self._error(argument, f"an array of type {values.dtype}", "real numbers")
         return values, mask
+
+    def _checked_variance(self, data, variance, noise):
+        """The variance of every pixel, from either of the two arguments that tell it."""
+        if (variance is None) == (noise is None):
+            found = "neither" if noise is None else "both"
+            raise self._error("variance, noise", found, "one of the two")
+        if noise is None:
+            return variance
+        if not isinstance(noise, Noise):
+            raise self._error("noise", type(noise).__name__, "one of astro_ddprism.mixing")
+        shape = noise.n_observations, *noise.shape
+        if shape != np.shape(data):
+            raise self._error("noise", f"shape {shape}", f"that of the data, {np.shape(data)}")
+        # In float64: variances of fluxes in W / m2 leave the range of float32.
+        return noise.to("cpu", torch.float64).variance.numpy()
 
     def _set_pixels(self, data, variance, mask):
         data, masked_data = self._values("data", data, self.unit)

@@ -122,6 +122,16 @@ def test_cutouts(tile, psf, tmp_path, capsys, field):
     np.testing.assert_array_equal(dataset["random"].ids, same["random"].ids)
 
 
+def test_cutouts_with_correlated_noise(tile, tmp_path, capsys):
+    out = tmp_path / "views.asdf"
+    assert run("cutouts", tile, "-o", out, "--size", 16, "--correlated-noise") == 0
+    assert "noise of neighbours correlated by" in capsys.readouterr().err
+    assert MultiViewDataset.read(out)["galaxy"].noise.autocorrelation.shape[-2:] == (7, 7)
+    message = fails(capsys, "cutouts", tile, "-o", tmp_path / "x.asdf", "--correlated-noise", 900)
+    assert "tile_r.fits, HDU" in message
+    assert "pairs of blank pixels" in message
+
+
 def test_every_option_of_an_image(field, tmp_path, capsys):
     n = field.image.shape[0]
     hdus = [

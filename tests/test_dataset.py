@@ -119,7 +119,7 @@ def test_arrays_become_operators():
     [
         ({"variance": -1.0}, "view 'v': variance: found 24 negative values"),
         ({"mask": np.ones((4, 2, 3), bool)}, "view 'v': mask: found no valid pixel"),
-        ({"noise": 1}, "view 'v': found unknown noise, expected"),
+        ({"weight": 1}, "view 'v': found unknown weight, expected"),
         ({"mixing": {"a": np.ones((5, 7))}}, r"view 'v': mixing\['a'\]: matrix: found 5 x 7"),
         ({"mixing": {"a": np.ones((3, 6, 7))}}, r"view 'v': mixing\['a'\]: found 3 observations"),
         ({"mixing": {"a": np.ones(3)}}, r"view 'v': mixing\['a'\]: found 3 observations"),
@@ -139,7 +139,7 @@ def test_bad_arrays(change, message):
 
 
 def test_missing_arrays():
-    with pytest.raises(InputError, match="view 'v': found no mixing, variance, expected data"):
+    with pytest.raises(InputError, match="view 'v': found no mixing, expected data, mixing, var"):
         MultiViewDataset.from_arrays({"v": {"data": np.zeros((4, 2))}})
 
 
@@ -205,6 +205,25 @@ def test_from_fits_with_psf_and_sources(files, tmp_path):
     operator = dataset["star"].mixing["star"]
     assert isinstance(operator, Convolution)
     np.testing.assert_allclose(operator.kernel, read_psf(psf))
+
+
+def test_from_fits_with_correlated_noise():
+    """Measured in the blank sky of all cutouts of a view, one of them all object."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(12, 32, 33))
+    noise = 0.5 * (noise[..., 1:] + noise[..., :-1]) / np.sqrt(0.5)
+    images = [cutout(i, shape=(32, 32)) for i in range(12)]
+    for image, pixels in zip(images, noise, strict=True):
+        image.data = pixels
+    images[3].mask = np.ones((32, 32), bool)
+    images[3].mask[10:13] = False
+    dataset = MultiViewDataset.from_fits({"random": images}, correlated_noise=1)
+    patches = dataset["random"].noise.autocorrelation.numpy()
+    np.testing.assert_allclose(patches, [[[[0, 0, 0], [0.5, 1, 0.5], [0, 0, 0]]]], atol=0.05)
+    np.testing.assert_allclose(dataset["random"].variance[0], 0.25)
+    message = "and 11 more, band0: correlated_noise: .* found 0 pairs of blank pixels"
+    with pytest.raises(InputError, match=message):
+        MultiViewDataset.from_fits({"random": images}, correlated_noise=32)
 
 
 def test_from_fits_converts_units():

@@ -14,7 +14,7 @@ from photutils.aperture import SkyCircularAperture, aperture_photometry
 from astro_ddprism import PosteriorSamples, View
 from astro_ddprism.errors import InputError
 from astro_ddprism.io.fits import row_wcs
-from astro_ddprism.mixing import Amplitude, Convolution, DenseMatrix, Identity
+from astro_ddprism.mixing import Amplitude, Convolution, CorrelatedNoise, DenseMatrix, Identity
 
 SHAPE = (2, 20, 20)
 SCALE = 0.3 / 3600
@@ -60,6 +60,21 @@ def samples(view):
     provenance = {"model": "model.asdf", "sha256": 64 * "a", "version": "0.1", "seed": 7,
                   "sampler": "ddim"}  # fmt: skip
     return PosteriorSamples(draws, view, provenance=provenance)
+
+
+def test_chi2_of_correlated_noise():
+    """At the truth it scatters as chi-squared does, unlike that of single pixels."""
+    n, shape = 400, (1, 8, 8)
+    noise = CorrelatedNoise(
+        np.full((n, *shape), 4.0), [[0.3, 0.45, 0.3], [0.4, 1, 0.4], [0.3, 0.45, 0.3]]
+    )
+    white = torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
+    view = View(noise.colour(white).numpy(), noise=noise, mixing={"a": Identity(shape)})
+    samples = PosteriorSamples({"a": np.zeros((1, n, *shape))}, view)
+    expected = white.square().flatten(1).mean(1).numpy()
+    np.testing.assert_allclose(samples.chi2[0], expected, rtol=1e-3)
+    pixels = np.square(samples.residual()[0]).mean(axis=(1, 2, 3))
+    assert pixels.std() > 1.3 * samples.chi2.std()
 
 
 def test_mean_and_spread(samples):

@@ -8,7 +8,14 @@ from astropy import units as u
 from astro_ddprism import DiffusionSourceSeparator, InputError, MultiViewDataset, View
 from astro_ddprism import separator as module
 from astro_ddprism.io.asdf import read_tree, write_tree
-from astro_ddprism.mixing import Amplitude, Composition, Convolution, Identity, Mask
+from astro_ddprism.mixing import (
+    Amplitude,
+    Composition,
+    Convolution,
+    CorrelatedNoise,
+    Identity,
+    Mask,
+)
 
 FLAT = {
     "device": "cpu",
@@ -283,6 +290,24 @@ def test_images(fitted_images, images):
     assert log_prob.shape == error.shape == (3,)
     assert np.isfinite(log_prob).all()
     assert (error > 0).all()
+
+
+def with_correlated_noise(view, strength=0.4):
+    patch = [[strength, 1.0, strength]]
+    noise = CorrelatedNoise(view.variance, patch, view.mask)
+    return View(view.data, noise=noise, mixing=view.mixing, unit=view.unit, name=view.name)
+
+
+def test_correlated_noise(images):
+    """From the warm start to the samples; fits know one noise from another."""
+    views = MultiViewDataset({name: with_correlated_noise(v) for name, v in images.items()})
+    separator = DiffusionSourceSeparator(**IMAGES).fit(views)
+    samples = separator.sample(views["galaxy"], n_samples=2)
+    assert np.isfinite(samples.chi2).all()
+    assert np.median(samples.chi2) < 3
+    weaker = {name: with_correlated_noise(v, 0.3) for name, v in images.items()}
+    prints = {separator._fingerprint(v) for v in (views, images, MultiViewDataset(weaker))}
+    assert len(prints) == 3
 
 
 def test_bfloat16_networks(views):

@@ -7,7 +7,14 @@ from astropy.utils.masked import Masked
 from astropy.wcs import WCS
 
 from astro_ddprism import InputError, View
-from astro_ddprism.mixing import Amplitude, Convolution, Identity
+from astro_ddprism.mixing import (
+    Amplitude,
+    Convolution,
+    CorrelatedNoise,
+    DiagonalNoise,
+    Identity,
+    LowRankNoise,
+)
 
 N, SHAPE = 6, (2, 4, 5)
 
@@ -102,6 +109,62 @@ def test_faint_units_lose_nothing(data):
     assert batch.y.dtype == torch.float32
     np.testing.assert_allclose(batch.y, data, rtol=1e-6)
     np.testing.assert_allclose(batch.noise.std, 1, rtol=1e-6)
+
+
+PATCH = np.array([[0.1, 0.3, 0.1], [0.2, 1.0, 0.2], [0.1, 0.3, 0.1]])
+
+
+def correlated(data, **arguments):
+    """Noise of another variance in every observation, and one bad pixel of its own."""
+    variance = np.ones(data.shape) * (1 + np.arange(N)).reshape(N, 1, 1, 1)
+    variance[3, 0, 1, 1] = np.nan
+    noise = CorrelatedNoise(variance, PATCH, dtype=torch.float64)
+    return make(data, variance=None, noise=noise, **arguments)
+
+
+def test_noise_of_another_kind(data):
+    data[1, 0, 2, 2] = np.nan
+    mask = np.zeros(SHAPE, bool)
+    mask[1, 3, 4] = True
+    view = correlated(data, mask=mask)
+    bad = np.zeros(data.shape, bool)
+    bad[:, 1, 3, 4] = bad[1, 0, 2, 2] = bad[3, 0, 1, 1] = True
+    np.testing.assert_array_equal(view.mask, bad)
+    np.testing.assert_array_equal(view.noise.valid.numpy(), ~bad)
+    assert np.isposinf(view.variance[bad]).all()
+    np.testing.assert_allclose(view.variance[:, 0, 0, 0], 1 + np.arange(N))
+    batch = view.batch([4, 1], scale=2.0, dtype=torch.float64)
+    assert type(batch.noise) is CorrelatedNoise
+    assert batch.noise.valid.dtype == torch.bool
+    expected = CorrelatedNoise(
+        np.full((1, *SHAPE), 5 / 4), PATCH, bad[4:5], dtype=torch.float64
+    ).whiten(batch.y[:1])
+    torch.testing.assert_close(batch.noise.whiten(batch.y)[:1], expected)
+
+
+def test_selection_and_units_of_noise(data):
+    view = correlated(data, unit="uJy", name="x")
+    some = view[[5, 0, 5]]
+    torch.testing.assert_close(some.noise.variance, view.noise.variance[[5, 0, 5]])
+    other = view.to("nJy")
+    valid = ~view.mask
+    np.testing.assert_allclose(other.variance[valid], 1e6 * view.variance[valid], rtol=1e-6)
+    r = torch.tensor(data)
+    torch.testing.assert_close(other.noise.whiten(1000 * r), view.noise.whiten(r))
+    with pytest.raises(InputError, match="view 'x': data: found unit uJy, expected one like m"):
+        view.to("m")
+    with pytest.raises(InputError, match="view 'x': unit: found 'bananas'"):
+        view.to("bananas")
+
+
+def test_faint_noise_loses_nothing(data):
+    std = torch.full((N, *SHAPE), 1e-25, dtype=torch.float64)
+    pixels = DiagonalNoise(std.square())
+    noise = LowRankNoise(pixels, std[:1]).to(dtype=torch.float32)
+    view = make(1e-25 * data, variance=None, noise=noise, unit="W / m2")
+    assert not view.mask.any()
+    np.testing.assert_allclose(view.variance, 2e-50, rtol=1e-5)
+    np.testing.assert_allclose(view.batch(scale=1e-25).noise.variance, 2, rtol=1e-5)
 
 
 def test_broadcast_variance_and_mask(data):
@@ -201,6 +264,13 @@ def spectral():
             "variance: found unit m2, expected .* nJy2",
         ),
         ({"variance": 1j}, "variance: found an array of type complex"),
+        ({"variance": None}, "variance, noise: found neither, expected one of the two"),
+        ({"noise": DiagonalNoise(np.ones((N, *SHAPE)))}, "variance, noise: found both"),
+        ({"variance": None, "noise": 1.0}, "noise: found float, expected one of astro_ddprism"),
+        (
+            {"variance": None, "noise": DiagonalNoise(np.ones((1, *SHAPE)))},
+            r"noise: found shape \(1, 2, 4, 5\), expected that of the data, \(6, 2, 4, 5\)",
+        ),
         ({"mask": np.zeros(3, bool)}, r"mask: found shape \(3,\)"),
         ({"mask": np.zeros(SHAPE)}, "mask: found an array of type float64, expected bool"),
         (

@@ -32,8 +32,12 @@ from .wcs import pack_wcs, unpack_wcs
 
 __all__ = ["FORMAT_VERSION", "get_extensions", "read_tree", "write_tree"]
 
-FORMAT_VERSION = 1
-"""Version of the layout of the tree; it grows when an older reader would misread a file."""
+FORMAT_VERSION = 2
+"""Version of the layout of the tree; it grows when an older reader would misread a file.
+
+A file has the lowest version whose readers know all that it holds: 2 with noise that is more than
+its variance, else 1.
+"""
 
 _KINDS = {"views": "a dataset of views", "model": "a model"}
 _ROOT = "astro_ddprism"
@@ -77,7 +81,7 @@ def write_tree(path, tree, overwrite=False):
         raise InputError(f"kind: found {tree.get('kind')!r}, expected one of {', '.join(_KINDS)}")
     head = {
         "kind": tree["kind"],
-        "format_version": FORMAT_VERSION,
+        "format_version": _format_version(tree),
         "software": {"name": "astro-ddprism", "version": __version__},
     }
     file = asdf.AsdfFile({_ROOT: {**head, **tree}}, extensions=get_extensions())
@@ -126,6 +130,12 @@ def read_tree(path, kind):
             f"{path}: found a truncated or damaged ASDF file ({type(error).__name__}: {reason}), "
             f"expected {_KINDS[kind]}"
         ) from error
+
+
+def _format_version(tree):
+    """The lowest version whose readers know all that a tree holds."""
+    views = tree["dataset"].values() if "dataset" in tree else ()
+    return 2 if any(view.noise is not None for view in views) else 1
 
 
 def _load(path):
@@ -185,12 +195,13 @@ class _ViewConverter(Converter):
     types = ("astro_ddprism.view.View",)
 
     def to_yaml_tree(self, obj, tag, ctx):  # noqa: ARG002
+        own = obj.noise is not None
         return {
             "name": obj.name,
             "unit": obj.unit,
             "ids": obj.ids,
             "data": obj.data,
-            "variance": obj.variance,
+            **({"noise": obj.noise.state()} if own else {"variance": obj.variance}),
             "mask": obj.mask,
             "mixing": [
                 {"source": source, **operator.state()} for source, operator in obj.mixing.items()
@@ -200,11 +211,15 @@ class _ViewConverter(Converter):
         }
 
     def from_yaml_tree(self, node, tag, ctx):  # noqa: ARG002
-        from ..mixing import operator_from_state
+        from ..mixing import noise_from_state, operator_from_state
         from ..view import View
 
         # asdf gives arrays that load themselves when touched; the view must outlive the open file.
-        arrays = {name: np.array(node[name]) for name in ("data", "variance", "mask", "ids")}
+        arrays = {name: np.array(node[name]) for name in ("data", "mask", "ids")}
+        if "noise" in node:
+            arrays["noise"] = noise_from_state(_in_memory(dict(node["noise"])))
+        else:
+            arrays["variance"] = np.array(node["variance"])
         mixing = {}
         for state in node["mixing"]:
             state = _in_memory(dict(state))

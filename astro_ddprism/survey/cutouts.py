@@ -17,6 +17,7 @@ from astropy.table import QTable
 from astropy.wcs import Sip
 
 from ..errors import InputError
+from .correlation import autocorrelation_of, noise_of
 from .detection import detect_objects, select_galaxies, split_options
 from .images import SurveyImage, read_image, stack_bands
 from .positions import place_randoms, read_positions
@@ -197,6 +198,7 @@ def views_from_image(
     n_random=None,
     random_distance=None,
     max_masked_fraction=0.2,
+    correlated_noise=None,
     seed=0,
     detection: Mapping | None = None,
     **image_options,
@@ -222,6 +224,10 @@ def views_from_image(
         they are placed without regard to them. Given ``positions``, these are avoided.
     max_masked_fraction : float
         Cutouts with a larger part of their pixels masked are rejected.
+    correlated_noise : int, optional
+        The largest distance, in pixels, at which the noise of two pixels is correlated, as in a
+        resampled or drizzled image. The correlation is measured in the image's sky, band by band
+        (`estimate_autocorrelation`). By default pixels are independent.
     seed : int
         Seed of the random positions.
     detection : dict, optional
@@ -237,7 +243,8 @@ def views_from_image(
     Raises
     ------
     InputError
-        If the image, the PSF or the positions cannot be used, or no galaxy is found.
+        If the image, the PSF or the positions cannot be used, no galaxy is found, or the
+        correlation of the noise cannot be measured.
     """
     from ..dataset import View
     from ..mixing import Convolution, Identity
@@ -267,10 +274,11 @@ def views_from_image(
         )
         cuts["random"] = cut_out(image, randoms, size=size, max_masked_fraction=max_masked_fraction)
         logger.info("%s: %d random positions", image.filename, len(cuts["random"].ids))
+    autocorrelation = autocorrelation_of([image], correlated_noise)
     return {
         name: View(
             cuts[name].data,
-            variance=cuts[name].variance,
+            **noise_of(cuts[name].variance, autocorrelation),
             mask=cuts[name].mask,
             unit=image.unit,
             wcs=cuts[name].wcs,

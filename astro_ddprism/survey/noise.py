@@ -107,10 +107,12 @@ def estimate_autocorrelation(data, *, mask=None, max_lag=3, box_size=64):
 
     Parameters
     ----------
-    data : (ny, nx) array_like
-        The image. Pixels that are not finite count as masked.
-    mask : (ny, nx) bool array_like, optional
-        Pixels to leave out are `True`. Objects that stand out of the noise are left out anyway.
+    data : (ny, nx) or (n, ny, nx) array_like
+        The image, or several of the same noise, such as cutouts. Pixels that are not finite count
+        as masked.
+    mask : bool array_like, optional
+        Pixels to leave out are `True`, in the shape of the data. Objects that stand out of the
+        noise are left out anyway.
     max_lag : int
         The largest distance of two pixels, along both axes.
     box_size : int
@@ -128,8 +130,8 @@ def estimate_autocorrelation(data, *, mask=None, max_lag=3, box_size=64):
     Raises
     ------
     InputError
-        If the sky cannot be measured, as for `estimate_noise`, or too few pairs of pixels are
-        blank.
+        If the sky of an image cannot be measured, as for `estimate_noise`, or too few pairs of
+        pixels are blank. Of several images, those whose sky cannot be measured are left out.
 
     Notes
     -----
@@ -149,17 +151,28 @@ def estimate_autocorrelation(data, *, mask=None, max_lag=3, box_size=64):
     """
     if not isinstance(max_lag, int | np.integer) or max_lag < 1:
         raise InputError(f"max_lag: found {max_lag!r}, expected a whole number of pixels from 1 on")
-    sky = _Sky.of_blank_pixels(data, mask, box_size)
-    residual = np.zeros(sky.blank.shape)
-    blank = sky.blank & (sky.noise > 0)
-    np.divide(np.asarray(data) - sky.background, sky.noise, out=residual, where=blank)
-    n_pairs = np.round(_sum_over_pairs(blank.astype(float), max_lag))
-    if n_pairs.min() < MIN_PAIRS:
+    data = np.asarray(data)
+    images = data.reshape(-1, *data.shape[-2:])
+    masks = [None] * len(images) if mask is None else np.reshape(mask, images.shape)
+    n_pairs = products = 0
+    for image, bad in zip(images, masks, strict=True):
+        try:
+            sky = _Sky.of_blank_pixels(image, bad, box_size)
+        except InputError:
+            if len(images) == 1:
+                raise
+            continue
+        residual = np.zeros(sky.blank.shape)
+        blank = sky.blank & (sky.noise > 0)
+        np.divide(image - sky.background, sky.noise, out=residual, where=blank)
+        n_pairs = n_pairs + np.round(_sum_over_pairs(blank.astype(float), max_lag))
+        products = products + _sum_over_pairs(residual, max_lag)
+    if np.min(n_pairs) < MIN_PAIRS:
         raise InputError(
-            f"the autocorrelation cannot be measured: found {int(n_pairs.min())} pairs of blank "
+            f"the autocorrelation cannot be measured: found {int(np.min(n_pairs))} pairs of blank "
             f"pixels at lags up to {max_lag}, expected at least {MIN_PAIRS}"
         )
-    covariance = _sum_over_pairs(residual, max_lag) / n_pairs
+    covariance = products / n_pairs
     return covariance / covariance[max_lag, max_lag]
 
 

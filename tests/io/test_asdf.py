@@ -22,8 +22,11 @@ from astro_ddprism.mixing import (
     Amplitude,
     Composition,
     Convolution,
+    CorrelatedNoise,
     DenseMatrix,
+    DiagonalNoise,
     Identity,
+    LowRankNoise,
     Mask,
 )
 
@@ -126,6 +129,43 @@ def test_round_trip(dataset, tmp_path):
         one, other = (d["z first"].batch([0, 3]).mixing[source] for d in (again, dataset))
         assert torch.equal(one(x), other(x))
     again["z first"].data[0] = 1  # and can be written to
+
+
+def noises():
+    rng, shape = np.random.default_rng(1), (3, 2, 6, 5)
+    variance = rng.uniform(1, 2, size=shape)
+    variance[1, 0, 2, 3] = np.nan
+    patches = np.array([[[0.2, 1, 0.2]], [[0.3, 1, 0.3]]])
+    correlated = CorrelatedNoise(variance, patches)
+    patterns = rng.normal(size=(3, 2, *shape[1:]))
+    return {
+        "diagonal": DiagonalNoise(variance, dtype=torch.float64),
+        "correlated": correlated,
+        "low rank": LowRankNoise(correlated, patterns),
+    }
+
+
+@pytest.mark.parametrize("kind", noises())
+def test_noise(kind, tmp_path):
+    rng, path = np.random.default_rng(2), tmp_path / "views.asdf"
+    noise = noises()[kind]
+    data = rng.normal(size=(3, 2, 6, 5))
+    data[0, 1, 1, 1] = np.nan
+    view = View(data, noise=noise, mixing={"a": Identity(SHAPE)}, unit="nJy")
+    MultiViewDataset({"v": view}).write(path)
+    assert b"format_version: 2\n" in path.read_bytes()
+    again = MultiViewDataset.read(path)["v"]
+    assert type(again.noise) is type(noise)
+    for name in ("data", "variance", "mask"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(view, name))
+    path.unlink()
+    one, other = again.batch([2, 0]), view.batch([2, 0])
+    assert torch.equal(one.noise.whiten(one.y), other.noise.whiten(other.y))
+
+
+def test_without_noise_older_versions_read_it(dataset, tmp_path):
+    dataset.write(tmp_path / "views.asdf")
+    assert b"format_version: 1\n" in (tmp_path / "views.asdf").read_bytes()
 
 
 @pytest.mark.parametrize("unit", ["", "adu", "nmgy", "1e-9 Jy", "electron / s", "W / (m2 sr)"])
@@ -343,12 +383,12 @@ def test_asdf_file_of_others(tmp_path):
 
 
 def test_newer_version(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(module, "_format_version", lambda _: 3)
     monkeypatch.setattr(module, "__version__", "9.9")
     dataset.write(tmp_path / "views.asdf")
     monkeypatch.undo()
     with pytest.raises(
-        InputError, match=r"views.asdf: found format version 2, written by astro-ddprism 9\.9"
+        InputError, match=r"views.asdf: found format version 3, written by astro-ddprism 9\.9"
     ):
         MultiViewDataset.read(tmp_path / "views.asdf")
 

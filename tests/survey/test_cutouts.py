@@ -179,6 +179,22 @@ def test_options_reach_their_functions(field, tmp_path):
         views_from_image(image, size=9999)
 
 
+def test_correlated_noise(field):
+    """The field's noise is white: its correlations vanish, and the variance is the image's."""
+    views = views_from_image(field.image, size=16, n_random=20, correlated_noise=2)
+    plain = views_from_image(field.image, size=16, n_random=20)
+    for name, view in views.items():
+        assert view.noise.autocorrelation.shape == (1, 1, 5, 5)
+        away = view.noise.autocorrelation.numpy().copy()
+        assert away[..., 2, 2] == 1
+        away[..., 2, 2] = 0
+        assert abs(away).max() < 0.05
+        assert_array_equal(view.mask, plain[name].mask)
+        assert_allclose(view.variance, plain[name].variance, rtol=1e-6)
+    with pytest.raises(InputError, match="band0: correlated_noise: max_lag: found 0"):
+        views_from_image(field.image, size=16, correlated_noise=0)
+
+
 def test_a_field_with_no_galaxy(ccd):
     with pytest.raises(InputError, match="found no"):
         views_from_image(ccd)
