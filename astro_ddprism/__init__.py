@@ -11,6 +11,7 @@ __version__ = "0.1.dev0"
 _MODULES = {
     "DiffusionSourceSeparator": "separator",
     "InputError": "errors",
+    "MultiInstrumentView": "instruments",
     "MultiViewDataset": "dataset",
     "PosteriorSamples": "posterior",
     "View": "dataset",
@@ -19,6 +20,7 @@ _MODULES = {
 __all__ = [
     "DiffusionSourceSeparator",
     "InputError",
+    "MultiInstrumentView",
     "MultiViewDataset",
     "PosteriorSamples",
     "View",

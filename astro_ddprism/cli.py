@@ -190,17 +190,22 @@ def _asdf_info(path):
 
 
 def _views_info(path):
+    import numpy as np
+
     from .dataset import MultiViewDataset
 
     dataset = MultiViewDataset.read(path)
     yield f"views, in {str(dataset.unit) or 'no unit'}, noise {dataset.noise_scale:.4g} a pixel"
     for name, view in dataset.items():
-        shape = " x ".join(map(str, view.data.shape[1:]))
-        yield (
-            f"{name}: {len(view)} observations of {shape} pixels, "
-            f"sources {', '.join(view.sources)}, "
-            f"{view.mask.mean():.2%} masked"
-        )
+        for instrument, image in view.images.items():
+            shape = " x ".join(map(str, image.data.shape[1:]))
+            label = f"{name}, {instrument}" if instrument else name
+            n_seen = np.count_nonzero(image.n_valid())
+            yield (
+                f"{label}: {n_seen} observations of {shape} pixels, "
+                f"sources {', '.join(view.sources)}, "
+                f"{image.mask[image.n_valid() > 0].mean():.2%} masked"
+            )
 
 
 def _model_info(path):

@@ -19,6 +19,7 @@ from astropy.coordinates import SkyCoord
 from .errors import InputError
 from .io.asdf import read_tree, write_tree
 from .mixing import Amplitude, Convolution, DenseMatrix, Identity, MixingOperator
+from .observations import Observations
 from .view import Batch, View
 
 __all__ = ["Batch", "MultiViewDataset", "View"]
@@ -26,15 +27,15 @@ __all__ = ["Batch", "MultiViewDataset", "View"]
 DEFAULT_SOURCES = MappingProxyType({"random": ("los",), "galaxy": ("los", "galaxy")})
 """Which sources the views hold that are cut out of a survey image."""
 
-_OPTIONAL = ("variance", "noise", "mask", "unit", "wcs", "coordinates", "ids")
+_OPTIONAL = ("variance", "noise", "mask", "unit", "wcs", "source_wcs", "coordinates", "ids")
 
 
-class MultiViewDataset(Mapping[str, View]):
+class MultiViewDataset(Mapping[str, Observations]):
     """Named views of the same sources.
 
     Parameters
     ----------
-    views : mapping of str to View
+    views : mapping of str to View or MultiInstrumentView
         Views in other units than the first are converted to it.
 
     Raises
@@ -74,7 +75,7 @@ class MultiViewDataset(Mapping[str, View]):
             raise InputError(f"views: found {views!r}, expected at least one named view")
         self._views = {}
         for name, view in views.items():
-            if not isinstance(view, View):
+            if not isinstance(view, Observations):
                 raise InputError(f"views[{name!r}]: found {type(view).__name__}, expected a View")
             view = copy.copy(view)
             view.name = str(name)
@@ -87,15 +88,15 @@ class MultiViewDataset(Mapping[str, View]):
 
     def _check_sources(self):
         for name, view in self.items():
-            for source, operator in view.mixing.items():
+            for source, shape in view.source_shapes.items():
                 expected = self.source_shapes[source]
-                if operator.source_shape != expected:
+                if shape != expected:
                     raise InputError(
-                        f"view {name!r}: source {source!r}: found shape {operator.source_shape}, "
+                        f"view {name!r}: source {source!r}: found shape {shape}, "
                         f"expected {expected} as in the other views"
                     )
 
-    def __getitem__(self, name) -> View:
+    def __getitem__(self, name) -> Observations:
         return self._views[name]
 
     def __iter__(self):
@@ -117,14 +118,15 @@ class MultiViewDataset(Mapping[str, View]):
         """Shape of each source."""
         shapes = {}
         for view in self.values():
-            for source, operator in view.mixing.items():
-                shapes.setdefault(source, operator.source_shape)
+            for source, shape in view.source_shapes.items():
+                shapes.setdefault(source, shape)
         return shapes
 
     @functools.cached_property
     def noise_scale(self) -> float:
         """Median standard deviation of the noise over all valid pixels, in `unit`."""
-        variances = [view.variance[~view.mask] for view in self.values()]
+        images = [image for view in self.values() for image in view.images.values()]
+        variances = [image.variance[~image.mask] for image in images]
         return float(np.sqrt(np.median(np.concatenate(variances)).astype(float)))
 
     @classmethod

@@ -12,8 +12,9 @@ from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 
 from .errors import InputError
+from .view import View
 
-__all__ = ["plot_history", "plot_prior", "plot_separation"]
+__all__ = ["plot_history", "plot_instruments", "plot_prior", "plot_separation"]
 
 PANEL = 1.35  # inches
 
@@ -46,16 +47,16 @@ def plot_separation(samples, rows=None, truth=None, band=0):
         If the observations are no images or there is no such observation.
     """
     view, sources = samples.view, samples.sources[::-1]
-    rows = np.arange(min(8, len(view)) if rows is None else len(view))[
-        slice(None) if rows is None else np.asarray(rows, dtype=int)
-    ]
+    if not isinstance(view, View):
+        raise InputError(
+            "samples: found images of several instruments, expected one (see plot_instruments)"
+        )
+    rows = _chosen(view, rows)
     if view.data.ndim != 4:
         raise InputError(
             f"samples: found observations of shape {view.data.shape[1:]}, expected (bands, ny, nx)"
         )
-    if len(rows) == 0:
-        raise InputError("rows: found none, expected at least one observation")
-    part = type(samples)({s: x.value[:, rows] for s, x in samples.samples.items()}, view[rows])
+    part = _rows_of(samples, rows)
     residual = part.residual().mean(axis=0)[:, band]
     parts = [part.component(source).value.mean(axis=0)[:, band] for source in sources]
     titles = ["observed", *sources]
@@ -64,22 +65,72 @@ def plot_separation(samples, rows=None, truth=None, band=0):
 
     figure, axes = _grid(len(rows), len(titles))
     for i, row in enumerate(rows):
-        observed = np.where(view.mask[row, band], np.nan, view.data[row, band])
-        sigma = float(np.sqrt(np.median(view.variance[row, band][~view.mask[row, band]])))
+        observed, sigma = _observed(view, row, band)
         panels = [observed, *(component[i] for component in parts)]
         panels += [u.Quantity(t[row, band], view.unit).value for t in truth.values()]
         for axis, image in zip(axes[i], panels, strict=False):
-            axis.imshow(
-                image,
-                norm=_stretch(observed, sigma),
-                origin="lower",
-                cmap="gray",
-                interpolation="nearest",
-            )
-        axes[i, -1].imshow(
-            residual[i], origin="lower", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest"
-        )
+            _show(axis, image, _stretch(observed, sigma))
+        _show_residual(axes[i, -1], residual[i])
         axes[i, 0].set_ylabel(str(view.ids[row]), fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def plot_instruments(samples, rows=None, bands=None):
+    """Show separated sources on their own pixels next to the images of every instrument.
+
+    Columns: each source (mean over the samples), the last one first; then for each instrument the
+    observation, what the sources make of it and the standardized residual, from -4 to 4. Masked
+    pixels are blank, and so are images that an instrument did not take.
+
+    Parameters
+    ----------
+    samples : PosteriorSamples
+        Of sources and observations that are images (bands, ny, nx).
+    rows : sequence of int, optional
+        Which observations, one row each; by default the first eight.
+    bands : mapping of str to int, optional
+        Which band of each source and each instrument; the first if not told.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If a source or an observation is no image or there is no such observation.
+    """
+    view, bands = samples.view, dict(bands or {})
+    rows = _chosen(view, rows)
+    shapes = [*view.source_shapes.values(), *(i.observation_shape for i in view.images.values())]
+    wrong = [shape for shape in shapes if len(shape) != 3]
+    if wrong:
+        raise InputError(f"samples: found images of shape {wrong[0]}, expected (bands, ny, nx)")
+    part = _rows_of(samples, rows)
+    images = {
+        name: (i.view, i.model().value.mean(axis=0), i.residual().mean(axis=0))
+        for name, i in part.images.items()
+    }
+    sources, names = samples.sources[::-1], [name or "observed" for name in images]
+    titles = [*sources, *(title for n in names for title in (n, "model", "residual, ±4σ"))]
+    figure, axes = _grid(len(rows), len(titles))
+    for i, line in enumerate(axes):
+        for axis, source in zip(line, sources, strict=False):
+            mean = part.mean[source].value[i, bands.get(source, 0)]
+            spread = part.std[source].value[i, bands.get(source, 0)]
+            noise = float(np.median(spread)) if part.n_samples > 1 else float(np.std(mean)) / 10
+            _show(axis, mean, _stretch(mean, noise))
+        for k, (name, (image, model, residual)) in enumerate(images.items()):
+            band = bands.get(name, 0)
+            three = line[len(sources) + 3 * k :][:3]
+            if image.n_valid(i)[0]:
+                observed, sigma = _observed(image, i, band)
+                _show(three[0], observed, _stretch(observed, sigma))
+                _show(three[1], model[i, band], _stretch(observed, sigma))
+                _show_residual(three[2], residual[i, band])
+        line[0].set_ylabel(str(part.view.ids[i]), fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     return figure
@@ -121,7 +172,7 @@ def plot_prior(prior, n=8, band=0, noise=None):
         soft = np.std(values) / 10 if noise is None else u.Quantity(noise)
         norm = _stretch(values.value, soft.to_value(values.unit))
         for axis, image in zip(line, values.value, strict=True):
-            axis.imshow(image, norm=norm, origin="lower", cmap="gray", interpolation="nearest")
+            _show(axis, image, norm)
         line[0].set_ylabel(source, fontsize=9)
     return figure
 
@@ -176,6 +227,38 @@ def plot_history(history):
     if sources is not None:
         axes[0].legend(fontsize=7)
     return figure
+
+
+def _chosen(view, rows):
+    """Numbers of the observations to show."""
+    if rows is None:
+        return np.arange(min(8, len(view)))
+    rows = np.arange(len(view))[np.asarray(rows, dtype=int)]
+    if len(rows) == 0:
+        raise InputError("rows: found none, expected at least one observation")
+    return rows
+
+
+def _rows_of(samples, rows):
+    """The samples of some observations."""
+    return type(samples)(
+        {s: x.value[:, rows] for s, x in samples.samples.items()}, samples.view[rows]
+    )
+
+
+def _observed(view, row, band):
+    """An observation, NaN at masked pixels, and its typical noise."""
+    valid = ~view.mask[row, band]
+    sigma = np.sqrt(np.median(view.variance[row, band][valid])) if valid.any() else 1.0
+    return np.where(valid, view.data[row, band], np.nan), float(sigma)
+
+
+def _show(axis, image, norm):
+    axis.imshow(image, norm=norm, origin="lower", cmap="gray", interpolation="nearest")
+
+
+def _show_residual(axis, residual):
+    axis.imshow(residual, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
 
 
 def _grid(n_rows, n_columns):

@@ -5,50 +5,30 @@ light may be divided: its sources together, through their mixing operators, expl
 up to its noise. So any function of the sources, such as a flux in an aperture, has a posterior of
 its own, sampled by evaluating it on each joint sample; its spread is the error, with everything
 that is degenerate between the sources in it.
+
+Sources whose observations have several images live on pixels of their own. What a sample makes of
+one instrument's images is that of `PosteriorSamples.images`.
 """
 
-import functools
 from types import MappingProxyType
 
 import numpy as np
 import torch
 from astropy import units as u
 from astropy.nddata import CCDData, StdDevUncertainty
-from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
+from astropy.wcs.utils import proj_plane_pixel_scales
 
 from .errors import InputError
 from .io.fits import write_fits
 from .io.product import product_hdus
 from .metrics import aperture_flux
+from .sources import SourceGrid, SourceImages
+from .view import View
 
 __all__ = ["PosteriorSamples", "SourceImages"]
 
 # Observations that are mapped through the mixing operators at a time: bounds the memory.
 BATCH_SIZE = 512
-
-
-class SourceImages(u.Quantity):
-    """Images of a source, with the WCS of each observation.
-
-    A `~astropy.units.Quantity` in all else; what is computed from it is a plain image again, whose
-    ``wcs`` is None.
-
-    Attributes
-    ----------
-    wcs : list of `~astropy.wcs.WCS`, or None
-        Celestial WCS of each observation's pixels.
-    """
-
-    def __new__(cls, value, unit=None, wcs=None):
-        """Images in a unit, and their WCS."""
-        new = super().__new__(cls, value, unit, copy=False, dtype=np.inexact, subok=False)
-        new = new.view(cls)
-        new.wcs = wcs
-        return new
-
-    def __array_finalize__(self, obj):
-        super().__array_finalize__(obj)
-        self.wcs = None
 
 
 class PosteriorSamples:
@@ -59,7 +39,7 @@ class PosteriorSamples:
     samples : mapping of str to ndarray or Quantity, shape (n_samples, N, *source_shape)
         Samples of each source, without a unit in the view's; the same first axis of every source is
         the same joint sample.
-    view : View
+    view : View or MultiInstrumentView
         The observations.
     provenance : mapping, optional
         What the samples were made with: ``model`` (a file), ``sha256`` (of it), ``version``,
@@ -67,7 +47,9 @@ class PosteriorSamples:
 
     Attributes
     ----------
-    view : View
+    view : View or MultiInstrumentView
+    grid : SourceGrid
+        The pixels of the sources.
     provenance : dict
     n_samples : int
 
@@ -100,13 +82,13 @@ class PosteriorSamples:
                 f"samples: found sources {', '.join(samples) or 'none'}, "
                 f"expected {', '.join(view.sources)}"
             )
-        self.view = view
+        self.view, self.grid = view, SourceGrid(view)
         self.provenance = dict(provenance or {})
         n_samples = len(next(iter(samples.values())))
         images = {}
-        for source, operator in view.mixing.items():
+        for source, source_shape in view.source_shapes.items():
             values = samples[source]
-            shape = n_samples, len(view), *operator.source_shape
+            shape = n_samples, len(view), *source_shape
             if np.shape(values) != shape or n_samples == 0:
                 raise InputError(
                     f"samples[{source!r}]: found shape {np.shape(values)}, expected {shape}"
@@ -134,28 +116,13 @@ class PosteriorSamples:
         """Names of the sources, in the view's order."""
         return self.view.sources
 
-    @functools.cached_property
+    @property
     def positions(self):
-        """Where each observation's coordinates lie in it: ndarray (N, 2) of pixels (x, y).
+        """Where each observation's coordinates lie in its sources: ndarray (N, 2) of pixels (x, y).
 
-        The pixel ``(nx // 2, ny // 2)`` where there are no WCS or coordinates.
+        The pixel ``(nx // 2, ny // 2)`` of the observation where there are no WCS or coordinates.
         """
-        view = self.view
-        if view.wcs is None or view.coordinates is None:
-            ny, nx = view.data.shape[-2:]
-            return np.tile([nx // 2, ny // 2], (len(view), 1)).astype(float)
-        # Cutouts of one image share one frame, to which all positions are transformed at once.
-        frames = {wcs.wcs.radesys + wcs.wcs.ctype[0] + str(wcs.wcs.equinox) for wcs in view.wcs}
-        if len(frames) > 1:
-            pairs = zip(view.wcs, view.coordinates, strict=True)
-            return np.array([wcs.world_to_pixel(position) for wcs, position in pairs])
-        world = view.coordinates.transform_to(wcs_to_celestial_frame(view.wcs[0]))
-        world = np.column_stack([world.spherical.lon.deg, world.spherical.lat.deg])
-        # A WCS counts its axes as the image does: declination may come first.
-        swapped = view.wcs[0].wcs.lng > view.wcs[0].wcs.lat
-        world = world[:, ::-1] if swapped else world
-        pairs = zip(view.wcs, world, strict=True)
-        return np.array([wcs.world_to_pixel_values(*position) for wcs, position in pairs])
+        return self.grid.positions
 
     @property
     def samples(self):
@@ -174,6 +141,19 @@ class PosteriorSamples:
         NaN where there is one sample only, from which no spread can be told.
         """
         return {s: self._images(_spread(x.value), s) for s, x in self.samples.items()}
+
+    @property
+    def images(self):
+        """The same samples before the images of each instrument: dict of str to PosteriorSamples.
+
+        Of a view with one image of each observation, these samples themselves, under ``""``.
+        """
+        if isinstance(self.view, View):
+            return {"": self}
+        return {
+            name: PosteriorSamples(self.samples, image, provenance=self.provenance)
+            for name, image in self.view.images.items()
+        }
 
     def component(self, source):
         r"""What a source contributes to the observation, in each sample.
@@ -221,15 +201,12 @@ class PosteriorSamples:
         r"""Reduced :math:`\chi^2`, the mean squared *whitened* residual.
 
         An ndarray of shape (n_samples, N). Where the noise is independent in every pixel, whitened
-        residuals are the standardized ones.
+        residuals are the standardized ones. Of several instruments, that of all images together;
+        NaN for observations without a valid pixel.
         """
-        model = self.model().value
-        chi2 = np.empty(model.shape[:2])
-        for rows, batch in self._batches(model.dtype):
-            for s in range(self.n_samples):
-                whitened = batch.noise.whiten(batch.y - torch.from_numpy(model[s, rows]))
-                chi2[s, rows] = whitened.square().flatten(1).sum(1) / batch.noise.n_valid
-        return chi2
+        total = sum(part._sum_of_squares() for part in self.images.values())
+        with np.errstate(invalid="ignore"):  # an instrument may not have seen an observation
+            return total / self.view.n_valid()
 
     def flux(self, source, aperture=None):
         """Flux of a source in each sample.
@@ -311,8 +288,9 @@ class PosteriorSamples:
             image ``SOURCE_flux`` (posterior mean), ``SOURCE_flux_error`` (posterior standard
             deviation), ``SOURCE_flux_p16`` and ``SOURCE_flux_p84`` (quantiles), with ``_1``,
             ``_2``, ... appended for each of several bands; ``chi2`` (reduced, mean over the
-            samples); ``n_valid`` (pixels that carry information). Its ``meta`` holds the aperture
-            and the provenance.
+            samples); ``n_valid`` (pixels that carry information); of several instruments also
+            ``chi2_INSTRUMENT`` and ``n_valid_INSTRUMENT``. Its ``meta`` holds the aperture and the
+            provenance.
         """
         # Names and positions are the view's own; the number of valid pixels goes to the end.
         table = self.view.table()
@@ -334,6 +312,10 @@ class PosteriorSamples:
                     table[f"{source}_flux{name}{suffix}"] = column
         table["chi2"] = self.chi2.mean(axis=0)
         table["n_valid"] = n_valid
+        for name, part in self.images.items():
+            if name:
+                table[f"chi2_{name}"] = part.chi2.mean(axis=0)
+                table[f"n_valid_{name}"] = part.view.n_valid()
         table.meta["aperture"] = "cutout" if aperture is None else str(aperture)
         table.meta.update(self.provenance)
         return table
@@ -343,9 +325,12 @@ class PosteriorSamples:
 
         The primary header holds the provenance. ``CATALOG`` is a table with one row per
         observation: the columns of `catalog`, with ``ra`` and ``dec`` in degrees, and the WCS
-        keywords of the cutout (see `~astro_ddprism.io.fits.row_wcs`). ``DATA`` (0 at masked
-        pixels), ``RESIDUAL`` (standardized, mean over the samples, NaN at masked pixels) and, for
-        each source, ``SOURCE_MEAN`` and ``SOURCE_STD`` are cubes of shape (N, bands, ny, nx).
+        keywords of the sources' pixels (see `~astro_ddprism.io.fits.row_wcs`). ``DATA`` (0 at
+        masked pixels), ``RESIDUAL`` (standardized, mean over the samples, NaN at masked pixels)
+        and, for each source, ``SOURCE_MEAN`` and ``SOURCE_STD`` are cubes of shape (N, bands, ny,
+        nx). Of several instruments, there are ``DATA_INSTRUMENT`` and ``RESIDUAL_INSTRUMENT`` of
+        each. Where images have other pixels than the sources, their WCS keywords are in the table
+        ``WCS_INSTRUMENT`` (``WCS``, of a single one).
 
         Parameters
         ----------
@@ -368,18 +353,35 @@ class PosteriorSamples:
     # -- parts -------------------------------------------------------------------------------
 
     def _images(self, values, source):
-        """Values of a source in the view's unit, with WCS if they are on the view's pixels."""
+        """Values of a source in the view's unit, with WCS if those of its pixels are known."""
         values = u.Quantity(values, getattr(values, "unit", self.view.unit), copy=False)
-        same_grid = self.view.mixing[source].source_shape[-2:] == self.view.data.shape[-2:]
-        return SourceImages(
-            values.to_value(self.view.unit), self.view.unit, self.view.wcs if same_grid else None
-        )
+        wcs = self.grid.wcs if self.grid.holds(source) else None
+        return SourceImages(values.to_value(self.view.unit), self.view.unit, wcs)
+
+    def _check_one_image(self):
+        if not isinstance(self.view, View):
+            names = ", ".join(map(repr, self.view.images))
+            raise InputError(
+                f"samples: found images of several instruments, expected one: images[...] with one "
+                f"of {names}"
+            )
 
     def _check_source(self, source):
         if source not in self.samples:
             raise InputError(f"source: found {source!r}, expected one of {', '.join(self.sources)}")
 
+    def _sum_of_squares(self):
+        """Squared whitened residuals, summed over an observation: ndarray (n_samples, N)."""
+        model = self.model().value
+        total = np.empty(model.shape[:2])
+        for rows, batch in self._batches(model.dtype):
+            for s in range(self.n_samples):
+                whitened = batch.noise.whiten(batch.y - torch.from_numpy(model[s, rows]))
+                total[s, rows] = whitened.square().flatten(1).sum(1)
+        return total
+
     def _mixed(self, sources):
+        self._check_one_image()
         mixed = np.empty((self.n_samples, *self.view.data.shape), dtype=self.view.data.dtype)
         for rows, batch in self._batches(mixed.dtype):
             for s in range(self.n_samples):

@@ -25,7 +25,8 @@ from .diffusion.symmetries import SYMMETRIES
 from .errors import InputError
 from .io.asdf import read_tree, write_tree
 from .io.model import digest, state_from_tree, tree_from_state
-from .mixing import Composition, Convolution
+from .mixing import Convolution, Resampling
+from .mixing.composition import factors
 from .options import check_options
 from .posterior import PosteriorSamples
 from .progress import Progress
@@ -238,7 +239,7 @@ class DiffusionSourceSeparator:
         self.source_shapes_ = {s: tuple(shape) for s, shape in dataset.source_shapes.items()}
         self.unit_, self.noise_scale_ = dataset.unit, float(dataset.noise_scale)
         self._psf = {
-            s: sorted({_has_psf(v.mixing[s]) for v in dataset.values() if s in v.mixing})
+            s: sorted({_has_psf(v, s) for v in dataset.values() if s in v.sources})
             for s in self.sources_
         }
         self._sigma_max = max(float(self.sigma_max), 10 * _typical_rms(dataset) / self.noise_scale_)
@@ -480,13 +481,13 @@ class DiffusionSourceSeparator:
                     f"{label}: holds the source {source!r}; expected sources of the model, "
                     f"{', '.join(self.sources_)}"
                 )
-            shape = tuple(view.mixing[source].source_shape)
+            shape = view.source_shapes[source]
             if shape != self.source_shapes_[source]:
                 raise InputError(
                     f"{label}: source {source!r} has the shape {shape}; "
                     f"expected {self.source_shapes_[source]} as in the model"
                 )
-            psf = _has_psf(view.mixing[source])
+            psf = _has_psf(view, source)
             if psf not in self._psf[source]:
                 light = "as seen through the PSF", "before the PSF"
                 raise InputError(
@@ -595,12 +596,15 @@ class DiffusionSourceSeparator:
         """What must agree between a checkpoint and the fit that goes on from it."""
         views = {
             name: {
-                "unit": str(view.unit),
-                "data": view.data,
-                "variance": view.variance,
-                "mask": view.mask,
-                "noise": None if view.noise is None else view.noise.state(),
-                "mixing": {source: op.state() for source, op in view.mixing.items()},
+                instrument: {
+                    "unit": str(image.unit),
+                    "data": image.data,
+                    "variance": image.variance,
+                    "mask": image.mask,
+                    "noise": None if image.noise is None else image.noise.state(),
+                    "mixing": {source: op.state() for source, op in image.mixing.items()},
+                }
+                for instrument, image in view.images.items()
             }
             for name, view in dataset.items()
         }
@@ -644,16 +648,19 @@ class DiffusionSourceSeparator:
             raise InputError(f"{path}: no model of this version: {error}") from error
 
 
-def _has_psf(operator) -> bool:
-    if isinstance(operator, Composition):
-        return any(_has_psf(part) for part in operator.operators)
-    return isinstance(operator, Convolution)
+def _has_psf(view, source) -> bool:
+    """Whether a source is the light before a PSF, or in a frame of its own, in any image."""
+    operators = (image.mixing[source] for image in view.images.values())
+    parts = (part for operator in operators for part in factors(operator))
+    return any(isinstance(part, Convolution | Resampling) for part in parts)
 
 
 def _typical_rms(dataset) -> float:
-    """The largest of the views' medians of an observation's root mean square, in their unit."""
+    """The largest of the images' medians of an observation's root mean square, in their unit."""
 
-    def rms(view):
-        return np.sqrt(np.square(view.data, dtype=float).reshape(len(view), -1).mean(axis=1))
+    def rms(image):
+        seen = image.data[image.n_valid() > 0]
+        return np.sqrt(np.square(seen, dtype=float).reshape(len(seen), -1).mean(axis=1))
 
-    return max(float(np.median(rms(view))) for view in dataset.values())
+    images = [image for view in dataset.values() for image in view.images.values()]
+    return max(float(np.median(rms(image))) for image in images)

@@ -21,12 +21,11 @@ import numpy as np
 import torch
 from astropy import units as u
 from astropy.coordinates import SkyCoord
-from astropy.table import QTable
 from astropy.utils.masked import Masked
 from astropy.wcs import WCS
 
-from .errors import InputError
 from .mixing import DiagonalNoise, MixingOperator, Noise
+from .observations import Observations
 
 __all__ = ["Batch", "View"]
 
@@ -50,7 +49,7 @@ class Batch:
     noise: Noise
 
 
-class View:
+class View(Observations):
     """Observations that hold the same sources.
 
     Parameters
@@ -73,6 +72,9 @@ class View:
         Unit of the flux. By default that of ``data``, or dimensionless.
     wcs : sequence of N `~astropy.wcs.WCS`, optional
         Celestial world coordinates of each observation's pixels.
+    source_wcs : sequence of N `~astropy.wcs.WCS`, optional
+        Celestial world coordinates of each observation's sources, where they have pixels of their
+        own (`~astro_ddprism.frame.SourceFrame`).
     coordinates : SkyCoord, shape (N,), optional
         Position of each observation's target.
     ids : sequence of N, optional
@@ -93,7 +95,7 @@ class View:
         True at every pixel that carries no information.
     unit : Unit
     mixing : dict of str to MixingOperator
-    wcs : list of WCS, or None
+    wcs, source_wcs : list of WCS, or None
     coordinates : SkyCoord, or None
     ids : ndarray of str, shape (N,)
     name : str
@@ -131,6 +133,7 @@ class View:
         mask=None,
         unit=None,
         wcs=None,
+        source_wcs=None,
         coordinates=None,
         ids=None,
         name="",
@@ -143,7 +146,8 @@ class View:
         self._check_length("ids", self.ids.shape)
         self._check_information()
         self.mixing = self._checked_mixing(mixing)
-        self.wcs = self._checked_wcs(wcs)
+        self.wcs = self._checked_wcs("wcs", wcs)
+        self.source_wcs = self._checked_wcs("source_wcs", source_wcs)
         self.coordinates = coordinates
         if coordinates is not None:
             if not isinstance(coordinates, SkyCoord):
@@ -153,9 +157,14 @@ class View:
     # -- what a view is ----------------------------------------------------------------------
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of the sources that the observations hold."""
-        return tuple(self.mixing)
+    def images(self) -> dict[str, "View"]:
+        """The view itself, as its only image."""
+        return {"": self}
+
+    @property
+    def source_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each source that the observations hold."""
+        return {source: operator.source_shape for source, operator in self.mixing.items()}
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
@@ -164,6 +173,21 @@ class View:
 
     def __len__(self):
         return len(self.data)
+
+    def n_valid(self, index=slice(None)) -> np.ndarray:
+        """Number of pixels that carry information.
+
+        Parameters
+        ----------
+        index : int, slice, array of int or bool
+            Which observations.
+
+        Returns
+        -------
+        n_valid : ndarray of int, shape (n,)
+        """
+        mask = self.mask[self._rows(index)]
+        return (~mask).reshape(len(mask), -1).sum(1)
 
     def __getitem__(self, index) -> "View":
         """Some of the observations.
@@ -183,12 +207,11 @@ class View:
             setattr(new, name, getattr(self, name)[index])
         new.noise = None if self.noise is None else self.noise[index]
         new.mixing = {source: operator[index] for source, operator in self.mixing.items()}
-        new.wcs = None if self.wcs is None else [self.wcs[i] for i in index]
+        for name in ("wcs", "source_wcs"):
+            wcs = getattr(self, name)
+            setattr(new, name, None if wcs is None else [wcs[i] for i in index])
         new.coordinates = None if self.coordinates is None else self.coordinates[index]
         return new
-
-    def __iter__(self):
-        return (self[i] for i in range(len(self)))
 
     def __repr__(self):
         unit = f" in {self.unit}" if self.unit != u.dimensionless_unscaled else ""
@@ -196,21 +219,6 @@ class View:
             f"<View {self.name!r}: {len(self)} observations of shape {self.observation_shape}"
             f"{unit}, sources: {', '.join(self.sources)}>"
         )
-
-    def table(self) -> QTable:
-        """One row for each observation.
-
-        Returns
-        -------
-        table : QTable
-            Columns ``id``, ``sky_coord`` (where coordinates are known) and ``n_valid``, the number
-            of pixels that carry information.
-        """
-        table = QTable({"id": self.ids})
-        if self.coordinates is not None:
-            table["sky_coord"] = self.coordinates
-        table["n_valid"] = (~self.mask).reshape(len(self), -1).sum(1)
-        return table
 
     def to(self, unit) -> "View":
         """The same observations in another unit of flux.
@@ -242,6 +250,7 @@ class View:
             mask=self.mask,
             unit=unit,
             wcs=self.wcs,
+            source_wcs=self.source_wcs,
             coordinates=self.coordinates,
             ids=self.ids,
             name=self.name,
@@ -283,18 +292,6 @@ class View:
         )
 
     # -- what a view may be ------------------------------------------------------------------
-
-    def _error(self, argument, found, expected) -> InputError:
-        view = f"view {self.name!r}" if self.name else "view"
-        return InputError(f"{view}: {argument}: found {found}, expected {expected}")
-
-    def _rows(self, index) -> np.ndarray:
-        if isinstance(index, torch.Tensor):
-            index = index.cpu().numpy()
-        elif not isinstance(index, slice):
-            index = np.asarray(index)
-            index = index.astype(int) if index.size == 0 else index
-        return np.atleast_1d(np.arange(len(self))[index])
 
     def _check_length(self, argument, shape):
         if shape != (len(self),):
@@ -378,12 +375,11 @@ class View:
         return np.float32 if fits else np.float64
 
     def _check_information(self):
-        empty = self.mask.reshape(len(self), -1).all(1)
-        if empty.any():
-            names = ", ".join(self.ids[empty][:5]) + (", ..." if empty.sum() > 5 else "")
+        n_valid = self.n_valid()
+        if not n_valid.all():
             raise self._error(
                 "mask",
-                f"no valid pixel in {empty.sum()} of {len(self)} observations ({names})",
+                f"no valid pixel in {self._empty(n_valid)}",
                 "at least one valid pixel in each",
             )
 
@@ -404,15 +400,15 @@ class View:
                 raise self._error(argument, f"{operator.n_observations} observations", len(self))
         return {str(source): operator for source, operator in mixing.items()}
 
-    def _checked_wcs(self, wcs) -> list[WCS] | None:
+    def _checked_wcs(self, argument, wcs) -> list[WCS] | None:
         if wcs is None:
             return None
         if isinstance(wcs, WCS) or not isinstance(wcs, Sequence):
-            raise self._error("wcs", type(wcs).__name__, "a list with one WCS per observation")
-        self._check_length("wcs", (len(wcs),))
+            raise self._error(argument, type(wcs).__name__, "a list with one WCS per observation")
+        self._check_length(argument, (len(wcs),))
         for i, one in zip(self.ids, wcs, strict=True):
             if not isinstance(one, WCS) or one.naxis != 2 or not one.has_celestial:
                 axes = getattr(getattr(one, "wcs", None), "ctype", [type(one).__name__])
                 found = f"{' '.join(map(repr, axes))} for observation {i}"
-                raise self._error("wcs", found, "a celestial 2-D WCS")
+                raise self._error(argument, found, "a celestial 2-D WCS")
         return list(wcs)

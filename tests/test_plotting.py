@@ -6,7 +6,7 @@ from astropy.table import QTable
 from astro_ddprism import PosteriorSamples, View
 from astro_ddprism.errors import InputError
 from astro_ddprism.mixing import DenseMatrix, Identity
-from astro_ddprism.plotting import plot_history, plot_prior, plot_separation
+from astro_ddprism.plotting import plot_history, plot_instruments, plot_prior, plot_separation
 
 
 def images(figure):
@@ -85,3 +85,27 @@ def test_history_shows_each_column_by_source(tmp_path):
     plot_history(QTable({"loss": [1.0, 2.0]}))
     with pytest.raises(InputError, match="history"):
         plot_history(history["iteration", "source"])
+
+
+def test_instruments(pairs, tmp_path):
+    view, truth = pairs()
+    samples = PosteriorSamples({"galaxy": truth[None] * np.ones((2, 1, 1, 1, 1))}, view)
+    figure = plot_instruments(samples, rows=[1, 0], bands={"galaxy": 1, "coarse": 1})
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    three = ["model", "residual, ±4σ"]
+    assert titles == ["galaxy", "fine", *three, "coarse", *three]
+    shown = images(figure)
+    assert len(shown) == 7 + 4  # the fine instrument did not see number 0
+    np.testing.assert_allclose(shown[0].get_array(), truth[1, 1], rtol=1e-6)
+    np.testing.assert_allclose(shown[4].get_array(), view.images["coarse"].data[1, 1])
+    figure.savefig(tmp_path / "instruments.png")
+    with pytest.raises(InputError, match="several instruments"):
+        plot_separation(samples)
+
+
+def test_instruments_of_a_single_one(samples):
+    figure = plot_instruments(samples)
+    assert len(images(figure)) == 3 * 5
+    view = View(np.ones((2, 3)), variance=1.0, mixing={"a": DenseMatrix(np.ones((3, 5)))})
+    with pytest.raises(InputError, match=r"found images of shape \(5,\)"):
+        plot_instruments(PosteriorSamples({"a": np.zeros((2, 2, 5))}, view))

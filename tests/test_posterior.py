@@ -291,3 +291,71 @@ def test_bad_samples_are_named(samples, view):
         samples.flux("galaxy", 3 * u.m)
     with pytest.raises(InputError, match="radius"):
         samples.flux("galaxy", -1)
+
+
+# --- several instruments ----------------------------------------
+
+
+@pytest.fixture
+def both(pairs):
+    """Samples of the truth, scattered by a hundredth."""
+    view, truth = pairs()
+    scatter = np.random.default_rng(3).normal(1, 0.01, (8, *truth.shape))
+    return PosteriorSamples({"galaxy": truth * scatter}, view)
+
+
+def test_images_of_each_instrument(both):
+    view = both.view
+    assert list(both.images) == ["fine", "coarse"]
+    total = 0
+    for name, part in both.images.items():
+        assert part.view is view.images[name]
+        assert part.samples["galaxy"].base is not None  # shared, not copied
+        x = torch.tensor(both.samples["galaxy"].value[2], dtype=torch.float32)
+        expected = part.view.mixing["galaxy"](x)
+        np.testing.assert_allclose(part.model().value[2], expected, atol=1e-5)
+        assert np.isnan(part.residual()[:, part.view.mask]).all()
+        with np.errstate(invalid="ignore"):
+            total = total + np.nan_to_num(part.chi2) * part.view.n_valid()
+    np.testing.assert_allclose(both.chi2, total / view.n_valid(), rtol=1e-5)
+    assert abs(both.chi2.mean() - 1) < 0.15  # 6 observations of up to 305 pixels
+    assert np.isnan(both.images["fine"].chi2[:, ::3]).all()
+    with pytest.raises(InputError, match=r"several instruments.*\['fine'\]|'fine', 'coarse'"):
+        both.model()
+    with pytest.raises(InputError, match="several instruments"):
+        both.residual()
+
+
+def test_sources_of_several_instruments_are_on_the_sky(both):
+    mean = both.mean["galaxy"]
+    assert mean.wcs is both.view.source_wcs
+    image = both.nddata("galaxy", 4, band=1)
+    assert image.wcs.pixel_to_world(7.5, 7.5).separation(both.view.coordinates[4]) < 1e-6 * u.arcsec
+    inner = both.flux("galaxy", 0.4 * u.arcsec)
+    np.testing.assert_allclose(inner.value, both.flux("galaxy", 4.0).value, rtol=1e-4)
+    assert (inner < both.flux("galaxy")).all()
+    catalog = both.catalog()
+    assert catalog["n_valid_fine"].tolist() == both.view.images["fine"].n_valid().tolist()
+    assert np.isnan(catalog["chi2_fine"][0])
+    assert np.isfinite(catalog["chi2_coarse"]).all()
+
+
+def test_fits_product_of_several_instruments(both, tmp_path):
+    path = tmp_path / "separated.fits"
+    both.write(path)
+    with fits.open(path, checksum=True) as hdus:
+        hdus.verify("exception")
+        names = [f"{kind}_{i}" for i in ("FINE", "COARSE") for kind in ("DATA", "RESIDUAL", "WCS")]
+        expected = ["PRIMARY", "CATALOG", *names, "GALAXY_MEAN", "GALAXY_STD"]
+        assert [hdu.name for hdu in hdus] == expected
+        for name, part in both.images.items():
+            np.testing.assert_array_equal(hdus[f"DATA_{name}"].data, part.view.data)
+            residual = part.residual().mean(axis=0)
+            np.testing.assert_allclose(hdus[f"RESIDUAL_{name}"].data, residual, atol=1e-5)
+    target = both.view.coordinates[2]
+    for hdu, middle in (("CATALOG", 7.5), ("WCS_FINE", 7.5), ("WCS_COARSE", 2)):
+        row = Table.read(path, hdu=hdu)[2]
+        assert row["id"] == "2"
+        assert row_wcs(row).pixel_to_world(middle, middle).separation(target) < 1e-3 * u.arcsec
+    if shutil.which("fitsverify"):
+        subprocess.run(["fitsverify", "-q", str(path)], check=True)

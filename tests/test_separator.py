@@ -631,7 +631,7 @@ def test_files_that_are_no_models(fitted, model, views, tmp_path):
     expect("cannot be read", tmp_path / "absent.asdf")
     assert content.count(b"format_version: 1\n") == 1
     model.write_bytes(content.replace(b"format_version: 1\n", b"format_version: 9\n"))
-    expect("found format version 9, .* which reads versions up to 1: update it")
+    expect("found format version 9, .* which reads versions up to 2: update it")
     model.write_bytes(content[: len(content) // 2])
     expect("truncated or damaged")
     model.write_text("weights")
@@ -684,3 +684,20 @@ def test_views_of_several_instruments(images):
         separator.sample(view)
     with pytest.raises(InputError, match="source 'galaxy' is light as seen through the PSF"):
         separator.sample(images["galaxy"])
+
+
+def test_several_instruments(pairs):
+    """From the warm start to the samples, of observations with one image or two."""
+    view, truth = pairs(24)
+    dataset = MultiViewDataset({"pairs": view})
+    separator = DiffusionSourceSeparator(**IMAGES).fit(dataset)
+    samples = separator.sample(dataset["pairs"], n_samples=3)
+    assert samples.mean["galaxy"].shape == truth.shape
+    assert samples.mean["galaxy"].wcs is dataset["pairs"].source_wcs
+    assert np.median(samples.chi2) < 2
+    found = samples.mean["galaxy"].value.mean(axis=1)[1::3], truth.mean(axis=1)[1::3]
+    assert np.corrcoef(*(images.ravel() for images in found))[0, 1] > 0.8
+    # What has one image only is as good a view of the model's sources, as light before the PSF.
+    separator.sample(view.images["coarse"])
+    changed = MultiViewDataset({"pairs": pairs(24, seed=1)[0]})
+    assert separator._fingerprint(dataset) != separator._fingerprint(changed)

@@ -47,9 +47,9 @@ def is_small(view) -> bool:
     view : `~astro_ddprism.dataset.View`
         The view.
     """
-    shapes = [operator.source_shape for operator in view.mixing.values()]
-    return view.data[0].size <= _MAX_OBSERVED and all(
-        len(shape) == 1 and shape[0] <= _MAX_FEATURES for shape in shapes
+    n_observed = sum(image.data[0].size for image in view.images.values())
+    return n_observed <= _MAX_OBSERVED and all(
+        len(shape) == 1 and shape[0] <= _MAX_FEATURES for shape in view.source_shapes.values()
     )
 
 

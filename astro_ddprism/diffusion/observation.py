@@ -9,12 +9,14 @@ Everything downstream sees it *whitened*, :math:`\tilde y = W y` and
 :math:`\tilde A^\beta = W A^\beta` with :math:`W \Sigma W^T = I`, so that the noise is
 :math:`\mathcal{N}(0, I)` on the informative pixels and masked pixels are rows of zeros, which say
 nothing. The sources of an observation travel as one flat vector, their concatenation
-:math:`x = (x^1, \dots, x^S)`.
+:math:`x = (x^1, \dots, x^S)`. Of an observation with several images, :math:`\tilde y` is the
+concatenation of all of them, whatever their shapes.
 """
 
 __all__ = ["JointObservation"]
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,8 +27,9 @@ class JointObservation:
 
     Parameters
     ----------
-    batch : `~astro_ddprism.dataset.Batch`
-        Observed values, mixing operators and noise of ``B`` observations.
+    batch : `~astro_ddprism.dataset.Batch`, or sequence of it
+        Observed values, mixing operators and noise of ``B`` observations; one batch for each of the
+        images that an observation has.
     source_shapes : dict of str to tuple of int
         The sources, in the order in which their features are concatenated, and their shapes.
         Sources that ``batch`` does not hold are not observed.
@@ -40,11 +43,10 @@ class JointObservation:
     def __init__(self, batch, source_shapes):
         self.source_shapes = dict(source_shapes)
         self.sizes = [math.prod(shape) for shape in self.source_shapes.values()]
-        self._mixing = [batch.mixing.get(source) for source in self.source_shapes]
-        self._noise = batch.noise
-        self._observation_shape = batch.y.shape[1:]
-        self.y = batch.noise.whiten(batch.y).flatten(1)
-        self.n_valid = batch.noise.n_valid
+        batches = batch if isinstance(batch, Sequence) else [batch]
+        self._images = [_Image(batch, self.source_shapes) for batch in batches]
+        self.y = torch.cat([image.y for image in self._images], dim=1)
+        self.n_valid = sum(batch.noise.n_valid for batch in batches)
 
     def __len__(self):
         return len(self.y)
@@ -61,24 +63,41 @@ class JointObservation:
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Apply :math:`\tilde A = (\tilde A^1, \dots, \tilde A^S)`: ``(B, D)`` to ``(B, M)``."""
-        y = sum(
-            mixing(part)
-            for mixing, part in zip(self._mixing, self.split(x), strict=True)
-            if mixing is not None
-        )
-        return self._noise.whiten(y).flatten(1)
+        parts = self.split(x)
+        return torch.cat([image.forward(parts) for image in self._images], dim=1)
 
     def adjoint(self, r: Tensor) -> Tensor:
         r"""Apply :math:`\tilde A^T`: ``(B, M)`` to ``(B, D)``."""
-        r = self._noise.whiten_adjoint(r.unflatten(1, self._observation_shape))
-        return self.join(
-            [
-                r.new_zeros(len(r), *shape) if mixing is None else mixing.adjoint(r)
-                for mixing, shape in zip(self._mixing, self.source_shapes.values(), strict=True)
-            ]
-        )
+        sizes = [image.y.shape[1] for image in self._images]
+        images = zip(self._images, r.split(sizes, dim=1), strict=True)
+        parts = zip(*(image.adjoint(part) for image, part in images), strict=True)
+        return self.join([sum(part) for part in parts])
 
     def chi2(self, x: Tensor) -> Tensor:
         r"""Reduced :math:`\chi^2 = \|\tilde y - \tilde A x\|^2 / n_\mathrm{valid}`, ``(B,)``."""
         residual = self.y - self.forward(x)
         return residual.square().sum(dim=1) / self.n_valid.clip(min=1)
+
+
+class _Image:
+    """The whitened images of one instrument."""
+
+    def __init__(self, batch, source_shapes):
+        self._noise, self._shape = batch.noise, batch.y.shape[1:]
+        self._mixing = [(batch.mixing.get(s), shape) for s, shape in source_shapes.items()]
+        self.y = batch.noise.whiten(batch.y).flatten(1)
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        y = sum(
+            mixing(part)
+            for (mixing, _), part in zip(self._mixing, parts, strict=True)
+            if mixing is not None
+        )
+        return self._noise.whiten(y).flatten(1)
+
+    def adjoint(self, r: Tensor) -> list[Tensor]:
+        r = self._noise.whiten_adjoint(r.unflatten(1, self._shape))
+        return [
+            r.new_zeros(len(r), *shape) if mixing is None else mixing.adjoint(r)
+            for mixing, shape in self._mixing
+        ]

@@ -202,7 +202,7 @@ class JointSampler:
         Draws
             The draws, in the order of ``index``.
         """
-        valid = torch.as_tensor((~view.mask[index]).reshape(len(index), -1).sum(axis=1))
+        valid = torch.as_tensor(view.n_valid(index))
         spread = (2 / valid.clip(min=1)).sqrt()
         x, chi2 = self._draw(view, index, track, first, start)
         if not self._has_networks(view):

@@ -4,10 +4,9 @@ A file is one tree below the key ``astro_ddprism`` (ASDF has keys of its own at 
 says what it holds (``"views"`` or ``"model"``), ``format_version`` and ``software`` say who wrote
 it; the rest belongs to the module that writes the kind. Large arrays are binary blocks with
 checksums, and everything else is YAML that a text editor shows. Units, sky coordinates and tables
-are stored by asdf-astropy; `~astro_ddprism.View` and `~astro_ddprism.MultiViewDataset` by the
-converters below, which `asdf` finds through the entry point ``asdf.extensions``: with the package
-installed, ``asdf.open("views.asdf")["astro_ddprism"]["dataset"]`` is a
-`~astro_ddprism.MultiViewDataset`.
+are stored by asdf-astropy; views and `~astro_ddprism.MultiViewDataset` by the converters below,
+which `asdf` finds through the entry point ``asdf.extensions``: with the package installed,
+``asdf.open("views.asdf")["astro_ddprism"]["dataset"]`` is a `~astro_ddprism.MultiViewDataset`.
 """
 
 import struct
@@ -36,7 +35,7 @@ FORMAT_VERSION = 2
 """Version of the layout of the tree; it grows when an older reader would misread a file.
 
 A file has the lowest version whose readers know all that it holds: 2 with noise that is more than
-its variance, else 1.
+its variance, sources on pixels of their own, or several images of an observation; else 1.
 """
 
 _KINDS = {"views": "a dataset of views", "model": "a model"}
@@ -135,7 +134,16 @@ def read_tree(path, kind):
 def _format_version(tree):
     """The lowest version whose readers know all that a tree holds."""
     views = tree["dataset"].values() if "dataset" in tree else ()
-    return 2 if any(view.noise is not None for view in views) else 1
+    return 2 if any(_is_of_version_2(view) for view in views) else 1
+
+
+def _is_of_version_2(view):
+    """Whether a view has several images, noise of its own or sources on pixels of their own."""
+    return (
+        list(view.images) != [""]
+        or view.source_wcs is not None
+        or any(image.noise is not None for image in view.images.values())
+    )
 
 
 def _load(path):
@@ -195,46 +203,65 @@ class _ViewConverter(Converter):
     types = ("astro_ddprism.view.View",)
 
     def to_yaml_tree(self, obj, tag, ctx):  # noqa: ARG002
-        own = obj.noise is not None
-        return {
-            "name": obj.name,
-            "unit": obj.unit,
-            "ids": obj.ids,
-            "data": obj.data,
-            **({"noise": obj.noise.state()} if own else {"variance": obj.variance}),
-            "mask": obj.mask,
-            "mixing": [
-                {"source": source, **operator.state()} for source, operator in obj.mixing.items()
-            ],
-            "wcs": None if obj.wcs is None else pack_wcs(obj.wcs),
-            "coordinates": obj.coordinates,
-        }
+        return _view_node(obj)
 
     def from_yaml_tree(self, node, tag, ctx):  # noqa: ARG002
-        from ..mixing import noise_from_state, operator_from_state
         from ..view import View
 
-        # asdf gives arrays that load themselves when touched; the view must outlive the open file.
-        arrays = {name: np.array(node[name]) for name in ("data", "mask", "ids")}
-        if "noise" in node:
-            arrays["noise"] = noise_from_state(_in_memory(dict(node["noise"])))
-        else:
-            arrays["variance"] = np.array(node["variance"])
-        mixing = {}
-        for state in node["mixing"]:
-            state = _in_memory(dict(state))
-            source = state.pop("source")
-            mixing[source] = operator_from_state(state)
-        wcs = node.get("wcs")
-        return View(
-            arrays.pop("data"),
-            **arrays,
-            mixing=mixing,
-            unit=node["unit"],
-            wcs=None if wcs is None else unpack_wcs(_in_memory(wcs)),
-            coordinates=node.get("coordinates"),
-            name=node["name"],
-        )
+        return View(**_view_arguments(node))
+
+
+class _MultiInstrumentViewConverter(Converter):
+    tags = (f"{_URI}/tags/multi-instrument-view-1.0.0",)
+    types = ("astro_ddprism.instruments.MultiInstrumentView",)
+
+    def to_yaml_tree(self, obj, tag, ctx):  # noqa: ARG002
+        return {"name": obj.name, "images": [_view_node(image) for image in obj.images.values()]}
+
+    def from_yaml_tree(self, node, tag, ctx):  # noqa: ARG002
+        from ..instruments import InstrumentImages, MultiInstrumentView
+
+        images = [InstrumentImages(**_view_arguments(image)) for image in node["images"]]
+        return MultiInstrumentView({image.name: image for image in images}, name=node["name"])
+
+
+def _view_node(view) -> dict:
+    own = view.noise is not None
+    node = {
+        "name": view.name,
+        "unit": view.unit,
+        "ids": view.ids,
+        "data": view.data,
+        **({"noise": view.noise.state()} if own else {"variance": view.variance}),
+        "mask": view.mask,
+        "mixing": [
+            {"source": source, **operator.state()} for source, operator in view.mixing.items()
+        ],
+        "wcs": None if view.wcs is None else pack_wcs(view.wcs),
+        "coordinates": view.coordinates,
+    }
+    return node if view.source_wcs is None else node | {"source_wcs": pack_wcs(view.source_wcs)}
+
+
+def _view_arguments(node) -> dict:
+    from ..mixing import noise_from_state, operator_from_state
+
+    # asdf gives arrays that load themselves when touched; the view must outlive the open file.
+    arguments = {name: np.array(node[name]) for name in ("data", "mask", "ids")}
+    if "noise" in node:
+        arguments["noise"] = noise_from_state(_in_memory(dict(node["noise"])))
+    else:
+        arguments["variance"] = np.array(node["variance"])
+    arguments["mixing"] = mixing = {}
+    for state in node["mixing"]:
+        state = _in_memory(dict(state))
+        source = state.pop("source")
+        mixing[source] = operator_from_state(state)
+    for name in ("wcs", "source_wcs"):
+        wcs = node.get(name)
+        arguments[name] = None if wcs is None else unpack_wcs(_in_memory(wcs))
+    others = {name: node[name] for name in ("unit", "name")}
+    return {**arguments, **others, "coordinates": node.get("coordinates")}
 
 
 def _in_memory(node):
@@ -248,7 +275,7 @@ def _in_memory(node):
 
 class _AstroDdprismExtension(Extension):
     extension_uri = f"{_URI}/extensions/core-1.0.0"
-    converters = (_DatasetConverter(), _ViewConverter())
+    converters = (_DatasetConverter(), _ViewConverter(), _MultiInstrumentViewConverter())
     tags = tuple(tag for converter in converters for tag in converter.tags)
 
 

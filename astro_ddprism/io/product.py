@@ -39,11 +39,17 @@ def product_hdus(posterior, *, samples=False, aperture=None):
     -------
     hdus : HDUList
     """
-    view, unit = posterior.view, posterior.view.unit
-    hdus = [_primary(posterior), _catalog(posterior.catalog(aperture), view)]
-    hdus.append(_cube(view.data, "DATA", unit))
-    # The mean of the residuals, which is the residual of the mean.
-    hdus.append(_cube(posterior.residual().mean(axis=0), "RESIDUAL", None))
+    unit = posterior.view.unit
+    hdus = [_primary(posterior), _catalog(posterior, aperture)]
+    for instrument, part in posterior.images.items():
+        suffix, image = f"_{instrument}" if instrument else "", part.view
+        hdus.append(_cube(image.data, f"DATA{suffix}", unit))
+        # The mean of the residuals, which is the residual of the mean.
+        hdus.append(_cube(part.residual().mean(axis=0), f"RESIDUAL{suffix}", None))
+        if image.wcs is not None and posterior.grid.wcs is not image.wcs:
+            table = QTable({"id": image.ids})
+            table = hstack([table, wcs_table(image.wcs, image.data.shape[-2:])])
+            hdus.append(fits.BinTableHDU(table, name=f"WCS{suffix}".upper()))
     mean, std = posterior.mean, posterior.std
     for source in posterior.sources:
         hdus.append(_cube(mean[source].value, f"{source}_MEAN", unit))
@@ -71,8 +77,9 @@ def _primary(posterior):
     return fits.PrimaryHDU(header=header)
 
 
-def _catalog(catalog, view):
-    """The catalog with positions in degrees and with the WCS of each cutout."""
+def _catalog(posterior, aperture):
+    """The catalog with positions in degrees and with the WCS of the sources' pixels."""
+    catalog = posterior.catalog(aperture)
     table = QTable(catalog, copy=False)
     table.meta = {}
     if "sky_coord" in table.colnames:
@@ -80,8 +87,8 @@ def _catalog(catalog, view):
         index = table.colnames.index("sky_coord")
         table.add_columns([position.ra, position.dec], [index] * 2, names=["ra", "dec"])
         table.remove_column("sky_coord")
-    if view.wcs is not None:
-        table = hstack([table, wcs_table(view.wcs, view.data.shape[-2:])])
+    if posterior.grid.wcs is not None:
+        table = hstack([table, wcs_table(posterior.grid.wcs, posterior.grid.shape)])
     hdu = fits.table_to_hdu(table)
     hdu.name = "CATALOG"
     hdu.header["APERTURE"] = catalog.meta["aperture"], "radius of the aperture of fluxes"

@@ -40,8 +40,8 @@ FLOOR = 0.1
     ],
 )
 def test_small_views(data, shapes, small):
-    mixing = {s: SimpleNamespace(source_shape=shape) for s, shape in shapes.items()}
-    assert is_small(SimpleNamespace(data=np.zeros((7, *data)), mixing=mixing)) is small
+    images = {"": SimpleNamespace(data=np.zeros((7, *data)))}
+    assert is_small(SimpleNamespace(images=images, source_shapes=shapes)) is small
 
 
 # --- operators as matrices ----------------------------------------

@@ -163,6 +163,32 @@ def test_noise(kind, tmp_path):
     assert torch.equal(one.noise.whiten(one.y), other.noise.whiten(other.y))
 
 
+def test_several_instruments(pairs, dataset, tmp_path):
+    view, _ = pairs()
+    path = tmp_path / "views.asdf"
+    plain = dataset["a second"]
+    MultiViewDataset({"pairs": view}).write(path)
+    assert b"format_version: 2\n" in path.read_bytes()
+    again = MultiViewDataset.read(path)["pairs"]
+    path.unlink()
+    assert repr(again) == repr(view)
+    for name, part in again.images.items():
+        expected = view.images[name]
+        for attribute in ("data", "variance", "mask", "ids"):
+            np.testing.assert_array_equal(getattr(part, attribute), getattr(expected, attribute))
+        for one, other in zip(part.source_wcs, expected.source_wcs, strict=True):
+            assert one.wcs.compare(other.wcs)
+    np.testing.assert_array_equal(again.coordinates.ra, view.coordinates.ra)
+    x = torch.ones(2, 2, 16, 16)
+    for one, other in zip(again.batch([4, 1]), view.batch([4, 1]), strict=True):
+        assert torch.equal(one.mixing["galaxy"](x), other.mixing["galaxy"](x))
+        assert torch.equal(one.noise.whiten(one.y), other.noise.whiten(other.y))
+    framed = View(plain.data, variance=1.0, mixing=plain.mixing, source_wcs=cutout_wcs(4))
+    MultiViewDataset({"framed": framed}).write(path)
+    found = MultiViewDataset.read(path)["framed"].source_wcs
+    assert all(a.wcs.compare(b.wcs) for a, b in zip(found, framed.source_wcs, strict=True))
+
+
 def test_without_noise_older_versions_read_it(dataset, tmp_path):
     dataset.write(tmp_path / "views.asdf")
     assert b"format_version: 1\n" in (tmp_path / "views.asdf").read_bytes()
