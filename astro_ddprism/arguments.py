@@ -11,6 +11,12 @@ from .errors import InputError
 
 __all__ = ["make_parser"]
 
+# What may follow the file of an instrument's image.
+INSTRUMENT_OPTIONS = (
+    "psf", "psf_scale", "oversampling", "bands", "hdu", "uncertainty", "variance", "ivar", "weight",
+    "mask", "saturation", "unit",
+)  # fmt: skip
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
@@ -37,6 +43,47 @@ def _saturation(text):
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a number or auto") from None
+
+
+def _angle(text):
+    """An angle; a number is one in arcseconds."""
+    from astropy import units as u
+
+    quantity = u.Quantity(_quantity(text))
+    quantity = quantity * u.arcsec if quantity.unit == u.one else quantity
+    if not quantity.unit.is_equivalent(u.arcsec) or not 0 < quantity.value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive angle")
+    return quantity
+
+
+def _weights(text):
+    """Rows of numbers, with colons between the numbers and slashes between the rows."""
+    try:
+        return [[float(number) for number in row.split(":")] for row in text.split("/")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"bands: found {text!r}, expected numbers such as 0.2:0.8, and / between rows"
+        ) from None
+
+
+def _instrument(text):
+    """Name, file and options of an instrument's image."""
+    name, _, rest = text.partition("=")
+    path, *parts = rest.split(",")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=FILE[,OPTION=VALUE,...]")
+    options = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key not in INSTRUMENT_OPTIONS or not value:
+            raise argparse.ArgumentTypeError(
+                f"found {part!r} for {name}, expected OPTION=VALUE with one of "
+                f"{', '.join(INSTRUMENT_OPTIONS)}"
+            )
+        read = {"psf_scale": _angle, "oversampling": _quantity, "bands": _weights,
+                "saturation": _saturation}.get(key, str)  # fmt: skip
+        options[key] = read(value)
+    return name, Path(path), options
 
 
 def make_parser():
@@ -73,8 +120,8 @@ def _add_demo(commands):
 
 
 def _add_cutouts(commands):
-    command = commands.add_parser("cutouts", help="cut a survey image into views")
-    command.add_argument("images", nargs="+", type=Path, metavar="TILE.fits",
+    command = commands.add_parser("cutouts", help="cut survey images into views")
+    command.add_argument("images", nargs="*", type=Path, metavar="TILE.fits",
                          help="image; several are bands on one pixel grid")  # fmt: skip
     _add_output(command, "VIEWS.asdf")
     command.add_argument("--n-random", type=int, help="random positions (default: 2 a galaxy)")
@@ -82,6 +129,17 @@ def _add_cutouts(commands):
                          help="keep random positions so far from detections, in pixels or as "
                          "'5 arcsec' (default: do not avoid them)")  # fmt: skip
     _add_image_options(command)
+    several = command.add_argument_group("several instruments, instead of TILE.fits").add_argument
+    several("--instrument", action="append", type=_instrument, metavar="NAME=FILE[,OPTION=VALUE]",
+            help="image of an instrument; once more with the same name for each further band, on "
+            "the same pixel grid. Options: psf=FITS, with psf_scale=ARCSEC or oversampling=N where "
+            "its header does not tell; bands=W:W:..., the shares of the source's bands in this "
+            "one; and hdu, uncertainty, variance, ivar, weight, mask, saturation, unit, as "
+            "below")  # fmt: skip
+    several("--frame-scale", type=_angle, metavar="ARCSEC",
+            help="pixels of the sources (default: the smallest of all images)")  # fmt: skip
+    several("--frame-size", type=_angle, metavar="ARCSEC",
+            help="side of the sources (default: covers all images)")  # fmt: skip
     return command
 
 

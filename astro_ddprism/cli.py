@@ -87,13 +87,20 @@ def _cutouts(args):
     _check_outputs(args, args.output)
     from .dataset import MultiViewDataset
 
-    dataset = MultiViewDataset.from_image(
-        _images(args),
-        size=32 if args.size is None else args.size,
-        n_random=args.n_random,
-        random_distance=args.random_distance,
+    if bool(args.images) == bool(args.instrument):
+        found = "both" if args.images else "neither"
+        raise InputError(f"found {found} of TILE.fits and --instrument, expected one of them")
+    options = {
         **_cutout_options(args),
-    )
+        "size": 32 if args.size is None else args.size,
+        "n_random": args.n_random,
+        "random_distance": args.random_distance,
+    }
+    if args.instrument:
+        images, own = _instruments(args)
+        dataset = MultiViewDataset.from_image(images, **{**options, **own})
+    else:
+        dataset = MultiViewDataset.from_image(_images(args), **options)
     dataset.write(args.output, overwrite=args.overwrite)
 
 
@@ -294,6 +301,46 @@ def _images(args):
             for i, path in enumerate(args.images)
         ]
     )
+
+
+def _instruments(args):
+    """Read the images of every instrument; and their PSFs and bands."""
+    from .psf import BandPSFs, ImagePSF
+    from .survey import read_image, stack_bands
+
+    for name in ("psf", *BAND_OPTIONS):
+        if getattr(args, name):
+            raise InputError(f"--{name}: found it beside --instrument, expected it there: {name}=")
+    images, psfs, bands = {}, {}, {}
+    for name, path, options in args.instrument:
+        options = dict(options)
+        psf = options.pop("psf", None)
+        scale = {"scale": options.pop("psf_scale", None)}
+        scale["oversampling"] = options.pop("oversampling", None)
+        if psf is not None:
+            psfs.setdefault(name, []).append(ImagePSF.read(psf, **scale))
+        bands.setdefault(name, []).extend(options.pop("bands", []))
+        common = {
+            "bad_bits": args.bad_bits,
+            "estimate_noise": args.estimate_noise,
+            "subtract_background": args.subtract_background,
+            "unit": args.unit,
+        }
+        images.setdefault(name, []).append(read_image(path, **{**common, **options}))
+    for argument, given in (("psf", psfs), ("bands", bands)):
+        for name, several in given.items():
+            n_bands = sum(image.n_bands for image in images[name])
+            if len(several) not in {0, 1 if argument == "psf" else n_bands, n_bands}:
+                raise InputError(
+                    f"--instrument {name}: found {len(several)} times {argument}, expected one for "
+                    f"each of {n_bands} bands"
+                )
+    frame = {"scale": args.frame_scale, "size": args.frame_size}
+    return {name: stack_bands(several) for name, several in images.items()}, {
+        "psf": {n: p[0] if len(p) == 1 else BandPSFs(p) for n, p in psfs.items()} or None,
+        "bands": {name: rows for name, rows in bands.items() if rows},
+        "frame": {name: value for name, value in frame.items() if value is not None},
+    }
 
 
 def _cutout_options(args):

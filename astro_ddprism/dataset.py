@@ -179,19 +179,25 @@ class MultiViewDataset(Mapping[str, Observations]):
         Parameters
         ----------
         cutouts : mapping of str to sequence of path, `~astropy.nddata.CCDData` or NDData
-            For each view its cutouts, with noise, mask and world coordinates; all of one size.
+            For each view its cutouts, with noise, mask and world coordinates; all of one size. Of
+            several instruments: for each view a mapping from instruments to cutouts, in the order
+            of the observations, with None where there is none.
         sources : mapping of str to sequence of str, optional
             For each view the sources that it holds. By default ``"random"`` holds ``"los"``, and
             ``"galaxy"`` holds ``"los"`` and ``"galaxy"``; views of other names need to be told.
         psf : path, ndarray or NDData, optional
             PSF of all cutouts (see `astro_ddprism.survey.read_psf`): the sources are then what lies
-            before it. By default they are what is seen through it.
+            before it. By default they are what is seen through it. Of several instruments: for each
+            a `~astro_ddprism.psf.PSF`, a file, or a list with one for each observation.
         correlated_noise : int, optional
             The largest distance, in pixels, at which the noise of two pixels is correlated; how
             strongly, is measured in the blank sky of all cutouts of a view. By default pixels are
             independent.
         **options
-            Where to find noise and mask, see `astro_ddprism.survey.read_image`.
+            Where to find noise and mask, see `astro_ddprism.survey.read_image`. Of several
+            instruments also ``frame``, ``bands`` and ``coordinates``, see
+            `astro_ddprism.survey.views_from_cutouts`; any option may be a mapping from
+            instruments to its values.
 
         Returns
         -------
@@ -215,6 +221,14 @@ class MultiViewDataset(Mapping[str, Observations]):
                 f"sources: found those of views {', '.join(sources) or 'none'}, expected those of "
                 f"{', '.join(cutouts)}"
             )
+        if any(isinstance(images, Mapping) for images in cutouts.values()):
+            from .survey import views_from_cutouts
+
+            return cls(
+                views_from_cutouts(
+                    cutouts, sources=sources, psf=psf, correlated_noise=correlated_noise, **options
+                )
+            )
         return cls(
             {
                 name: _view_of_cutouts(name, images, sources[name], psf, correlated_noise, options)
@@ -229,9 +243,11 @@ class MultiViewDataset(Mapping[str, Observations]):
         Parameters
         ----------
         image : path, `~astropy.nddata.CCDData`, `~astropy.nddata.NDData` or SurveyImage
-            Flux, noise, mask and world coordinates.
+            Flux, noise, mask and world coordinates. Of several instruments: a mapping from each to
+            its image.
         **options
-            See `astro_ddprism.survey.views_from_image`.
+            See `astro_ddprism.survey.views_from_image`, or
+            `astro_ddprism.survey.views_from_images`.
 
         Returns
         -------
@@ -239,9 +255,10 @@ class MultiViewDataset(Mapping[str, Observations]):
             View ``"random"`` holds the source ``"los"``, view ``"galaxy"`` holds ``"los"`` and
             ``"galaxy"``.
         """
-        from .survey import views_from_image
+        from .survey import views_from_image, views_from_images
 
-        return cls(views_from_image(image, **options))
+        views = views_from_images if isinstance(image, Mapping) else views_from_image
+        return cls(views(image, **options))
 
     @classmethod
     def read(cls, path) -> "MultiViewDataset":
@@ -303,33 +320,24 @@ def _as_operator(value, shape, label) -> MixingOperator:
 def _view_of_cutouts(name, cutouts, sources, psf, correlated_noise, options) -> View:
     from .survey import read_image, read_psf
     from .survey.correlation import autocorrelation_of, noise_of
+    from .survey.stamps import stack_stamps
 
     for argument, values in (("cutouts", cutouts), ("sources", sources)):
         if isinstance(values, str | Path) or not len(values):
             raise InputError(f"{argument}[{name!r}]: found {values!r}, expected a list of them")
     images = [read_image(cutout, **options) for cutout in cutouts]
-    first = images[0]
-    for image in images:
-        if image.shape != first.shape or not image.unit.is_equivalent(first.unit):
-            raise InputError(
-                f"{image.filename}: found shape {image.shape} in {image.unit}, expected "
-                f"{first.shape} in {first.unit} as in {first.filename}"
-            )
-    factors = np.array([image.unit.to(first.unit) for image in images]).reshape(-1, 1, 1, 1)
-    n_bands, ny, nx = first.shape
+    stamps = stack_stamps(images)
+    n_bands, ny, nx = stamps.shape
     kernel = None if psf is None else torch.as_tensor(read_psf(psf, n_bands))
-    operator = Identity(first.shape) if kernel is None else Convolution(kernel, first.shape)
+    operator = Identity(stamps.shape) if kernel is None else Convolution(kernel, stamps.shape)
     centres = [image.wcs.pixel_to_world(nx // 2, ny // 2).icrs for image in images]
     return View(
-        factors * np.stack([image.data for image in images]),
-        **noise_of(
-            factors**2 * np.stack([image.variance for image in images]),
-            autocorrelation_of(images, correlated_noise),
-        ),
-        mask=np.stack([image.mask for image in images]),
-        unit=first.unit,
+        stamps.data,
+        **noise_of(stamps.variance, autocorrelation_of(images, correlated_noise)),
+        mask=stamps.mask,
+        unit=stamps.unit,
         mixing=dict.fromkeys(sources, operator),
-        wcs=[image.wcs for image in images],
+        wcs=stamps.wcs,
         coordinates=SkyCoord([c.ra for c in centres], [c.dec for c in centres]),
         ids=[
             Path(cutout).name.partition(".fit")[0] if isinstance(cutout, str | Path) else i

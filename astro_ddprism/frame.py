@@ -73,14 +73,8 @@ class SourceFrame:
     position_angle: u.Quantity = 0 * u.deg
 
     def __post_init__(self):
-        for name in ("scale", "position_angle"):
-            value = getattr(self, name)
-            if not isinstance(value, u.Quantity) or not value.unit.is_equivalent(u.deg):
-                raise InputError(f"{name}: found {value!r}, expected an angle, with its unit")
-            if not value.isscalar or not np.isfinite(value):
-                raise InputError(f"{name}: found {value}, expected one finite angle")
-        if self.scale <= 0:
-            raise InputError(f"scale: found {self.scale}, expected a positive angle")
+        _check_angle("position_angle", self.position_angle)
+        _check_angle("scale", self.scale, positive=True)
         shape = tuple(self.shape)
         if len(shape) != 3 or any(int(size) != size or size < 1 for size in shape):
             raise InputError(f"shape: found {self.shape}, expected (bands, ny, nx), all positive")
@@ -96,7 +90,15 @@ class SourceFrame:
 
     @classmethod
     def from_images(
-        cls, images, coordinates, *, n_bands=None, scale=None, size=None, position_angle=0 * u.deg
+        cls,
+        images,
+        coordinates,
+        *,
+        n_bands=None,
+        scale=None,
+        size=None,
+        position_angle=0 * u.deg,
+        names=None,
     ):
         """The frame that does justice to several images of each source.
 
@@ -117,6 +119,8 @@ class SourceFrame:
             Angle of the frame's side; by default it covers all images.
         position_angle : `~astropy.units.Quantity`, optional
             Direction of the y axis, from north through east.
+        names : sequence of sequence of str, optional
+            For each instrument, what messages call its images; their numbers by default.
 
         Returns
         -------
@@ -140,12 +144,15 @@ class SourceFrame:
                     "expected n_bands, the number of the source's"
                 )
             n_bands = found.pop()
+        for name, angle in (("scale", scale), ("size", size)):
+            if angle is not None:
+                _check_angle(name, angle, positive=True)
         psfs = [psf for _, _, psf in images]
         if None in psfs and any(psfs):
             raise InputError(
                 f"images: found no PSF for image {psfs.index(None)}, expected one for all or none"
             )
-        finest, sharpest, extent = _measure(images, coordinates, position_angle)
+        finest, sharpest, extent = _measure(images, coordinates, position_angle, names)
         if scale is None:
             scale = finest if None in psfs else min(finest, sharpest / _SAMPLING)
         extent = 2 * extent if size is None else size
@@ -213,12 +220,21 @@ class SourceFrame:
         return wcs
 
 
-def _measure(images, coordinates, position_angle):
+def _check_angle(name, value, *, positive=False):
+    if not isinstance(value, u.Quantity) or not value.unit.is_equivalent(u.deg):
+        raise InputError(f"{name}: found {value!r}, expected an angle, with its unit")
+    if not value.isscalar or not np.isfinite(value):
+        raise InputError(f"{name}: found {value}, expected one finite angle")
+    if positive and value <= 0:
+        raise InputError(f"{name}: found {value}, expected a positive angle")
+
+
+def _measure(images, coordinates, position_angle, names):
     """Smallest pixels, sharpest PSF and farthest pixel of several images, as angles."""
     arcsec = SourceFrame(1 * u.arcsec, (1, 1, 1), position_angle=position_angle)
     finest, sharpest, extent = math.inf, math.inf, 0
-    for wcs, shape, psf in images:
-        maps = fit_pixel_maps(wcs, shape[-2:], arcsec, coordinates)
+    for (wcs, shape, psf), labels in zip(images, names or [None] * len(images), strict=True):
+        maps = fit_pixel_maps(wcs, shape[-2:], arcsec, coordinates, names=labels)
         axes = pixel_axes(maps, shape[-2:])
         finest = min(finest, np.sqrt(np.abs(np.linalg.det(axes))).min())
         half_pixel = np.abs(axes).sum(axis=2).max() / 2

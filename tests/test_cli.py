@@ -83,7 +83,18 @@ def test_version(capsys):
     [
         ([], "required"),
         (["unknown"], "invalid choice"),
-        (["cutouts"], "required: TILE.fits, -o"),
+        (["cutouts"], "required: -o"),
+        (["cutouts", "-o", "b.asdf"], "found neither of TILE.fits and --instrument"),
+        (["cutouts", "a.fits", "-o", "b.asdf", "--instrument", "a=b"], "found both of TILE.fits"),
+        (["cutouts", "-o", "b.asdf", "--instrument", "a.fits"], "expected NAME=FILE"),
+        (["cutouts", "-o", "b.asdf", "--instrument", "a=b,x=1"], "found 'x=1' for a, expected"),
+        (["cutouts", "-o", "b.asdf", "--instrument", "a=b,bands=r"], "bands: found 'r', expected"),
+        (["cutouts", "-o", "b.asdf", "--frame-scale", "-1"], "expected a positive angle"),
+        (["cutouts", "-o", "b.asdf", "--frame-scale", "1 s"], "expected a positive angle"),
+        (
+            ["cutouts", "-o", "b.asdf", "--instrument", "a=b", "--psf", "c"],
+            "expected it there: psf=",
+        ),
         (["cutouts", "a.fits", "-o", "b.asdf", "--size", "big"], "invalid int value: 'big'"),
         (["cutouts", "a.fits", "-o", "b.asdf", "--saturation", "x"], "expected a number or auto"),
         (["cutouts", "a.fits", "-o", "b.asdf", "--min-flux", "1 uJyy"], "found '1 uJyy', expected"),
@@ -130,6 +141,46 @@ def test_cutouts_with_correlated_noise(tile, tmp_path, capsys):
     message = fails(capsys, "cutouts", tile, "-o", tmp_path / "x.asdf", "--correlated-noise", 900)
     assert "tile_r.fits, HDU" in message
     assert "pairs of blank pixels" in message
+
+
+def test_cutouts_of_several_instruments(tile, psf, field, tmp_path, capsys):
+    """A tile and a part of it, binned by three, and a second band of it."""
+    whole = field.image
+    part = whole[:240, 60:300]
+    data = part.data.reshape(80, 3, 80, 3).sum(axis=(1, 3))
+    mask = part.mask.reshape(80, 3, 80, 3).any(axis=(1, 3))
+    noise = np.sqrt(np.square(part.uncertainty.array).reshape(80, 3, 80, 3).sum(axis=(1, 3)))
+    wcs = part.wcs.deepcopy()
+    wcs.wcs.crpix = (wcs.wcs.crpix - 0.5) / 3 + 0.5
+    wcs.wcs.cd = 3 * wcs.pixel_scale_matrix
+    coarse = CCDData(data, mask=mask, unit=whole.unit, wcs=wcs,
+                     uncertainty=type(whole.uncertainty)(noise))  # fmt: skip
+    coarse.write(tmp_path / "coarse.fits")
+    galaxies = field.catalog[field.catalog["kind"] == "galaxy"]
+    galaxies["id", "sky_coord"].write(tmp_path / "galaxies.ecsv")
+    out = tmp_path / "views.asdf"
+    fine = f"fine={tile},psf={psf},oversampling=1,bands=0:1"
+    bands = [f"coarse={tmp_path / 'coarse.fits'},psf={psf},psf_scale=0.2,bands={w}"
+             for w in ("0.5:0.5", "0:1")]  # fmt: skip
+    arguments = ["cutouts", "--instrument", fine, "--instrument", bands[0], "-o", out]
+    arguments += ["--positions", tmp_path / "galaxies.ecsv", "--size", 18, "--frame-size", "4"]
+    assert run(*arguments, "--instrument", bands[1]) == 0
+    assert "galaxy: coarse has" in capsys.readouterr().err
+    view = MultiViewDataset.read(out)["galaxy"]
+    shapes = {name: image.observation_shape for name, image in view.images.items()}
+    assert shapes == {"fine": (1, 18, 18), "coarse": (2, 6, 6)}
+    assert np.count_nonzero(view.images["coarse"].n_valid()) < len(view)
+    scale = field.pixel_scale.to_value(u.arcsec)
+    assert view.source_shapes["galaxy"][0] == 2
+    assert view.source_shapes["galaxy"][1] >= 4 / scale
+    assert run("info", out) == 0
+    assert "galaxy, coarse: " in capsys.readouterr().out
+    again = [*arguments[:3], "--instrument", bands[1].rpartition(",")[0], *arguments[3:]]
+    message = fails(capsys, *again, "--overwrite")
+    assert "--instrument coarse: found 1 times bands, expected one for each of 2 bands" in message
+    message = fails(capsys, "cutouts", "--instrument", f"a={tile},psf={psf}", "-o", tmp_path / "x")
+    assert "psf_r.fits" in message
+    assert "OVERSAMP" in message
 
 
 def test_every_option_of_an_image(field, tmp_path, capsys):

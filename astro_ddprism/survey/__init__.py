@@ -11,16 +11,19 @@ and the view ``"galaxy"``, cutouts at the galaxies, which hold a galaxy on top o
 
 `read_image` reads flux, noise, mask and WCS; `detect_galaxies` finds the galaxies, or
 `read_positions` takes them from a catalog; `place_randoms` chooses the random positions;
-`views_from_image` does it all and returns the views.
+`views_from_image` does it all and returns the views. `views_from_images` does it for several
+instruments at once.
 """
 
-from .cutouts import Cutouts, cut_out, views_from_image
+from .cutouts import Cutouts, cut_out
 from .detection import detect_galaxies, detect_objects, select_galaxies, stellar_locus
 from .images import SurveyImage, read_image, stack_bands
+from .instruments import views_from_cutouts, views_from_images
 from .noise import estimate_autocorrelation, estimate_noise
 from .positions import place_randoms, positions_table, read_positions
 from .psf import read_psf
 from .saturation import find_saturation
+from .views import views_from_image
 
 __all__ = [
     "Cutouts",
@@ -39,5 +42,7 @@ __all__ = [
     "select_galaxies",
     "stack_bands",
     "stellar_locus",
+    "views_from_cutouts",
     "views_from_image",
+    "views_from_images",
 ]

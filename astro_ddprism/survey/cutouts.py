@@ -1,4 +1,4 @@
-r"""Cutouts around positions, and the views that they make.
+r"""Cutouts around positions.
 
 A cutout of ``size`` pixels is centred on the pixel nearest to its position, which becomes its pixel
 ``size // 2`` in both directions; nothing is resampled. Pixels that would lie off the image are
@@ -7,23 +7,19 @@ masked. Its WCS is the image's with the reference pixel moved, :math:`\mathrm{CR
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 from astropy.wcs import Sip
 
 from ..errors import InputError
-from .correlation import autocorrelation_of, noise_of
-from .detection import detect_objects, select_galaxies, split_options
-from .images import SurveyImage, read_image, stack_bands
-from .positions import place_randoms, read_positions
-from .psf import read_psf
+from .positions import positions_table
+from .stamps import Stamps
 
-__all__ = ["Cutouts", "cut_out", "views_from_image"]
+__all__ = ["Cutouts", "cut_out", "cut_stamps"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +105,79 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
     InputError
         If no position has a cutout.
     """
-    _check_size(size, image)
+    check_size(size, image)
+    ny, nx = image.shape[1:]
+    n = len(positions)
+    data, variance, mask, corners, inside = _cut_all(image, positions, size)
+    keep = inside & (mask.mean(axis=(1, 2, 3)) <= max_masked_fraction) & ~mask.all(axis=(1, 2, 3))
+    reason = np.where(inside, "masked", "off the image")
+    if not keep.any():
+        raise InputError(
+            f"{image.filename}: none of the {n} positions has a cutout, {np.sum(~inside)} are "
+            f"off the image and {np.sum(inside)} have over {max_masked_fraction:.0%} of their "
+            f"pixels masked; the image is {nx} x {ny} pixels around {_middle(image)}"
+        )
+    if not keep.all():
+        logger.info(
+            "%d of %d positions rejected: %d off the image, %d masked",
+            np.sum(~keep),
+            n,
+            np.sum(~inside),
+            np.sum(inside & ~keep),
+        )
+    lost = positions[~keep]
+    return Cutouts(
+        data=data[keep],
+        variance=variance[keep],
+        mask=mask[keep],
+        wcs=[_shifted(image.wcs, *corner) for corner in corners[keep]],
+        coordinates=positions["sky_centroid"][keep],
+        ids=np.asarray(positions["id"]).astype(str)[keep],
+        rejected=QTable(
+            {"id": lost["id"], "sky_centroid": lost["sky_centroid"], "reason": reason[~keep]}
+        ),
+    )
+
+
+def cut_stamps(image, positions, *, size, max_masked_fraction=0.2):
+    """Cut an image out around positions that it need not show.
+
+    Parameters
+    ----------
+    image : `SurveyImage`
+        The image.
+    positions : `~astropy.table.QTable`
+        With the column ``sky_centroid``.
+    size : int
+        Side of the cutouts in pixels.
+    max_masked_fraction : float
+        A cutout with more masked pixels than this is no cutout.
+
+    Returns
+    -------
+    `~astro_ddprism.survey.stamps.Stamps`
+        One for each position.
+    """
+    here = positions_table(positions["id"], positions["sky_centroid"], image.wcs)
+    data, variance, mask, corners, inside = _cut_all(image, here, size)
+    fraction = mask.mean(axis=(1, 2, 3))
+    seen = inside & (fraction <= max_masked_fraction) & (fraction < 1)
+    mask[~seen] = True
+    return Stamps(
+        data=data,
+        variance=variance,
+        mask=mask,
+        wcs=[
+            _shifted(image.wcs, *corner) if there else None
+            for corner, there in zip(corners, seen, strict=True)
+        ],
+        unit=image.unit,
+        labels=[f"{name} of {image.filename}" for name in np.asarray(positions["id"]).astype(str)],
+    )
+
+
+def _cut_all(image, positions, size):
+    """Cutouts of all positions, first pixels (x, y), and which positions are on the image."""
     bands, ny, nx = image.shape
     x, y = (np.round(np.asarray(positions[axis], dtype=float)) for axis in ("x", "y"))
     with np.errstate(invalid="ignore"):
@@ -134,38 +202,11 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
         data[here] = image.data[:, rows, columns]
         variance[here] = image.variance[:, rows, columns]
         mask[here] = image.mask[:, rows, columns]
-
-    keep = inside & (mask.mean(axis=(1, 2, 3)) <= max_masked_fraction) & ~mask.all(axis=(1, 2, 3))
-    reason = np.where(inside, "masked", "off the image")
-    if not keep.any():
-        raise InputError(
-            f"{image.filename}: none of the {n} positions has a cutout, {np.sum(~inside)} are "
-            f"off the image and {np.sum(inside)} have over {max_masked_fraction:.0%} of their "
-            f"pixels masked; the image is {nx} x {ny} pixels around {_middle(image)}"
-        )
-    if not keep.all():
-        logger.info(
-            "%d of %d positions rejected: %d off the image, %d masked",
-            np.sum(~keep),
-            n,
-            np.sum(~inside),
-            np.sum(inside & ~keep),
-        )
-    lost = positions[~keep]
-    return Cutouts(
-        data=data[keep],
-        variance=variance[keep],
-        mask=mask[keep],
-        wcs=[_shifted(image.wcs, a, b) for a, b in zip(x0[keep], y0[keep], strict=True)],
-        coordinates=positions["sky_centroid"][keep],
-        ids=np.asarray(positions["id"]).astype(str)[keep],
-        rejected=QTable(
-            {"id": lost["id"], "sky_centroid": lost["sky_centroid"], "reason": reason[~keep]}
-        ),
-    )
+    return data, variance, mask, np.column_stack([x0, y0]), inside
 
 
-def _check_size(size, image):
+def check_size(size, image):
+    """Refuse a size of cutouts, in pixels, that does not fit on an image."""
     ny, nx = image.shape[1:]
     if int(size) != size or not 1 <= size <= min(ny, nx):
         raise InputError(
@@ -189,124 +230,16 @@ def _shifted(wcs, x0, y0):
     return wcs
 
 
-def views_from_image(
-    image,
-    *,
-    psf=None,
-    size=32,
-    positions=None,
-    n_random=None,
-    random_distance=None,
-    max_masked_fraction=0.2,
-    correlated_noise=None,
-    seed=0,
-    detection: Mapping | None = None,
-    **image_options,
-):
-    """Cut a survey image into the views "random" and "galaxy".
+def pixel_angle(image):
+    """Angle of the side of a pixel.
 
     Parameters
     ----------
-    image : `SurveyImage`, path, `~astropy.nddata.NDData`, or a list of paths or NDData
-        The image; a list holds bands on one pixel grid.
-    psf : path, array_like or list, optional
-        Point spread function (`read_psf`): the sources are then the light before it. Without one
-        they are the light as seen through it.
-    size : int
-        Side of the cutouts in pixels.
-    positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`, optional
-        The galaxies (`read_positions`); detected if not given.
-    n_random : int, optional
-        Number of random positions; twice the number of galaxies if not given. With 0 there is no
-        view "random".
-    random_distance : float or `~astropy.units.Quantity`, optional
-        Least distance of random positions from detections, in pixels or as an angle; by default
-        they are placed without regard to them. Given ``positions``, these are avoided.
-    max_masked_fraction : float
-        Cutouts with a larger part of their pixels masked are rejected.
-    correlated_noise : int, optional
-        The largest distance, in pixels, at which the noise of two pixels is correlated, as in a
-        resampled or drizzled image. The correlation is measured in the image's sky, band by band
-        (`estimate_autocorrelation`). By default pixels are independent.
-    seed : int
-        Seed of the random positions.
-    detection : dict, optional
-        Options of `detect_galaxies`.
-    **image_options
-        Options of `read_image`, for an image that has not been read yet.
+    image : `SurveyImage`
+        The image.
 
     Returns
     -------
-    dict of str to `~astro_ddprism.View`
-        "random" with the source "los", "galaxy" with "los" and "galaxy".
-
-    Raises
-    ------
-    InputError
-        If the image, the PSF or the positions cannot be used, no galaxy is found, or the
-        correlation of the noise cannot be measured.
+    `~astropy.units.Quantity`
     """
-    from ..dataset import View
-    from ..mixing import Convolution, Identity
-
-    image = _read(image, image_options)
-    _check_size(size, image)
-    detection, selection = split_options(detection or {})
-    shape = (image.n_bands, size, size)
-    kernel = None if psf is None else read_psf(psf, image.n_bands)
-    mixing = Identity(shape) if kernel is None else Convolution(kernel, shape)
-    if positions is None:
-        avoid = detect_objects(image, psf=kernel, **detection)
-        galaxies = select_galaxies(avoid, **selection)
-    else:
-        avoid = galaxies = read_positions(positions, image.wcs)
-    cuts = {"galaxy": cut_out(image, galaxies, size=size, max_masked_fraction=max_masked_fraction)}
-    logger.info("%s: %d galaxies", image.filename, len(cuts["galaxy"].ids))
-    if n_random != 0:
-        randoms = place_randoms(
-            image,
-            2 * len(cuts["galaxy"].ids) if n_random is None else n_random,
-            size=size,
-            max_masked_fraction=max_masked_fraction,
-            avoid=avoid,
-            min_distance=random_distance,
-            seed=seed,
-        )
-        cuts["random"] = cut_out(image, randoms, size=size, max_masked_fraction=max_masked_fraction)
-        logger.info("%s: %d random positions", image.filename, len(cuts["random"].ids))
-    autocorrelation = autocorrelation_of([image], correlated_noise)
-    return {
-        name: View(
-            cuts[name].data,
-            **noise_of(cuts[name].variance, autocorrelation),
-            mask=cuts[name].mask,
-            unit=image.unit,
-            wcs=cuts[name].wcs,
-            coordinates=cuts[name].coordinates,
-            ids=cuts[name].ids,
-            name=name,
-            mixing=dict.fromkeys(sources, mixing),
-        )
-        for name, sources in (("random", ("los",)), ("galaxy", ("los", "galaxy")))
-        if name in cuts
-    }
-
-
-def _read(image, options):
-    if isinstance(image, SurveyImage):
-        if options:
-            raise InputError(
-                f"found the options {', '.join(options)}, expected none: the image "
-                "has been read already"
-            )
-        return image
-    if isinstance(image, list | tuple):
-        return stack_bands(
-            [one if isinstance(one, SurveyImage) else read_image(one, **options) for one in image]
-        )
-    if isinstance(image, str | Path) or hasattr(image, "uncertainty"):
-        return read_image(image, **options)
-    raise InputError(
-        f"image: found {type(image).__name__}, expected a file, an NDData, a SurveyImage or a list "
-        "of these"
-    )
+    return np.sqrt(image.wcs.proj_plane_pixel_area()).to(u.arcsec)

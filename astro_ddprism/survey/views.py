@@ -1,0 +1,173 @@
+"""The views that cutouts of a survey image make."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import InputError
+from .correlation import autocorrelation_of, noise_of
+from .cutouts import check_size, cut_out
+from .detection import detect_objects, select_galaxies, split_options
+from .images import SurveyImage, read_image, stack_bands
+from .positions import place_randoms, read_positions
+from .psf import read_psf
+
+__all__ = ["find_galaxies", "read_bands", "views_from_image"]
+
+logger = logging.getLogger(__name__)
+
+
+def views_from_image(
+    image,
+    *,
+    psf=None,
+    size=32,
+    positions=None,
+    n_random=None,
+    random_distance=None,
+    max_masked_fraction=0.2,
+    correlated_noise=None,
+    seed=0,
+    detection: Mapping | None = None,
+    **image_options,
+):
+    """Cut a survey image into the views "random" and "galaxy".
+
+    Parameters
+    ----------
+    image : `SurveyImage`, path, `~astropy.nddata.NDData`, or a list of paths or NDData
+        The image; a list holds bands on one pixel grid.
+    psf : path, array_like or list, optional
+        Point spread function (`read_psf`): the sources are then the light before it. Without one
+        they are the light as seen through it.
+    size : int
+        Side of the cutouts in pixels.
+    positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`, optional
+        The galaxies (`read_positions`); detected if not given.
+    n_random : int, optional
+        Number of random positions; twice the number of galaxies if not given. With 0 there is no
+        view "random".
+    random_distance : float or `~astropy.units.Quantity`, optional
+        Least distance of random positions from detections, in pixels or as an angle; by default
+        they are placed without regard to them. Given ``positions``, these are avoided.
+    max_masked_fraction : float
+        Cutouts with a larger part of their pixels masked are rejected.
+    correlated_noise : int, optional
+        The largest distance, in pixels, at which the noise of two pixels is correlated, as in a
+        resampled or drizzled image. The correlation is measured in the image's sky, band by band
+        (`estimate_autocorrelation`). By default pixels are independent.
+    seed : int
+        Seed of the random positions.
+    detection : dict, optional
+        Options of `detect_galaxies`.
+    **image_options
+        Options of `read_image`, for an image that has not been read yet.
+
+    Returns
+    -------
+    dict of str to `~astro_ddprism.View`
+        "random" with the source "los", "galaxy" with "los" and "galaxy".
+
+    Raises
+    ------
+    InputError
+        If the image, the PSF or the positions cannot be used, no galaxy is found, or the
+        correlation of the noise cannot be measured.
+    """
+    from ..mixing import Convolution, Identity
+    from ..view import View
+
+    image = read_bands(image, image_options)
+    check_size(size, image)
+    shape = (image.n_bands, size, size)
+    kernel = None if psf is None else read_psf(psf, image.n_bands)
+    mixing = Identity(shape) if kernel is None else Convolution(kernel, shape)
+    galaxies, avoid = find_galaxies(image, psf=kernel, positions=positions, detection=detection)
+    cuts = {"galaxy": cut_out(image, galaxies, size=size, max_masked_fraction=max_masked_fraction)}
+    logger.info("%s: %d galaxies", image.filename, len(cuts["galaxy"].ids))
+    if n_random != 0:
+        randoms = place_randoms(
+            image,
+            2 * len(cuts["galaxy"].ids) if n_random is None else n_random,
+            size=size,
+            max_masked_fraction=max_masked_fraction,
+            avoid=avoid,
+            min_distance=random_distance,
+            seed=seed,
+        )
+        cuts["random"] = cut_out(image, randoms, size=size, max_masked_fraction=max_masked_fraction)
+        logger.info("%s: %d random positions", image.filename, len(cuts["random"].ids))
+    autocorrelation = autocorrelation_of([image], correlated_noise)
+    return {
+        name: View(
+            cuts[name].data,
+            **noise_of(cuts[name].variance, autocorrelation),
+            mask=cuts[name].mask,
+            unit=image.unit,
+            wcs=cuts[name].wcs,
+            coordinates=cuts[name].coordinates,
+            ids=cuts[name].ids,
+            name=name,
+            mixing=dict.fromkeys(sources, mixing),
+        )
+        for name, sources in (("random", ("los",)), ("galaxy", ("los", "galaxy")))
+        if name in cuts
+    }
+
+
+def find_galaxies(image, *, psf=None, positions=None, detection=None):
+    """Galaxies from a catalog, or detected.
+
+    Parameters
+    ----------
+    image : `SurveyImage`
+        The image.
+    psf : `~numpy.ndarray`, optional
+        Its PSF, for the detection.
+    positions, detection
+        As for `views_from_image`.
+
+    Returns
+    -------
+    galaxies, objects : `~astropy.table.QTable`
+        The galaxies, and all that random positions may have to keep away from.
+    """
+    detection, selection = split_options(detection or {})
+    if positions is not None:
+        galaxies = read_positions(positions, image.wcs)
+        return galaxies, galaxies
+    objects = detect_objects(image, psf=psf, **detection)
+    return select_galaxies(objects, **selection), objects
+
+
+def read_bands(image, options):
+    """Read an image that may have been read already, or several bands of it.
+
+    Parameters
+    ----------
+    image : `SurveyImage`, path, `~astropy.nddata.NDData`, or a list of these
+        The image, or its bands.
+    options : dict
+        Options of `read_image`.
+
+    Returns
+    -------
+    `SurveyImage`
+    """
+    if isinstance(image, SurveyImage):
+        if options:
+            raise InputError(
+                f"found the options {', '.join(options)}, expected none: the image "
+                "has been read already"
+            )
+        return image
+    if isinstance(image, list | tuple):
+        return stack_bands(
+            [one if isinstance(one, SurveyImage) else read_image(one, **options) for one in image]
+        )
+    if isinstance(image, str | Path) or hasattr(image, "uncertainty"):
+        return read_image(image, **options)
+    raise InputError(
+        f"image: found {type(image).__name__}, expected a file, an NDData, a SurveyImage or a list "
+        "of these"
+    )
