@@ -300,6 +300,25 @@ def test_an_iteration_is_that_of_exact_em(monkeypatch, n_components):
     np.testing.assert_allclose(found.covariances, covariances, atol=25 * tolerance)
 
 
+def test_variances_that_fall_do_so_faster():
+    """By the third power of what EM says, those that grow by what it says, and no further down."""
+    designed = observe(np.random.default_rng(13), 200, 3, {"a": (1.0, Circle(1, 5.0))})
+    mixture = GaussianMixture(
+        torch.ones(1, dtype=torch.float64),
+        torch.zeros(1, 3, dtype=torch.float64),
+        torch.diag_embed(torch.tensor([[4.0, 4.0, 4.0]], dtype=torch.float64)),
+    )
+    warm_start = MixtureWarmStart({}, {"a": 3}, n_components=1, floor=1e-3)
+    warm_start.mixtures = {"a": mixture}
+    em, relaxed = (warm_start._iterate([designed], power)["a"] for power in (1.0, 3.0))
+    values, vectors = torch.linalg.eigh(em.covariances[0])
+    expected = values * (values / 4).clip(min=0.2, max=1) ** 2
+    found = vectors.mT @ relaxed.covariances[0] @ vectors
+    assert values[0] < 4 < values[-1]
+    torch.testing.assert_close(found, torch.diag(expected))
+    torch.testing.assert_close(relaxed.means, em.means)
+
+
 def test_components_without_observations_stay_as_they_are():
     designed = observe(np.random.default_rng(11), 100, 3, {"a": (1.0, Circle(1, 5.0))})
     mixture = GaussianMixture(
