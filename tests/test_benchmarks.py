@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[1]
@@ -76,3 +77,40 @@ def test_operators_against_galsim():
     assert largest["moments_error"] < 1e-3
     assert largest["adjoint_error"] < 1e-10
     assert figures["cost"]["bytes_per_observation"] < 100_000
+
+
+def test_draws_of_a_field_are_those_of_its_posterior():
+    """Mean and covariance against dense algebra, of an operator that is not stationary."""
+    from astro_ddprism import View
+    from astro_ddprism.diffusion.observation import JointObservation
+    from astro_ddprism.mixing import DenseMatrix
+    from benchmarks import instruments
+
+    rng = np.random.default_rng(0)
+    shape, n = (2, 3, 3), 18
+    A = rng.normal(size=(1, 7, n))
+    view = View(rng.normal(size=(1, 7)), variance=0.25, mixing={"x": DenseMatrix(A, shape, (7,))})
+    observation = JointObservation(view.batch(), view.source_shapes)
+    field = instruments.Field(shape)
+    field.covariance = torch.tensor([[1.0, 0.5], [0.5, 2.0]]).double() * torch.linspace(
+        2, 0.5, int(field.ring.max()) + 1
+    ).double().reshape(-1, 1, 1)
+    eye = torch.eye(n, dtype=torch.float64).view(n, *shape)
+    prior = field.filter(field.covariance, eye).flatten(1).numpy()
+    covariance = np.linalg.inv(np.linalg.inv(prior) + A[0].T @ A[0] / 0.25)
+    mean = covariance @ A[0].T @ view.data[0] / 0.25
+    torch.manual_seed(0)
+    posterior = instruments.Posterior(observation, field, iterations=n)
+    draws = np.stack([posterior.draw().flatten().numpy() for _ in range(400)])
+    std = np.sqrt(np.diag(covariance))
+    assert abs((draws.mean(axis=0) - mean) / std).max() < 5 / np.sqrt(400)
+    error = np.cov(draws.T) - covariance
+    assert abs(error / np.outer(std, std)).max() < 5 * np.sqrt(2 / 400)
+
+
+def test_star_centre():
+    from benchmarks import instruments
+
+    y, x = np.mgrid[:31, :31]
+    star = np.exp(-((x - 15.3) ** 2 + (y - 14.6) ** 2) / 2 / 1.5**2)
+    np.testing.assert_allclose(instruments.star_centre(star), (15.3, 14.6), atol=1e-3)
