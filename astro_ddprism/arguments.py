@@ -135,7 +135,7 @@ def _add_cutouts(commands):
             "the same pixel grid. Options: psf=FITS, with psf_scale=ARCSEC or oversampling=N where "
             "its header does not tell; bands=W:W:..., the shares of the source's bands in this "
             "one; and hdu, uncertainty, variance, ivar, weight, mask, saturation, unit, as "
-            "below")  # fmt: skip
+            "for TILE.fits")  # fmt: skip
     several("--frame-scale", type=_angle, metavar="ARCSEC",
             help="pixels of the sources (default: the smallest of all images)")  # fmt: skip
     several("--frame-size", type=_angle, metavar="ARCSEC",

@@ -23,10 +23,10 @@ __all__ = ["InstrumentImages", "MultiInstrumentView"]
 
 
 class InstrumentImages(View):
-    """The images of one instrument, out of several: a `View` in which observations may be missing.
+    """The images of one instrument out of several, some of which may be missing.
 
-    Takes the arguments of a `View`. An observation that the instrument did not see has no valid
-    pixel; its WCS and its mixing operators may be any.
+    Takes the arguments of a `~astro_ddprism.View`. An observation that the instrument did not see
+    has no valid pixel; its WCS and its mixing operators may be any.
 
     Examples
     --------
