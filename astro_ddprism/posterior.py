@@ -7,7 +7,7 @@ its own, sampled by evaluating it on each joint sample; its spread is the error,
 that is degenerate between the sources in it.
 
 Sources whose observations have several images live on pixels of their own. What a sample makes of
-one instrument's images is that of `PosteriorSamples.images`.
+one instrument's images is that of ``PosteriorSamples.images``.
 """
 
 from types import MappingProxyType

@@ -107,7 +107,7 @@ class DiffusionSourceSeparator:
         Reduced chi-squared beyond which a chain contradicts its observation.
     n_candidates : int
         Chains for each draw. One is kept; those whose residual noise does not explain are the less
-        likely, see `astro_ddprism.diffusion.sampling`.
+        likely.
     n_redraws : int
         How often a chain that contradicts its observation is drawn again before it is left out.
     batch_size : int

@@ -114,3 +114,26 @@ def test_star_centre():
     y, x = np.mgrid[:31, :31]
     star = np.exp(-((x - 15.3) ** 2 + (y - 14.6) ** 2) / 2 / 1.5**2)
     np.testing.assert_allclose(instruments.star_centre(star), (15.3, 14.6), atol=1e-3)
+
+
+def test_manifolds(tmp_path):
+    """Of a few observations, components and training steps."""
+    out = tmp_path / "manifolds.json"
+    command = [sys.executable, "-W", "error", "-m", "benchmarks.manifolds", "--quick", "--out", out]
+    options = ["--generate", "contrastive", "-n", "2048", "--device", "cpu", "--pictures", tmp_path]
+    settings = ["warm_start_components=8", "n_first_images=2560", "n_images=2560", "n_steps=8"]
+    subprocess.run(
+        [*command, *options, "--set", *settings],
+        cwd=ROOT, check=True, timeout=240, capture_output=True,
+    )  # fmt: skip
+    (problem,) = json.loads(out.read_text())["figures"]["problems"]
+    assert problem["name"] == "contrastive-2"
+    assert [source["views"] for source in problem["sources"]] == [["view 1"], ["view 2"]]
+    for source in problem["sources"]:
+        # 8 components are few for a curve, yet far better than one Gaussian.
+        assert 30 < source["psnr_mean"] < source["psnr_limit"]
+        assert source["evaluations_per_draw"] == 5  # half of the steps, and the last estimate
+        assert source["sinkhorn_prior"] < 0.3
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "manifolds.json", "manifold_contrastive-2.png", "manifold_contrastive-2_ranks.png"
+    }  # fmt: skip
