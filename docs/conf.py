@@ -16,6 +16,7 @@ version = ".".join(release.split(".")[:2])
 
 extensions = [
     "command_help",
+    "study_table",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
