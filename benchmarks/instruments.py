@@ -37,13 +37,13 @@ from astropy.io import fits
 from astropy.nddata import NDData
 from astropy.stats import mad_std
 from astropy.wcs import WCS
+from azula.linalg.solve import cg
 from scipy.ndimage import convolve
 from scipy.optimize import nnls
 
 from astro_ddprism import MultiInstrumentView, MultiViewDataset, PosteriorSamples, View
 from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.random import seeded
-from astro_ddprism.diffusion.solvers import CG
 from astro_ddprism.frame import SourceFrame
 from astro_ddprism.mixing import CorrelatedNoise, Resampling
 from astro_ddprism.psf import GaussianPSF, ImagePSF
@@ -209,7 +209,7 @@ class Posterior:
     """
 
     def __init__(self, observation, field, iterations):
-        self.observation, self.field, self.solver = observation, field, CG(iterations)
+        self.observation, self.field, self.iterations = observation, field, iterations
         probes = torch.cat([torch.randn(1, *field.shape) for _ in range(4)])
         seen = [self._adjoint(observation.forward(z[None].flatten(1))) for z in probes]
         self.gain = field.average(torch.cat(seen), probes)
@@ -231,7 +231,8 @@ class Posterior:
 
         y = observation.y + torch.randn_like(observation.y)
         pull = field.filter(root @ power(inverse, 0.5), torch.randn(1, *field.shape))
-        v = self.solver(matrix, (field.filter(root, self._adjoint(y)) + pull).flatten(1))
+        goal = (field.filter(root, self._adjoint(y)) + pull).flatten(1)
+        v = cg(matrix, goal, iterations=self.iterations)
         return field.filter(root, v.view(1, *field.shape))
 
 
