@@ -47,6 +47,8 @@ class MixingOperator(abc.ABC):
     # Names of the tensor attributes; where the operator is not shared, their first axis is that of
     # the observations.
     _tensors: ClassVar[tuple[str, ...]] = ()
+    # Names of the cached properties that follow from the tensors.
+    _derived: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -166,6 +168,8 @@ class MixingOperator(abc.ABC):
         new = copy.copy(self)
         for name in self._tensors:
             setattr(new, name, function(getattr(self, name)))
+        for name in self._derived:
+            new.__dict__.pop(name, None)
         return new
 
     def _check(self, tensor: torch.Tensor, shape: tuple[int, ...], what: str):

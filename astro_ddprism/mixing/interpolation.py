@@ -57,6 +57,7 @@ class Interpolation(MixingOperator):
     """
 
     _tensors = ("coefficients",)
+    _derived = ("_taps", "_splines")
 
     def __init__(self, coefficients, source_shape, observation_shape, *, order=1, dtype=None):
         self.source_shape = as_shape(source_shape)
@@ -110,12 +111,6 @@ class Interpolation(MixingOperator):
     def n_observations(self):
         """Number of observations."""
         return len(self.coefficients)
-
-    def _map(self, function):
-        new = super()._map(function)
-        for name in ("_taps", "_splines"):
-            new.__dict__.pop(name, None)
-        return new
 
     @cached_property
     def _taps(self):

@@ -84,6 +84,7 @@ class Resampling(MixingOperator):
     """
 
     _tensors = ("coefficients", "transfer", "kernel")
+    _derived = ("_taps", "_multiplier")
 
     def __init__(
         self, coefficients, transfer, kernel, period, source_shape, observation_shape, *, dtype=None
@@ -200,12 +201,6 @@ class Resampling(MixingOperator):
         new.coefficients = select(self.coefficients, index)
         used, new.kernel = torch.unique(select(self.kernel, index), return_inverse=True)
         new.transfer = self.transfer[used]
-        return new
-
-    def _map(self, function):
-        new = super()._map(function)
-        for name in ("_taps", "_multiplier"):
-            new.__dict__.pop(name, None)
         return new
 
     @cached_property
