@@ -14,7 +14,6 @@ so that a busy machine slows both alike.
     python -m benchmarks.operators --out benchmarks/results/operators.json
 """
 
-import argparse
 import itertools
 import statistics
 import time
@@ -35,7 +34,7 @@ from astro_ddprism.mixing import Resampling
 from astro_ddprism.psf import GaussianPSF, ImagePSF, MoffatPSF
 
 from .overhead import seconds
-from .record import write_record
+from .record import run_study
 
 FULL = {
     # Scales of frame and image and FWHM of the image's Moffat PSF (beta 3), in arcseconds; sides of
@@ -234,21 +233,7 @@ def run(configuration, device) -> dict:
 
 def main(arguments=None):
     """Run the study from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", required=True, help="JSON file to write")
-    parser.add_argument("--quick", action="store_true", help="a small version of the study")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args(arguments)
-    started, device = time.perf_counter(), torch.device(options.device)
-    configuration = QUICK if options.quick else FULL
-    write_record(
-        options.out,
-        study="operators",
-        configuration=configuration,
-        figures=run(configuration, device),
-        device=device,
-        started=started,
-    )
+    run_study("operators", __doc__.partition("\n")[0], run, FULL, QUICK, arguments)
 
 
 if __name__ == "__main__":

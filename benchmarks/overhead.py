@@ -10,7 +10,6 @@ own parts. The timings take turns, so that a busy machine slows all alike.
     python -m benchmarks.overhead --out benchmarks/results/overhead.json
 """
 
-import argparse
 import itertools
 import statistics
 import time
@@ -29,7 +28,7 @@ from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.diffusion.solvers import GMRES
 from astro_ddprism.mixing import Convolution, Identity
 
-from .record import write_record
+from .record import run_study
 
 FULL = {
     "sizes": [32, 64],
@@ -151,21 +150,7 @@ def run(configuration: dict, device) -> dict:
 
 def main(arguments=None):
     """Run the study from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", required=True, help="JSON file to write")
-    parser.add_argument("--quick", action="store_true", help="a small version of the study")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args(arguments)
-    started, device = time.perf_counter(), torch.device(options.device)
-    configuration = QUICK if options.quick else FULL
-    write_record(
-        options.out,
-        study="overhead",
-        configuration=configuration,
-        figures=run(configuration, device),
-        device=device,
-        started=started,
-    )
+    run_study("overhead", __doc__.partition("\n")[0], run, FULL, QUICK, arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What every study's JSON holds beside its figures: configuration, device, versions, wall time."""
 
-__all__ = ["write_record"]
+__all__ = ["run_study", "write_record"]
 
+import argparse
 import json
 import os
 import platform
@@ -53,6 +54,39 @@ def write_record(path, *, study: str, configuration: dict, figures, device, star
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     temporary.replace(path)
+
+
+def run_study(study: str, description: str, run, full: dict, quick: dict, arguments=None):
+    """Run a study from the command line and write its record.
+
+    Parameters
+    ----------
+    study : str
+        Name of the study's module.
+    description : str
+        What the help begins with.
+    run : callable
+        Called with a configuration and a device; returns the figures.
+    full, quick : dict
+        Configurations of the whole study and of a small version of it.
+    arguments : sequence of str, optional
+        Those of the command line by default.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", required=True, help="JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="a small version of the study")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    started, device = time.perf_counter(), torch.device(options.device)
+    configuration = quick if options.quick else full
+    write_record(
+        options.out,
+        study=study,
+        configuration=configuration,
+        figures=run(configuration, device),
+        device=device,
+        started=started,
+    )
 
 
 def _processor() -> str:
