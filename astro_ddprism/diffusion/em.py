@@ -265,8 +265,7 @@ class ExpectationMaximization:
             for name in stage.views:
                 view = self.views[name]
                 # Mixtures draw anew: their draws know every branch, a chain only its own.
-                small = all(source in state.mixtures for source in view.sources)
-                previous = None if small else state.draws.get(name)
+                previous = None if sampler.has_mixtures(view) else state.draws.get(name)
                 title = self._title(stage, state, "E-step")
                 state.draws[name] = sampler.draw(
                     view,

@@ -213,7 +213,7 @@ class JointSampler:
         limit, redrawn = self._limit(spread), 0
         # Mixtures' first draws are on the right branch; Gaussians' may be what went wrong, so that
         # a chain that begins anew forgets them.
-        restart = start if self._has_mixtures(view) else 1.0
+        restart = start if self.has_mixtures(view) else 1.0
         for _ in range(self.n_redraws):
             bad = torch.nonzero(~(candidates.chi2 <= limit))[:, 0]
             if not len(bad):
@@ -228,9 +228,10 @@ class JointSampler:
 
     def _has_networks(self, view) -> bool:
         known = [source in self.denoisers for source in view.sources]
-        return all(known) if self._has_mixtures(view) else any(known)
+        return all(known) if self.has_mixtures(view) else any(known)
 
-    def _has_mixtures(self, view) -> bool:
+    def has_mixtures(self, view) -> bool:
+        """Whether all sources of a view have a mixture, so that first draws come from these."""
         return all(source in self.mixtures for source in view.sources)
 
     def _draw(self, view, index, track, first, start) -> tuple[Tensor, Tensor]:
@@ -255,7 +256,7 @@ class JointSampler:
             np.arange(len(rows)) if alone is observation else inverse, device=self.device
         )
         sources = view.sources
-        if self._has_mixtures(view):
+        if self.has_mixtures(view):
             posterior = Designed.gather([alone]).posterior(self.mixtures)[inverse]
             first = torch.cat([x[:, 0] for x in posterior.sample(1)], dim=1).float()
             return first, [self.denoisers.get(source) for source in sources]
