@@ -145,6 +145,14 @@ def _add_cutouts(commands):
 
 def _add_fit(commands):
     command = commands.add_parser("fit", help="learn the priors from views")
+    command.add_argument(
+        "--crowded-fraction",
+        type=float,
+        default=0.0,
+        metavar="PART",
+        help="part of the random positions that lie beside detections, for a "
+        "model that has seen many blends (default: 0)",
+    )
     command.add_argument("views", type=Path, metavar="VIEWS.asdf")
     _add_output(command, "MODEL.asdf")
     command.add_argument("--config", type=Path, metavar="FILE.toml",

@@ -95,6 +95,7 @@ def _cutouts(args):
         "size": 32 if args.size is None else args.size,
         "n_random": args.n_random,
         "random_distance": args.random_distance,
+        "crowded_fraction": args.crowded_fraction,
     }
     if args.instrument:
         images, own = _instruments(args)

@@ -3,6 +3,8 @@
 from dataclasses import fields
 from numbers import Integral, Real
 
+import numpy as np
+
 from .diffusion.networks import BACKBONES
 from .diffusion.sampling import SAMPLERS
 from .diffusion.solvers import SOLVERS
@@ -13,6 +15,7 @@ __all__ = ["check_options"]
 
 _CHOICES = {
     "network": (None, *BACKBONES),
+    "posterior": ("moment-matching", "amortized"),
     "precision": ("float32", "bfloat16"),
     "sampler": tuple(SAMPLERS),
     "solver": tuple(SOLVERS),
@@ -59,6 +62,9 @@ def check_options(separator):
         (separator.sigma_min, separator.sigma_max),
         "sigma_min < sigma_max",
     )
+    for source, factors in separator.flux_factors.items():
+        right = np.shape(factors) == (2,) and 0 < factors[0] <= factors[1]
+        _expect(right, f"flux_factors[{source!r}]", factors, "two positive numbers in order")
     for source, names in (separator.symmetries or {}).items():
         _expect(
             not isinstance(names, str) and set(names) <= set(SYMMETRIES),

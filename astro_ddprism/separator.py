@@ -13,6 +13,7 @@ from astropy.table import QTable
 from azula.noise import VESchedule
 
 from . import __version__
+from .diffusion.amortized import AmortizedPosterior
 from .diffusion.denoiser import SourceDenoiser
 from .diffusion.em import EMState, ExpectationMaximization
 from .diffusion.likelihood import log_prob as diffusion_log_prob
@@ -81,6 +82,22 @@ class DiffusionSourceSeparator:
         EM iterations of the Gaussian warm start.
     warm_start_components : int
         Most components of the mixtures of Gaussians from which sources of a few numbers start.
+    posterior : str
+        How observations of several sources are separated: ``"moment-matching"`` (the denoisers of
+        all sources and their Jacobians; any sources and operators), or ``"amortized"`` (a network
+        trained on simulated observations; for images that share one pixel grid).
+    posterior_options : dict
+        Options of the network of an amortized posterior, a U-Net; by default ``network_options``.
+    n_posterior_images : int
+        Images, repeats included, that an amortized posterior is trained on in its first M-step;
+        later ones take a third.
+    flux_factors : dict of str to sequence of float
+        Sources whose draws become equally frequent at all fluxes, and are multiplied by a factor in
+        this range, when an amortized posterior is trained: measured fluxes then are not pulled to
+        where most of the population is.
+    templates : sequence of str
+        Sources whose images are centred on them and look much alike turned by half a turn, as
+        galaxies do. An amortized posterior first learns them from symmetric parts of the light.
     n_em_iterations : int
         EM iterations of each stage, after the one that trains the networks on the warm start.
     n_first_images, n_images : int
@@ -160,6 +177,11 @@ class DiffusionSourceSeparator:
     warm_start_rank_new: int = 6
     warm_start_iterations: int = 4
     warm_start_components: int = 128
+    posterior: str = "moment-matching"
+    posterior_options: dict = field(default_factory=dict)
+    n_posterior_images: int = 120_000
+    flux_factors: dict = field(default_factory=dict)
+    templates: tuple[str, ...] = ()
     n_em_iterations: int = 3
     n_first_images: int = 40_000
     n_images: int = 16_000
@@ -256,6 +278,7 @@ class DiffusionSourceSeparator:
             dataset,
             make_sampler=self._sampler,
             make_denoiser=self._new_denoiser,
+            make_posterior=self._new_posterior,
             source_shapes=self.source_shapes_,
             symmetries={s: self._symmetries(s) for s in self.sources_},
             settings=self.config,
@@ -310,7 +333,7 @@ class DiffusionSourceSeparator:
             return self._sample_priors(n_samples, seed)
         self._check_view(view)
         state = self._state
-        sampler = self._sampler(state.denoisers, state.gaussians, state.mixtures)
+        sampler = self._sampler(state.denoisers, state.gaussians, state.mixtures, state.posteriors)
         index = np.repeat(np.arange(len(view)), n_samples)
         progress = Progress(self.progress)
         with seeded(seed, _POSTERIOR, device=self._torch_device()):
@@ -549,11 +572,30 @@ class DiffusionSourceSeparator:
             denoiser = MixtureResidualDenoiser(backbone, self._schedule(), data_scale, mixture)
         return denoiser.to(self._torch_device())
 
-    def _sampler(self, denoisers, gaussians, mixtures) -> JointSampler:
+    def _new_posterior(self, sources, data_scale) -> AmortizedPosterior | None:
+        """An untrained joint posterior of several images on one grid; None of anything else."""
+        shapes = {self.source_shapes_[source] for source in sources}
+        if self.posterior != "amortized" or len(sources) < 2 or len(shapes) > 1:
+            return None
+        (shape,) = shapes
+        if len(shape) != 3:
+            return None
+        backbone = BACKBONES["unet"](
+            (len(sources) * shape[0], *shape[1:]),
+            AmortizedPosterior.n_features,
+            **(self.posterior_options or self.network_options),
+        )
+        # Its chains begin far above any light: there is no prior to say where it may be.
+        schedule = VESchedule(self.sigma_min, 10 * self._sigma_max)
+        posterior = AmortizedPosterior(backbone, schedule, data_scale)
+        return posterior.to(self._torch_device())
+
+    def _sampler(self, denoisers, gaussians, mixtures, posteriors) -> JointSampler:
         return JointSampler(
             denoisers,
             gaussians,
             mixtures,
+            posteriors,
             schedule=self._schedule(),
             source_shapes=self.source_shapes_,
             scale=self._scale,
@@ -643,7 +685,9 @@ class DiffusionSourceSeparator:
             self.noise_scale_ = float(tree["noise_scale"])
             self._psf = {s: list(psf) for s, psf in tree["psf"].items()}
             self._sigma_max = float(tree["sigma_max"])
-            self._state = state_from_tree(tree["em"], self._new_denoiser, self._torch_device())
+            self._state = state_from_tree(
+                tree["em"], self._new_denoiser, self._new_posterior, self._torch_device()
+            )
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
 

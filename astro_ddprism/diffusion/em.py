@@ -14,6 +14,10 @@ Every stage begins with its warm start. That of images is Gaussian, and its firs
 Gaussian priors of the new sources beside the diffusion priors of the known ones; the first stage
 has none, and its first draws are exact. Sources of a few numbers start from mixtures of Gaussians
 (`~astro_ddprism.diffusion.growth`), whose draws are always exact.
+
+Where the posterior is *amortized* (`~astro_ddprism.diffusion.amortized`), an M-step of views that
+hold several sources trains one network for the joint posterior of all of them, which makes the next
+draws; the priors of their new sources are trained on the last draws alone.
 """
 
 __all__ = ["EMState", "ExpectationMaximization", "Stage", "plan_stages"]
@@ -25,17 +29,22 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from .amortized import AmortizedPosterior
 from .denoiser import SourceDenoiser
 from .gaussian import GaussianPrior
 from .growth import Designed, MixtureWarmStart, is_small
 from .mixture import GaussianMixture
 from .random import seeded
 from .sampling import Draws
-from .training import train
+from .templates import symmetric_templates
+from .training import images, train
 from .warmstart import GaussianWarmStart
 
 # What random numbers are for; the last part of a seed.
-_WARM_START, _NETWORKS, _E_STEP, _M_STEP = range(4)
+_WARM_START, _NETWORKS, _E_STEP, _M_STEP, _POSTERIORS = range(5)
+
+# Draws of a source of an earlier stage that are kept, for later stages to begin from.
+N_KEPT = 8192
 
 
 @dataclass(frozen=True)
@@ -98,12 +107,14 @@ class EMState:
         The warm start's priors of small sources, whose moments are in ``gaussians``.
     denoisers : dict of str to SourceDenoiser
         The diffusion priors.
+    posteriors : dict of tuple of str to AmortizedPosterior
+        Denoisers of the joint posterior, by the sources of the views that they are for.
     stage, iteration : int
         The EM iteration that comes next.
     draws : dict of str to Draws
         The last draws of the views of the present stage.
     samples : dict of str to torch.Tensor
-        Up to 4096 of the last draws of every source of an earlier stage.
+        Up to 8192 of the last draws of every source of an earlier stage.
     history : list of dict
         One row for each EM iteration and source that was trained in it.
     """
@@ -111,6 +122,7 @@ class EMState:
     gaussians: dict[str, GaussianPrior] = field(default_factory=dict)
     mixtures: dict[str, GaussianMixture] = field(default_factory=dict)
     denoisers: dict[str, SourceDenoiser] = field(default_factory=dict)
+    posteriors: dict[tuple[str, ...], AmortizedPosterior] = field(default_factory=dict)
     stage: int = 0
     iteration: int = 0
     draws: dict[str, Draws] = field(default_factory=dict)
@@ -126,11 +138,14 @@ class ExpectationMaximization:
     views : mapping of str to `~astro_ddprism.dataset.View`
         The observations.
     make_sampler : callable
-        Called with denoisers, Gaussian priors and mixtures; returns a
+        Called with denoisers, Gaussian priors, mixtures and amortized posteriors; returns a
         `~astro_ddprism.diffusion.sampling.JointSampler`.
     make_denoiser : callable
         Called with the name of a source, its data scale and its mixture or None; returns an
         untrained denoiser on its device.
+    make_posterior : callable
+        Called with names of sources and their data scale; returns an untrained `AmortizedPosterior`
+        on its device, or None if their joint posterior is not to be amortized.
     source_shapes : dict of str to tuple of int
         Shapes of the sources.
     symmetries : dict of str to tuple of str
@@ -149,6 +164,7 @@ class ExpectationMaximization:
         *,
         make_sampler,
         make_denoiser,
+        make_posterior,
         source_shapes,
         symmetries,
         settings,
@@ -158,6 +174,7 @@ class ExpectationMaximization:
         self.views = views
         self.make_sampler = make_sampler
         self.make_denoiser = make_denoiser
+        self.make_posterior = make_posterior
         self.source_shapes = source_shapes
         self.symmetries = symmetries
         self.settings = settings
@@ -190,7 +207,8 @@ class ExpectationMaximization:
             state.iteration += 1
             if state.iteration > self.settings["n_em_iterations"]:
                 for source in stage.sources:
-                    state.samples[source] = self._samples(stage, state, source)[:4096].flatten(1)
+                    samples = self._samples(stage, state, source)
+                    state.samples[source] = samples[:: -(-len(samples) // N_KEPT)].flatten(1)
                 state.stage, state.iteration, state.draws = state.stage + 1, 0, {}
             yield state
 
@@ -215,7 +233,7 @@ class ExpectationMaximization:
 
     def _batches(self, name: str):
         """The whitened observations of a view, a batch at a time."""
-        sampler = self.make_sampler({}, {}, {})
+        sampler = self.make_sampler({}, {}, {}, {})
         view, size = self.views[name], self.settings["batch_size"]
         for i in range(0, len(view), size):
             yield sampler.observe(view, np.arange(i, min(i + size, len(view))))
@@ -258,9 +276,11 @@ class ExpectationMaximization:
         state.gaussians |= warm_start.priors
 
     def _expect(self, stage: Stage, state: EMState):
-        sampler = self.make_sampler(state.denoisers, state.gaussians, state.mixtures)
-        for denoiser in state.denoisers.values():
-            denoiser.requires_grad_(False)
+        sampler = self.make_sampler(
+            state.denoisers, state.gaussians, state.mixtures, state.posteriors
+        )
+        for network in (*state.denoisers.values(), *state.posteriors.values()):
+            network.requires_grad_(False)
         with self._seeded(state, _E_STEP):
             for name in stage.views:
                 view = self.views[name]
@@ -281,30 +301,108 @@ class ExpectationMaximization:
                     )
 
     def _maximize(self, stage: Stage, state: EMState) -> dict[str, float]:
-        settings, losses = self.settings, {}
-        first = state.iteration == 0
+        losses = {}
+        for sources in dict.fromkeys(self.views[name].sources for name in stage.views):
+            losses |= dict.fromkeys(sources, self._maximize_posterior(stage, state, sources))
+        last = state.iteration == self.settings["n_em_iterations"]
         for source in stage.sources:
-            samples = self._samples(stage, state, source)
-            if first:
-                data_scale = samples.flatten(1).square().mean(dim=1).sqrt().quantile(0.9)
-                with self._seeded(state, _NETWORKS):
-                    state.denoisers[source] = self.make_denoiser(
-                        source, float(data_scale), state.mixtures.get(source)
-                    )
-            state.denoisers[source].requires_grad_(True)
-            title = self._title(stage, state, "M-step")
-            with self._seeded(state, _M_STEP):
-                losses[source] = train(
-                    state.denoisers[source],
-                    samples,
-                    n_images=settings["n_first_images" if first else "n_images"],
-                    batch_size=settings["train_batch_size"],
-                    learning_rate=settings["learning_rate"],
-                    symmetries=self.symmetries[source],
-                    precision=getattr(torch, settings["precision"]),
-                    track=lambda steps, title=title: self.track(steps, title),
-                )
+            if losses.get(source) is None or last:
+                losses[source] = self._maximize_prior(stage, state, source)
         return losses
+
+    def _maximize_prior(self, stage: Stage, state: EMState, source: str) -> float:
+        settings = self.settings
+        samples = self._samples(stage, state, source)
+        first = source not in state.denoisers
+        if first:
+            with self._seeded(state, _NETWORKS):
+                state.denoisers[source] = self.make_denoiser(
+                    source, _data_scale(samples), state.mixtures.get(source)
+                )
+        state.denoisers[source].requires_grad_(True)
+        with self._seeded(state, _M_STEP):
+            return self._train(
+                state.denoisers[source],
+                images(samples, self.symmetries[source], self.device),
+                settings["n_first_images" if first else "n_images"],
+                self._title(stage, state, "M-step"),
+            )
+
+    def _maximize_posterior(self, stage: Stage, state: EMState, sources) -> float | None:
+        """Train the joint posterior of some sources, if it is to be amortized."""
+        settings = self.settings
+        samples = {
+            source: self._samples(stage, state, source)
+            if source in stage.sources
+            else state.samples[source].unflatten(1, self.source_shapes[source])
+            for source in sources
+        }
+        first = sources not in state.posteriors
+        for source in set(settings["templates"]) & set(stage.sources) if first else ():
+            samples[source] = self._templates(stage, state, source)
+        with self._seeded(state, _POSTERIORS):
+            if first:
+                scale = max(_data_scale(x) for x in samples.values())
+                posterior = self.make_posterior(sources, scale)
+                if posterior is None:
+                    return None
+                state.posteriors[sources] = posterior
+            state.posteriors[sources].requires_grad_(True)
+            views = [self.views[name] for name in stage.views]
+            return self._train(
+                state.posteriors[sources],
+                self._simulations(samples, [v for v in views if v.sources == sources]),
+                settings["n_posterior_images"] // (1 if first else 3),
+                self._title(stage, state, "posterior M-step"),
+            )
+
+    def _templates(self, stage: Stage, state: EMState, source: str):
+        """First images of a source: symmetric parts of all light of the draws."""
+        light = []
+        for name in stage.views:
+            draws, held = state.draws[name], self.views[name].sources
+            if source in held:
+                x = draws.x[draws.good].unflatten(1, (len(held), *self.source_shapes[source]))
+                light.append(x.sum(dim=1))
+        templates = symmetric_templates(torch.cat(light))
+        if not len(templates):
+            raise InputError(
+                f"templates: found no image of the source {source!r} that is symmetric about its "
+                "centre, expected some; leave it out of the templates"
+            )
+        return templates
+
+    def _simulations(self, samples, views):
+        """Sources drawn at random, and what would be observed of them."""
+        sampler = self.make_sampler({}, {}, {}, {})
+        priors = [
+            images(
+                x, self.symmetries[source], self.device, self.settings["flux_factors"].get(source)
+            )
+            for source, x in samples.items()
+        ]
+        rows = torch.tensor([float(len(view)) for view in views])
+
+        def draw(n):
+            x = {source: prior(n)[0] for source, prior in zip(samples, priors, strict=True)}
+            view = views[int(torch.multinomial(rows, 1))]
+            index = torch.randint(len(view), (n,)).numpy()
+            observation = sampler.simulate(view, index, x)
+            return observation.join(list(x.values())), observation
+
+        return draw
+
+    def _train(self, network, draw, n_images: int, title: str) -> float:
+        settings = self.settings
+        return train(
+            network,
+            draw,
+            n_images=n_images,
+            batch_size=settings["train_batch_size"],
+            learning_rate=settings["learning_rate"],
+            precision=getattr(torch, settings["precision"]),
+            track=lambda steps: self.track(steps, title),
+        )
 
     def _samples(self, stage: Stage, state: EMState, source: str):
         """Draws of one source from all views of the stage that hold it, without failed chains."""
@@ -338,3 +436,8 @@ class ExpectationMaximization:
                     "m_step_time": m_time,
                 }
             )
+
+
+def _data_scale(samples) -> float:
+    """Root mean square of a bright image, brighter than nine of ten."""
+    return float(samples.flatten(1).square().mean(dim=1).sqrt().quantile(0.9))

@@ -7,6 +7,9 @@ have at that noise scale, so nothing is lost by starting there; and what :math:`
 below that scale is forgotten. First draws come from the warm start's priors in closed form, or from
 the previous EM iteration.
 
+Where the joint posterior of a view's sources is amortized (`~astro_ddprism.diffusion.amortized`),
+its chains need no first draw: they begin at the top of the noise schedule, from the posterior mean.
+
 A chain may end far from its own observation, on a branch that does not explain it, and its
 residual tells. Several *candidates* may be drawn for each observation, of which one is kept with a
 probability proportional to
@@ -30,6 +33,7 @@ import torch
 from azula.sample import DDIMSampler, DDPMSampler, HeunSampler, PCSampler, zEABSampler
 from torch import Tensor
 
+from .amortized import AmortizedPosterior, simulate
 from .gaussian import GaussianPrior, ScaleMixtureDenoiser, absorb_residual, latent_posterior
 from .growth import Designed
 from .joint import JointPosteriorDenoiser
@@ -45,6 +49,12 @@ SAMPLERS = {
     "ddim": DDIMSampler,
     "heun": HeunSampler,
 }
+
+
+# The sampler and the steps of chains under an amortized posterior, whose steps cost little.
+AMORTIZED_SAMPLER, AMORTIZED_STEPS = zEABSampler, 24
+# Evaluations that find the mean from which they begin.
+AMORTIZED_STARTS = 3
 
 
 @dataclass
@@ -117,6 +127,8 @@ class JointSampler:
     mixtures : dict of str to GaussianMixture
         Mixtures of Gaussians as priors of small sources. Where all sources of a view have one,
         first draws come from these.
+    posteriors : dict of tuple of str to AmortizedPosterior
+        Denoisers of the joint posterior, by the sources of the views that they are for.
     schedule : azula.noise.Schedule
         The noise schedule of all sources.
     source_shapes : dict of str to tuple of int
@@ -146,6 +158,7 @@ class JointSampler:
         denoisers,
         gaussians: dict[str, GaussianPrior],
         mixtures: dict[str, GaussianMixture],
+        posteriors: dict[tuple[str, ...], AmortizedPosterior],
         *,
         schedule,
         source_shapes,
@@ -162,6 +175,7 @@ class JointSampler:
         self.denoisers = denoisers
         self.gaussians = gaussians
         self.mixtures = mixtures
+        self.posteriors = posteriors
         self.schedule = schedule
         self.source_shapes = source_shapes
         self.scale = scale
@@ -176,7 +190,16 @@ class JointSampler:
 
     def observe(self, view, index) -> JointObservation:
         """The whitened observations of some rows of a view."""
-        batch = view.batch(index, scale=self.scale(view), device=self.device, dtype=torch.float32)
+        return self._whitened(view, self._batch(view, index))
+
+    def simulate(self, view, index, sources: dict[str, Tensor]) -> JointObservation:
+        """What would have been observed of known sources in some rows of a view."""
+        return self._whitened(view, simulate(self._batch(view, index), sources))
+
+    def _batch(self, view, index):
+        return view.batch(index, scale=self.scale(view), device=self.device, dtype=torch.float32)
+
+    def _whitened(self, view, batch) -> JointObservation:
         return JointObservation(
             batch, {source: self.source_shapes[source] for source in view.sources}
         )
@@ -227,6 +250,8 @@ class JointSampler:
         return (1 + 6 * spread).clip(min=self.max_chi2).float()
 
     def _has_networks(self, view) -> bool:
+        if view.sources in self.posteriors:
+            return True
         known = [source in self.denoisers for source in view.sources]
         return all(known) if self.has_mixtures(view) else any(known)
 
@@ -239,11 +264,14 @@ class JointSampler:
         for i in track(range(0, len(index), self.batch_size)):
             rows = index[i : i + self.batch_size]
             observation = self.observe(view, rows)
-            x, denoisers = self._begin(view, rows, observation)
-            if first is not None:
-                x = first[i : i + self.batch_size].to(self.device)
-            if self._has_networks(view):
-                x = self._run(denoisers, observation, x, start)
+            if view.sources in self.posteriors:
+                x = self._run_amortized(self.posteriors[view.sources].given(observation))
+            else:
+                x, denoisers = self._begin(view, rows, observation)
+                if first is not None:
+                    x = first[i : i + self.batch_size].to(self.device)
+                if self._has_networks(view):
+                    x = self._run(denoisers, observation, x, start)
             draws.append(x.cpu())
             chi2.append(observation.chi2(x).cpu())
         return torch.cat(draws), torch.cat(chi2)
@@ -276,6 +304,16 @@ class JointSampler:
         time = torch.tensor(start, device=self.device)
         alpha, sigma = self.schedule(time)
         x = sampler(alpha * first + sigma * torch.randn_like(first))
+        return denoiser(x, torch.zeros_like(time)).mean
+
+    def _run_amortized(self, denoiser) -> Tensor:
+        time = torch.ones((), device=self.device)
+        _, sigma = denoiser.schedule(time)
+        z = torch.randn(len(denoiser.observation), sum(denoiser.observation.sizes)).to(self.device)
+        x = sigma * z
+        for _ in range(AMORTIZED_STARTS):  # towards the mean, which may be far above the noise
+            x = denoiser(x, time).mean + sigma * z
+        x = AMORTIZED_SAMPLER(denoiser, steps=AMORTIZED_STEPS, silent=True)(x)
         return denoiser(x, torch.zeros_like(time)).mean
 
 

@@ -1,27 +1,89 @@
-r"""The M-step: training one source's denoiser on drawn samples.
+r"""The M-step: training a denoiser on drawn samples.
+
+A prior's denoiser is trained on the draws of its source; the posterior's
+(`~astro_ddprism.diffusion.amortized`) on draws of all sources and what would be observed of them.
 
 Every noise scale counts alike: the time is uniform, and so the logarithm of the noise scale. The
 weights that are kept are an exponential moving average over the last twentieth of the training.
 """
 
-__all__ = ["train"]
+__all__ = ["images", "train"]
+
+import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .denoiser import SourceDenoiser
 from .symmetries import random_transform
+
+# Fluxes below this quantile count as one, and the width of a bin of log flux.
+FAINTEST, FLUX_BIN = 0.05, 0.35
+
+
+def images(
+    samples: Tensor,
+    symmetries: tuple[str, ...],
+    device: torch.device,
+    flux_factors: tuple[float, float] | None = None,
+):
+    """Images of one source to train on.
+
+    Parameters
+    ----------
+    samples : torch.Tensor
+        Clean sources, of shape ``(N, *shape)``, on any device.
+    symmetries : tuple of str
+        Symmetries of the source; every image is transformed at random.
+    device : torch.device
+        Where to train.
+    flux_factors : tuple of float, optional
+        Images of all fluxes become equally frequent, as far as there are any, and each is
+        multiplied by a factor in this range, uniform in its logarithm. So a prior of flux that is
+        steep, as counts of galaxies are, becomes nearly uninformative over the range of the samples
+        and beyond.
+
+    Returns
+    -------
+    callable
+        Called with a number of images; returns a tuple of one tensor, ``(B, *shape)``.
+    """
+
+    def draw(n: int) -> tuple[Tensor]:
+        index = torch.randint(len(samples), (n,))
+        return (random_transform(samples[index].to(device), symmetries),)
+
+    if flux_factors is None:
+        return draw
+    frequency = _flux_weights(samples)
+    low, high = math.log(flux_factors[0]), math.log(flux_factors[1])
+
+    def draw_balanced(n: int) -> tuple[Tensor]:
+        index = torch.multinomial(frequency, n, replacement=True)
+        factor = (low + (high - low) * torch.rand(n, *(1,) * (samples.ndim - 1))).exp()
+        return (random_transform((factor * samples[index]).to(device), symmetries),)
+
+    return draw_balanced
+
+
+def _flux_weights(samples: Tensor) -> Tensor:
+    """Weights by which samples are about uniform in the logarithm of their flux."""
+    flux = samples.flatten(1).sum(dim=1)
+    faint = flux.clip(min=0).quantile(FAINTEST).clip(min=1.0)
+    log_flux = flux.clip(min=faint).log()
+    bins = ((log_flux - faint.log()) / FLUX_BIN).long()
+    # No image is repeated so often that it alone makes up much of what is seen.
+    counts = torch.bincount(bins).clip(min=len(samples) // 200 + 1)
+    return 1 / counts[bins]
 
 
 def train(
-    denoiser: SourceDenoiser,
-    samples: Tensor,
+    denoiser: nn.Module,
+    draw,
     *,
     n_images: int,
     batch_size: int,
     learning_rate: float,
-    symmetries: tuple[str, ...],
     precision: torch.dtype,
     track,
 ) -> float:
@@ -29,10 +91,11 @@ def train(
 
     Parameters
     ----------
-    denoiser : SourceDenoiser
-        The denoiser, on its device.
-    samples : torch.Tensor
-        Clean sources, of shape ``(N, *shape)``, on any device.
+    denoiser : torch.nn.Module
+        The denoiser, on its device, with a ``data_scale`` and a ``loss``.
+    draw : callable
+        Called with a number of images; returns clean images ``x`` and whatever is given besides,
+        with which ``denoiser.loss(x, t, z, *given)`` is the loss of each.
     n_images : int
         Number of images to train on, repeats included.
     batch_size : int
@@ -40,8 +103,6 @@ def train(
     learning_rate : float
         Peak learning rate; it rises over the first twentieth of the steps and falls linearly to
         zero.
-    symmetries : tuple of str
-        Symmetries of the source; every image is transformed at random.
     precision : torch.dtype
         Precision of the network's arithmetic.
     track : callable
@@ -64,11 +125,10 @@ def train(
     strata = torch.arange(batch_size, device=device)
     losses = []
     for step in track(range(n_steps)):
-        index = torch.randint(len(samples), (batch_size,))
-        x = random_transform(samples[index].to(device), symmetries)
+        x, *given = draw(batch_size)
         t = (strata + torch.rand(batch_size, device=device)) / batch_size
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            loss = denoiser.loss(x, t, torch.randn_like(x)).mean()
+            loss = denoiser.loss(x, t, torch.randn_like(x), *given).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)

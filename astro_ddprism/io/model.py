@@ -86,6 +86,13 @@ def tree_from_state(state):
             source: {name: _array(value) for name, value in denoiser.state_dict().items()}
             for source, denoiser in state.denoisers.items()
         },
+        "posteriors": [
+            {
+                "sources": list(sources),
+                "weights": {name: _array(value) for name, value in posterior.state_dict().items()},
+            }
+            for sources, posterior in state.posteriors.items()
+        ],
         "draws": {
             view: {
                 "x": _array(draws.x),
@@ -103,7 +110,7 @@ def tree_from_state(state):
     }
 
 
-def state_from_tree(tree, make_denoiser, device):
+def state_from_tree(tree, make_denoiser, make_posterior, device):
     """Turn a tree that `tree_from_state` made back into the state of a fit.
 
     Parameters
@@ -113,6 +120,9 @@ def state_from_tree(tree, make_denoiser, device):
     make_denoiser : callable
         Called with the name of a source, its data scale and its mixture or None; returns a denoiser
         to hold the weights.
+    make_posterior : callable
+        Called with names of sources and their data scale; returns an amortized posterior to hold
+        the weights.
     device : torch.device
         Where the state lives.
 
@@ -134,6 +144,12 @@ def state_from_tree(tree, make_denoiser, device):
         denoisers[source] = make_denoiser(source, data_scale, mixtures.get(source))
         denoisers[source].load_state_dict(weights)
         denoisers[source].requires_grad_(False)
+    posteriors = {}
+    for saved in tree.get("posteriors", []):
+        weights = {name: torch.tensor(array) for name, array in saved["weights"].items()}
+        posterior = make_posterior(tuple(saved["sources"]), float(weights["data_scale"]))
+        posterior.load_state_dict(weights)
+        posteriors[tuple(saved["sources"])] = posterior.requires_grad_(False)
     history = dict(tree["history"])
     return EMState(
         gaussians={
@@ -144,6 +160,7 @@ def state_from_tree(tree, make_denoiser, device):
         },
         mixtures=mixtures,
         denoisers=denoisers,
+        posteriors=posteriors,
         stage=int(tree["stage"]),
         iteration=int(tree["iteration"]),
         draws={

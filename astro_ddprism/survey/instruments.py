@@ -104,6 +104,7 @@ def views_from_images(
     positions=None,
     n_random=None,
     random_distance=None,
+    crowded_fraction=0.0,
     max_masked_fraction=0.2,
     correlated_noise=None,
     seed=0,
@@ -125,7 +126,7 @@ def views_from_images(
     size : int or `~astropy.units.Quantity`
         Side of the cutouts, in pixels of the first instrument or as an angle. The others cover the
         same part of the sky.
-    positions, n_random, random_distance, max_masked_fraction, seed, detection
+    positions, n_random, random_distance, crowded_fraction, max_masked_fraction, seed, detection
         As for `views_from_image`.
     correlated_noise : int or mapping of str to int, optional
         The largest distance, in pixels, at which the noise of two pixels is correlated, of all
@@ -174,6 +175,7 @@ def views_from_images(
             max_masked_fraction=max_masked_fraction,
             avoid=avoid,
             min_distance=random_distance,
+            crowded_fraction=crowded_fraction,
             seed=seed,
         )
         observed = {"random": cut("random", randoms, ("los",)), **observed}

@@ -166,13 +166,20 @@ def _degrees(column, label):
         raise InputError(f"{label}: found the unit {column.unit}, expected an angle") from error
 
 
+# Distances, in pixels, of positions that lie beside an object.
+CROWDED = 2.5, 10.0
+
+
 def place_randoms(
-    image, n, *, size=1, max_masked_fraction=0.2, avoid=None, min_distance=None, seed=0
-):
+    image, n, *, size=1, max_masked_fraction=0.2, avoid=None, min_distance=None,
+    crowded_fraction=0.0, seed=0,
+):  # fmt: skip
     """Random positions, uniform over the part of the image that can be cut out.
 
     Positions lie at the middle of pixels, no two at the same pixel. By default they do not avoid
-    anything: the view of random sky should hold what random sky holds.
+    anything: the view of random sky should hold what random sky holds. But few random positions lie
+    beside a bright object, and what is to separate galaxies that do must have seen many: some can
+    be placed there on purpose.
 
     Parameters
     ----------
@@ -185,9 +192,11 @@ def place_randoms(
     max_masked_fraction : float
         Part of a cutout's pixels that may be masked.
     avoid : `~astropy.table.QTable`, optional
-        Positions to keep away from, with columns ``x`` and ``y``.
+        Positions to keep away from, or to be beside, with columns ``x`` and ``y``.
     min_distance : float or `~astropy.units.Quantity`, optional
         How far, in pixels or as an angle.
+    crowded_fraction : float
+        Part of the positions that lie beside one of ``avoid``, 2.5 to 10 pixels away.
     seed : int
         Seed of the random numbers.
 
@@ -205,10 +214,16 @@ def place_randoms(
 
     with np.errstate(invalid="ignore"):
         allowed = masked_fraction_map(image.mask, size) <= max_masked_fraction
-    if min_distance is not None:
+    if not 0 <= crowded_fraction <= 1:
+        raise InputError(f"crowded_fraction: found {crowded_fraction}, expected a part of one")
+    distance = None
+    if min_distance is not None or crowded_fraction > 0:
         if avoid is None:
-            raise InputError("min_distance: found no positions to avoid, expected them as avoid")
-        allowed &= _distance(image, avoid) >= _pixels(min_distance, image.wcs)
+            name = "min_distance" if min_distance is not None else "crowded_fraction"
+            raise InputError(f"{name}: found no positions to avoid, expected them as avoid")
+        distance = _distance(image, avoid)
+    if min_distance is not None:
+        allowed &= distance >= _pixels(min_distance, image.wcs)
     pixels = np.flatnonzero(allowed)
     if n < 1:
         raise InputError(f"n: found {n} random positions, expected at least 1")
@@ -218,7 +233,19 @@ def place_randoms(
             f"{size} x {size} pixels can be placed (at most {max_masked_fraction:.0%} masked, "
             f"min_distance = {min_distance}), expected at least {n}"
         )
-    chosen = np.random.default_rng(seed).choice(pixels, n, replace=False)
+    rng = np.random.default_rng(seed)
+    n_crowded = round(n * crowded_fraction)
+    chosen = rng.choice(pixels, n - n_crowded, replace=False)
+    if n_crowded:
+        beside = allowed & (distance >= CROWDED[0]) & (distance <= CROWDED[1])
+        beside.flat[chosen] = False
+        crowded = np.flatnonzero(beside)
+        if len(crowded) < n_crowded:
+            raise InputError(
+                f"{image.filename}: found {len(crowded)} pixels beside detections where a random "
+                f"cutout can be placed, expected at least {n_crowded}"
+            )
+        chosen = np.concatenate([chosen, rng.choice(crowded, n_crowded, replace=False)])
     y, x = np.unravel_index(chosen, allowed.shape)
     return QTable(
         {

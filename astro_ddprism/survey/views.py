@@ -25,6 +25,7 @@ def views_from_image(
     positions=None,
     n_random=None,
     random_distance=None,
+    crowded_fraction=0.0,
     max_masked_fraction=0.2,
     correlated_noise=None,
     seed=0,
@@ -50,6 +51,8 @@ def views_from_image(
     random_distance : float or `~astropy.units.Quantity`, optional
         Least distance of random positions from detections, in pixels or as an angle; by default
         they are placed without regard to them. Given ``positions``, these are avoided.
+    crowded_fraction : float
+        Part of the random positions that are placed beside detections (`place_randoms`).
     max_masked_fraction : float
         Cutouts with a larger part of their pixels masked are rejected.
     correlated_noise : int, optional
@@ -93,6 +96,7 @@ def views_from_image(
             max_masked_fraction=max_masked_fraction,
             avoid=avoid,
             min_distance=random_distance,
+            crowded_fraction=crowded_fraction,
             seed=seed,
         )
         cuts["random"] = cut_out(image, randoms, size=size, max_masked_fraction=max_masked_fraction)

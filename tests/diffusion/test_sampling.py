@@ -66,6 +66,7 @@ def make_sampler(denoisers, sources, mixtures=None, kind=JointSampler, **options
         denoisers,
         {name: source.prior for name, source in sources.items()},
         mixtures or {},
+        {},
         **{
             "schedule": SCHEDULE,
             "source_shapes": dict.fromkeys(sources, (SIZE,)),

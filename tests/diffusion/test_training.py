@@ -9,7 +9,7 @@ from azula.noise import VESchedule
 from astro_ddprism.diffusion.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.networks import MLP, UNet
 from astro_ddprism.diffusion.random import seeded
-from astro_ddprism.diffusion.training import train
+from astro_ddprism.diffusion.training import images, train
 
 SCHEDULE = VESchedule(0.1, 50.0)
 CPU = torch.device("cpu")
@@ -20,12 +20,11 @@ def trained(samples, backbone, *, seed=1, track=iter, **options):
         denoiser = SourceDenoiser(backbone(), SCHEDULE, 3.0)
         loss = train(
             denoiser,
-            samples,
+            images(samples, options.pop("symmetries", ()), CPU),
             **{
                 "n_images": 20_000,
                 "batch_size": 128,
                 "learning_rate": 2e-3,
-                "symmetries": (),
                 "precision": torch.float32,
                 "track": track,
                 **options,

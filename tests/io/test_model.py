@@ -74,7 +74,9 @@ def assert_same(tree, other):
 def test_round_trip_through_a_file(state, tmp_path):
     tree = tree_from_state(state)
     write_tree(tmp_path / "state.asdf", {"kind": "model", "em": tree})
-    again = state_from_tree(read_tree(tmp_path / "state.asdf", "model")["em"], make_denoiser, CPU)
+    again = state_from_tree(
+        read_tree(tmp_path / "state.asdf", "model")["em"], make_denoiser, None, CPU
+    )
     assert_same(tree_from_state(again), tree)
     assert again.history == state.history
     assert list(again.history[0]) == list(state.history[0])  # the order of columns
@@ -91,7 +93,7 @@ def test_round_trip_through_a_file(state, tmp_path):
 def test_models_from_before_there_were_mixtures(state):
     tree = tree_from_state(state)
     del tree["mixtures"], tree["denoisers"]["b"]
-    again = state_from_tree(tree, make_denoiser, CPU)
+    again = state_from_tree(tree, make_denoiser, None, CPU)
     assert again.mixtures == {}
     assert list(again.denoisers) == ["a"]
 
@@ -104,7 +106,7 @@ def test_trees_hold_nothing_but_plain_values(state):
 
 
 def test_nothing_learned_yet():
-    again = state_from_tree(tree_from_state(EMState()), make_denoiser, CPU)
+    again = state_from_tree(tree_from_state(EMState()), make_denoiser, None, CPU)
     assert again == EMState()
 
 
