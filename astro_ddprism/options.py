@@ -62,6 +62,8 @@ def check_options(separator):
         (separator.sigma_min, separator.sigma_max),
         "sigma_min < sigma_max",
     )
+    templates = separator.templates
+    _expect(not isinstance(templates, str), "templates", templates, "a sequence of names")
     for source, factors in separator.flux_factors.items():
         right = np.shape(factors) == (2,) and 0 < factors[0] <= factors[1]
         _expect(right, f"flux_factors[{source!r}]", factors, "two positive numbers in order")

@@ -200,6 +200,7 @@ class DiffusionSourceSeparator:
     def __post_init__(self):
         self.sources = None if self.sources is None else tuple(self.sources)
         check_options(self)
+        self.templates = tuple(self.templates)
 
     @classmethod
     def from_config(cls, config):
@@ -667,7 +668,11 @@ class DiffusionSourceSeparator:
     def _tree(self):
         return {
             "kind": "model",
-            "config": {**self.config, "sources": None if self.sources is None else [*self.sources]},
+            "config": {
+                **self.config,
+                "sources": None if self.sources is None else [*self.sources],
+                "templates": [*self.templates],
+            },
             "sources": list(self.sources_),
             "source_shapes": {s: list(shape) for s, shape in self.source_shapes_.items()},
             "unit": self.unit_.to_string(),
