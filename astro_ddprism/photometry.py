@@ -54,6 +54,9 @@ BATCH_SIZE = 512
 GAUSSIAN = np.sqrt(2 * np.log(2))
 # An object is looked for this far from its position, in units of the image's shorter side.
 NEAR = 0.25
+# Windows narrower than this, in pixels, see no shape, and those wider than this, in units of the
+# image's longer side, see the image's.
+CLOSED, OPEN = 0.1, 1 / 3
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,7 @@ def half_light_radius(images, centres) -> np.ndarray:
         or the centre is not on the image.
     """
     ny, nx = images.shape[-2:]
+    centres = np.asarray(centres, dtype=float)
     radii = np.full(len(images), np.nan)
     farthest = int(np.hypot(ny, nx)) + 2
     fluxes = images.sum(axis=(-2, -1), dtype=float)
@@ -231,7 +235,7 @@ def adaptive_moments(images, positions, width):
         ``(x, y)`` in pixels.
     covariance : ndarray, shape (n, 2, 2)
         In squared pixels. Both are NaN where the window leaves the surroundings of the position (a
-        quarter of the image's shorter side), grows beyond the image, closes, or does not come to
+        quarter of the image's shorter side), opens as wide as the image, closes, or does not come to
         rest.
     """
     ny, nx = images.shape[-2:]
@@ -242,19 +246,19 @@ def adaptive_moments(images, positions, width):
     reach = NEAR * min(nx, ny)
     centroid, covariance = np.full((len(images), 2), np.nan), np.full((len(images), 2, 2), np.nan)
     left = np.flatnonzero(np.isfinite(width))
-    start = positions[left] - middle
+    start = np.asarray(positions, dtype=float)[left] - middle
     images, c = images.reshape(len(images), -1)[left], start.copy()
     # No window starts smaller than a pixel: it would see none of its neighbours.
-    C = np.clip(width[left], 1, reach)[:, np.newaxis, np.newaxis] ** 2 * np.eye(2)
+    C = np.clip(np.asarray(width)[left], 1, reach)[:, np.newaxis, np.newaxis] ** 2 * np.eye(2)
     for _ in range(200):
         shift, product = _windowed(images, powers, c, C)
-        change = np.abs(product - C).max(axis=(1, 2)) / np.trace(C, axis1=1, axis2=2)
-        change += np.abs(shift).max(axis=1) / np.sqrt(np.trace(C, axis1=1, axis2=2))
+        size = np.trace(C, axis1=1, axis2=2)
+        change = np.abs(product - C).max(axis=(1, 2)) / size
+        change += np.abs(shift).max(axis=1) / np.sqrt(size)
         c, C = c + shift, product
         with np.errstate(invalid="ignore"):
-            trace = np.trace(C, axis1=1, axis2=2)
-            small = np.linalg.det(C) / trace  # close to the smaller eigenvalue
-            good = (small > 0.01) & (trace < max(nx, ny) ** 2 / 2)
+            smaller, larger = _eigenvalues(C)
+            good = (smaller > CLOSED**2) & (larger < (OPEN * max(nx, ny)) ** 2)
             good &= np.hypot(*(c - start).T) < reach
         done = good & (change < 1e-6)
         centroid[left[done]], covariance[left[done]] = c[done] + middle, C[done]
@@ -289,14 +293,20 @@ def ellipse(covariance):
     (0.5, 90.0)
     """
     xx, xy, yy = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
-    half, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    smaller, larger = _eigenvalues(covariance)
     # Rounding may make a line's smaller eigenvalue negative.
-    ratio = np.sqrt(np.maximum(half - spread, 0) / (half + spread))
+    ratio = np.sqrt(np.maximum(smaller, 0) / larger)
     return 1 - ratio, np.rad2deg(np.arctan2(2 * xy, xx - yy)) / 2
 
 
+def _eigenvalues(covariance):
+    xx, xy, yy = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
+    half, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    return half - spread, half + spread
+
+
 def _windowed(images, powers, c, C):
-    """Moments under Gaussian windows: twice the shift of the centroid, twice the covariance."""
+    """Moments under Gaussian windows: shift of the centroid, and twice the covariance."""
     inverse = np.linalg.inv(C)
     towards = np.einsum("nij,nj->ni", inverse, c)
     exponent = np.column_stack(
@@ -316,4 +326,4 @@ def _windowed(images, powers, c, C):
         mean_x, mean_y, xx, xy, yy = np.where(total > 0, sums / total, np.nan)
     xx, xy, yy = xx - mean_x**2, xy - mean_x * mean_y, yy - mean_y**2
     product = 2 * np.stack([xx, xy, xy, yy], axis=-1).reshape(-1, 2, 2)
-    return 2 * (np.column_stack([mean_x, mean_y]) - c), product
+    return np.column_stack([mean_x, mean_y]) - c, product

@@ -369,7 +369,7 @@ class PosteriorSamples:
         flux 35.542 uJy
         flux_error 2.433 uJy
         mag 20.025 mag(AB)
-        half_light_radius 2.829 pix
+        half_light_radius 2.85 pix
         ellipticity 0.293
         """
         return make_catalog(
