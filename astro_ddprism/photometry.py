@@ -235,7 +235,7 @@ def adaptive_moments(images, positions, width):
         ``(x, y)`` in pixels.
     covariance : ndarray, shape (n, 2, 2)
         In squared pixels. Both are NaN where the window leaves the surroundings of the position (a
-        quarter of the image's shorter side), opens as wide as the image, closes, or does not come to
+        quarter of the image's shorter side), opens as wide as the image, closes, or comes to no
         rest.
     """
     ny, nx = images.shape[-2:]
