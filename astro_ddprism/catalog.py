@@ -155,6 +155,9 @@ class _Magnitudes:
         elif unit.is_equivalent(photometric.mgy):  # maggies: AB magnitude 0 is the flux 1
             self.unit, self.zero_point = u.ABmag, -2.5 * np.log10(unit.to(photometric.mgy))
 
+        if self.unit is not None:
+            self.zero_point += 0.0  # no negative zero
+
     def __call__(self, flux):
         """Plain magnitudes of plain fluxes: infinite where there is none."""
         flux = np.asarray(flux, dtype=float)

@@ -107,7 +107,7 @@ def test_fluxes_and_magnitudes_of_known_scatter():
     assert row["galaxy_mag_error"].to_value(u.mag) == pytest.approx(magnitudes.std(ddof=1))
     # To first order, a relative error of 5 %.
     assert row["galaxy_mag_error"].value == pytest.approx(2.5 / np.log(10) / 20, rel=0.1)
-    share = row["galaxy_aperture_flux"] / row["galaxy_flux"]
+    share = (row["galaxy_aperture_flux"] / row["galaxy_flux"]).to_value(u.one)
     assert share == pytest.approx(1 - np.exp(-9 / 18), rel=0.02)
     difference = row["galaxy_aperture_mag"].value - row["galaxy_mag"].value
     assert difference == pytest.approx(-2.5 * np.log10(share), abs=1e-6)
@@ -245,8 +245,9 @@ def test_bands_and_single_samples():
     blob = scattered(1, 1)[0][0, 0, 0]
     draws = np.stack([blob, 3 * np.roll(blob, 2, axis=1)])[None, None]
     row = samples_of(draws).catalog(aperture=3)[0]
-    assert row["galaxy_flux_2"] / row["galaxy_flux_1"] == pytest.approx(3)
-    assert row["galaxy_x_centroid_2"] - row["galaxy_x_centroid_1"] == pytest.approx(2 * u.pix)
+    assert (row["galaxy_flux_2"] / row["galaxy_flux_1"]).to_value(u.one) == pytest.approx(3)
+    moved = row["galaxy_x_centroid_2"] - row["galaxy_x_centroid_1"]
+    assert moved.to_value(u.pix) == pytest.approx(2)
     assert np.isnan(row["galaxy_flux_error_1"])
     assert np.isnan(row["galaxy_ellipticity_error_2"])
     assert row["galaxy_flux_p16_1"] == row["galaxy_flux_p975_1"] == row["galaxy_flux_1"]
@@ -371,7 +372,7 @@ def test_very_many_bands_fill_several_tables(monkeypatch, tmp_path):
     with fits.open(tmp_path / "s.fits") as hdus:
         hdus.verify("exception")
         tables = [hdu for hdu in hdus if hdu.name.startswith("CATALOG")]
-        assert [hdu.name for hdu in tables] == ["CATALOG", "CATALOG_2", "CATALOG_3", "CATALOG_4"]
+        assert [hdu.name for hdu in tables] == ["CATALOG", "CATALOG_2", "CATALOG_3"]
         for hdu in tables:
             assert hdu.header["TFIELDS"] <= 60
             assert hdu.columns.names[0] == "id"

@@ -242,7 +242,8 @@ def _view_node(view) -> dict:
     }
     if view.source_wcs is not None:
         node["source_wcs"] = pack_wcs(view.source_wcs)
-    if view.saturated is not None:  # older readers pass over it
+    # Older readers pass over it.
+    if view.saturated is not None and view.saturated.any():
         node["saturated"] = view.saturated
     return node
 
