@@ -170,14 +170,19 @@ def _add_separate(commands):
                          help="image (several are bands), or views cut out of one")  # fmt: skip
     command.add_argument("--model", type=Path, required=True, metavar="MODEL.asdf")
     _add_output(command, "SEPARATED.fits")
-    command.add_argument("--catalog", type=Path, metavar="CAT.ecsv", help="write fluxes there, too")
+    command.add_argument(
+        "--catalog", type=Path, metavar="CAT.ecsv", help="write the catalog there, too"
+    )
     command.add_argument("--samples", type=int, default=16, metavar="N",
                          help="samples of each observation (default: %(default)s)")  # fmt: skip
     command.add_argument("--keep-samples", action="store_true",
                          help="write the samples, not only mean and deviation")  # fmt: skip
     command.add_argument("--aperture", type=_quantity, metavar="RADIUS",
-                         help="radius for the catalog's fluxes, in pixels or as '2 arcsec' "
-                         "(default: the whole cutout)")  # fmt: skip
+                         help="radius for the catalog's aperture fluxes, in pixels or as "
+                         "'2 arcsec' (default: total fluxes only)")  # fmt: skip
+    command.add_argument("--zero-point", type=_quantity, metavar="MAG",
+                         help="magnitude of a flux of 1 (default: AB magnitudes if the unit tells, "
+                         "or none)")  # fmt: skip
     command.add_argument("--view", help="which view of VIEWS.asdf (default: that of most sources)")
     command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
     _add_image_options(command)

@@ -131,18 +131,20 @@ def _separate(args):
     _check_outputs(args, args.output, args.catalog)
     catalog_format = _catalog_format(args.catalog)
     from .io.fits import replacing
+    from .io.product import plain_catalog
     from .separator import DiffusionSourceSeparator
 
     separator = DiffusionSourceSeparator.read(args.model, device=args.device)
     samples = separator.sample(
         _view_to_separate(args, separator), n_samples=args.samples, seed=args.seed
     )
-    samples.write(
-        args.output, overwrite=args.overwrite, samples=args.keep_samples, aperture=args.aperture
-    )
+    catalog = samples.catalog(args.aperture, zero_point=args.zero_point, progress=not args.quiet)
+    samples.write(args.output, overwrite=args.overwrite, samples=args.keep_samples, catalog=catalog)
     if args.catalog is not None:
+        # Only ECSV tells sky coordinates and systems of magnitudes as they are.
+        table = catalog if catalog_format == "ascii.ecsv" else plain_catalog(catalog)
         with replacing(args.catalog, args.overwrite) as path:
-            samples.catalog(args.aperture).write(path, format=catalog_format, overwrite=True)
+            table.write(path, format=catalog_format, overwrite=True)
 
 
 def _view_to_separate(args, separator):

@@ -27,7 +27,9 @@ __all__ = ["Batch", "MultiViewDataset", "View"]
 DEFAULT_SOURCES = MappingProxyType({"random": ("los",), "galaxy": ("los", "galaxy")})
 """Which sources the views hold that are cut out of a survey image."""
 
-_OPTIONAL = ("variance", "noise", "mask", "unit", "wcs", "source_wcs", "coordinates", "ids")
+_OPTIONAL = (
+    "variance", "noise", "mask", "unit", "wcs", "source_wcs", "coordinates", "saturated", "ids",
+)  # fmt: skip
 
 
 class MultiViewDataset(Mapping[str, Observations]):
@@ -335,6 +337,7 @@ def _view_of_cutouts(name, cutouts, sources, psf, correlated_noise, options) -> 
         stamps.data,
         **noise_of(stamps.variance, autocorrelation_of(images, correlated_noise)),
         mask=stamps.mask,
+        saturated=stamps.saturated,
         unit=stamps.unit,
         mixing=dict.fromkeys(sources, operator),
         wcs=stamps.wcs,

@@ -145,9 +145,10 @@ def run_demo(out="ddprism-demo", *, seed=0, device="auto", settings=None, progre
     with clock("separate the galaxies"):
         separator = DiffusionSourceSeparator.read(out / "model.asdf", device=device)
         samples = separator.sample(views["galaxy"], n_samples=settings.n_samples, seed=seed)
-        samples.write(out / "separated.fits", overwrite=True, aperture=settings.aperture)
+        catalog = samples.catalog(settings.aperture, progress=progress)
+        samples.write(out / "separated.fits", overwrite=True, catalog=catalog)
         with replacing(out / "catalog.ecsv", overwrite=True) as path:
-            samples.catalog(settings.aperture).write(path, format="ascii.ecsv", overwrite=True)
+            catalog.write(path, format="ascii.ecsv", overwrite=True)
     with clock("compare with the truth"):
         metrics, rows = evaluate(samples, field, settings)
         truth = field.truth_of(samples.view)

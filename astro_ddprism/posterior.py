@@ -18,10 +18,12 @@ from astropy import units as u
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs.utils import proj_plane_pixel_scales
 
+from .catalog import make_catalog
 from .errors import InputError
 from .io.fits import write_fits
 from .io.product import product_hdus
 from .metrics import aperture_flux
+from .photometry import measure
 from .sources import SourceGrid, SourceImages
 from .view import View
 
@@ -228,18 +230,66 @@ class PosteriorSamples:
         InputError
             If there is no such source, it is no image, or an angle is given without a WCS.
         """
-        if source not in self.samples:
-            raise InputError(f"source: found {source!r}, expected one of {', '.join(self.sources)}")
-        images = self.samples[source]
-        if images.ndim != 5:
-            raise InputError(
-                f"source {source!r}: found shape {images.shape[2:]}, expected (bands, ny, nx)"
-            )
+        images = self._source_images(source)
         if aperture is None:
-            return u.Quantity(images.value.sum(axis=(-2, -1)), self.view.unit)
+            return u.Quantity(images.value.sum(axis=(-2, -1), dtype=float), self.view.unit)
         positions = None if images.wcs is None else self.positions
-        flux = aperture_flux(images.value, self._radius(aperture, images), positions)
+        flux = aperture_flux(images.value, self.aperture_radius(aperture), positions)
         return u.Quantity(flux, self.view.unit)
+
+    def photometry(self, source, aperture=None, *, progress=False):
+        """Flux, place, size and shape of a source in each sample.
+
+        Parameters
+        ----------
+        source : str
+            Name of a source that is an image (bands, ny, nx).
+        aperture : float or Quantity, optional
+            Radius of a circular aperture, as for `flux`.
+        progress : bool
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        photometry : `~astro_ddprism.photometry.Photometry`
+            Arrays of shape (n_samples, N, bands), on the pixels of the source.
+
+        Raises
+        ------
+        InputError
+            If there is no such source, it is no image, or an angle is given without a WCS.
+        """
+        images = self._source_images(source)
+        return measure(
+            u.Quantity(images.value, self.view.unit, copy=False),
+            None if images.wcs is None else self.positions,
+            aperture=None if aperture is None else self.aperture_radius(aperture),
+            progress=progress,
+        )
+
+    def aperture_radius(self, aperture):
+        """Radius of an aperture in pixels of the sources.
+
+        Parameters
+        ----------
+        aperture : float or Quantity
+            In pixels or as an angle.
+
+        Returns
+        -------
+        radius : float or ndarray, shape (N,)
+
+        Raises
+        ------
+        InputError
+            If it is neither, or an angle while the sources have no WCS.
+        """
+        if not isinstance(aperture, u.Quantity) or aperture.unit == u.pix:
+            return u.Quantity(aperture, u.pix).value
+        if self.grid.wcs is None or not aperture.unit.is_equivalent(u.deg):
+            raise InputError(f"aperture: found {aperture}, expected pixels, or an angle and a WCS")
+        scales = [np.sqrt(np.prod(proj_plane_pixel_scales(wcs))) for wcs in self.grid.wcs]
+        return aperture.to_value(u.deg) / np.array(scales)
 
     def nddata(self, source, i, band=0):
         """One separated image with its error.
@@ -258,12 +308,7 @@ class PosteriorSamples:
         image : CCDData, shape (ny, nx)
             Posterior mean, with posterior standard deviation, unit and WCS.
         """
-        self._check_source(source)
-        samples = self.samples[source]
-        if samples.ndim != 5:
-            raise InputError(
-                f"source {source!r}: found shape {samples.shape[2:]}, expected (bands, ny, nx)"
-            )
+        samples = self._source_images(source)
         values = samples.value[:, i, band]
         return CCDData(
             values.mean(axis=0),
@@ -273,54 +318,69 @@ class PosteriorSamples:
             meta={"OBJECT": str(self.view.ids[i]), "SOURCE": source},
         )
 
-    def catalog(self, aperture=None):
-        """Fluxes of every source of every observation.
+    def catalog(self, aperture=None, *, zero_point=None, max_masked_fraction=0.1, progress=False):
+        """Fluxes, magnitudes, places, sizes and shapes of every source of every observation.
 
         Parameters
         ----------
         aperture : float or Quantity, optional
-            Radius of a circular aperture, as for `flux`.
+            Radius of a circular aperture, as for `flux`. Without one there is no aperture flux.
+        zero_point : float or Quantity, optional
+            Magnitude of a flux of 1 in the view's unit, such as ``27.0`` or ``27.0 * u.ABmag``.
+            Fluxes in units like Jy or maggies have AB magnitudes without it, and any others none.
+        max_masked_fraction : float
+            Observations with a larger part of their aperture masked are flagged.
+        progress : bool
+            Whether to show progress bars.
 
         Returns
         -------
         catalog : QTable
-            One row per observation: ``id``; ``sky_coord``, where known; for each source that is an
-            image ``SOURCE_flux`` (posterior mean), ``SOURCE_flux_error`` (posterior standard
-            deviation), ``SOURCE_flux_p16`` and ``SOURCE_flux_p84`` (quantiles), with ``_1``,
-            ``_2``, ... appended for each of several bands; ``chi2`` (reduced, mean over the
-            samples); ``n_valid`` (pixels that carry information); of several instruments also
-            ``chi2_INSTRUMENT`` and ``n_valid_INSTRUMENT``. Its ``meta`` holds the aperture and the
-            provenance.
-        """
-        # Names and positions are the view's own; the number of valid pixels goes to the end.
-        table = self.view.table()
-        n_valid = table["n_valid"]
-        table.remove_column("n_valid")
-        for source, images in self.samples.items():
-            if images.ndim != 5:
-                continue
-            flux = self.flux(source, aperture)
-            for band in range(flux.shape[-1]):
-                suffix = f"_{band + 1}" if flux.shape[-1] > 1 else ""
-                values = flux[..., band]
-                # The quantile of the k-th of S sorted samples is k / (S + 1), as in
-                # `metrics.interval_coverage`: right for few samples too.
-                low, high = np.quantile(values, [0.16, 0.84], axis=0, method="weibull")
-                columns = {"": values.mean(axis=0), "_error": _spread(values.value) << flux.unit,
-                           "_p16": low, "_p84": high}  # fmt: skip
-                for name, column in columns.items():
-                    table[f"{source}_flux{name}{suffix}"] = column
-        table["chi2"] = self.chi2.mean(axis=0)
-        table["n_valid"] = n_valid
-        for name, part in self.images.items():
-            if name:
-                table[f"chi2_{name}"] = part.chi2.mean(axis=0)
-                table[f"n_valid_{name}"] = part.view.n_valid()
-        table.meta["aperture"] = "cutout" if aperture is None else str(aperture)
-        table.meta.update(self.provenance)
-        return table
+            One row per observation: ``id``; ``sky_coord``, where known; the measurements of each
+            source that is an image, with ``_1``, ``_2``, ... appended for each of several bands;
+            ``chi2`` (reduced, mean over the samples); ``n_valid`` (pixels that carry information);
+            of several instruments also ``chi2_INSTRUMENT`` and ``n_valid_INSTRUMENT``;
+            ``masked_fraction`` of the aperture and ``flags``, `~astro_ddprism.quality.Quality`.
+            Its ``meta`` holds the aperture, the zero point and the provenance.
 
-    def write(self, path, overwrite=False, samples=False, aperture=None):
+            Of the flux of a source, ``SOURCE_flux`` is the posterior mean, ``SOURCE_flux_error``
+            the posterior standard deviation, ``SOURCE_flux_p16``, ``_p50`` and ``_p84`` are
+            quantiles. So it is for ``aperture_flux``, ``mag``, ``aperture_mag``, ``x_centroid``,
+            ``y_centroid``, ``half_light_radius``, ``ellipticity`` and ``position_angle``. The
+            documentation has all columns, with units and definitions.
+
+        Raises
+        ------
+        InputError
+            If the aperture or the zero point is none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from astro_ddprism import PosteriorSamples, View
+        >>> from astro_ddprism.mixing import Identity
+        >>> y, x = np.mgrid[:24, :24] - 12
+        >>> galaxy = np.exp(-(x**2 / 8 + y**2 / 4) / 2)[np.newaxis, np.newaxis]
+        >>> view = View(galaxy, variance=0.01, unit="uJy", mixing={"galaxy": Identity((1, 24, 24))})
+        >>> scatter = np.linspace(0.9, 1.1, 9).reshape(9, 1, 1, 1, 1)
+        >>> catalog = PosteriorSamples({"galaxy": scatter * galaxy}, view).catalog(aperture=3)
+        >>> for name in ("flux", "flux_error", "mag", "half_light_radius", "ellipticity"):
+        ...     print(name, catalog[f"galaxy_{name}"][0].round(3))
+        flux 35.542 uJy
+        flux_error 2.433 uJy
+        mag 20.025 mag(AB)
+        half_light_radius 2.85 pix
+        ellipticity 0.293
+        """
+        return make_catalog(
+            self,
+            aperture,
+            zero_point=zero_point,
+            max_masked_fraction=max_masked_fraction,
+            progress=progress,
+        )
+
+    def write(self, path, overwrite=False, samples=False, aperture=None, catalog=None):
         """Write a multi-extension FITS product.
 
         The primary header holds the provenance. ``CATALOG`` is a table with one row per
@@ -342,13 +402,20 @@ class PosteriorSamples:
             Whether to add the samples themselves, ``SOURCE_SAMPLES`` (n_samples, N, bands, ny, nx).
         aperture : float or Quantity, optional
             Radius of the aperture of the catalog's fluxes, as for `flux`.
+        catalog : QTable, optional
+            What `catalog` returned, of these samples, with whatever options; else it is made.
 
         Raises
         ------
         InputError
-            If the file exists and may not be replaced, or its folder does not exist.
+            If the file exists and may not be replaced, its folder does not exist, or both a catalog
+            and an aperture are given.
         """
-        write_fits(product_hdus(self, samples=samples, aperture=aperture), path, overwrite)
+        if catalog is None:
+            catalog = self.catalog(aperture)
+        elif aperture is not None:
+            raise InputError("aperture: found it beside a catalog, which has its own")
+        write_fits(product_hdus(self, catalog, samples=samples), path, overwrite)
 
     # -- parts -------------------------------------------------------------------------------
 
@@ -369,6 +436,15 @@ class PosteriorSamples:
     def _check_source(self, source):
         if source not in self.samples:
             raise InputError(f"source: found {source!r}, expected one of {', '.join(self.sources)}")
+
+    def _source_images(self, source):
+        self._check_source(source)
+        images = self.samples[source]
+        if images.ndim != 5:
+            raise InputError(
+                f"source {source!r}: found shape {images.shape[2:]}, expected (bands, ny, nx)"
+            )
+        return images
 
     def _sum_of_squares(self):
         """Squared whitened residuals, summed over an observation: ndarray (n_samples, N)."""
@@ -399,14 +475,6 @@ class PosteriorSamples:
         for first in range(0, len(self.view), BATCH_SIZE):
             rows = slice(first, first + BATCH_SIZE)
             yield rows, self.view.batch(rows, dtype=dtype)
-
-    def _radius(self, aperture, images):
-        if not isinstance(aperture, u.Quantity) or aperture.unit == u.pix:
-            return u.Quantity(aperture, u.pix).value
-        if images.wcs is None or not aperture.unit.is_equivalent(u.deg):
-            raise InputError(f"aperture: found {aperture}, expected pixels, or an angle and a WCS")
-        scales = [np.sqrt(np.prod(proj_plane_pixel_scales(wcs))) for wcs in images.wcs]
-        return aperture.to_value(u.deg) / np.array(scales)
 
 
 def _spread(values):

@@ -8,12 +8,13 @@ import functools
 
 import numpy as np
 from astropy import units as u
+from astropy.coordinates import SkyCoord
 from astropy.wcs.utils import wcs_to_celestial_frame
 
 from .mixing import Interpolation, Resampling
 from .mixing.composition import factors
 
-__all__ = ["SourceGrid", "SourceImages"]
+__all__ = ["SourceGrid", "SourceImages", "pixel_positions"]
 
 
 class SourceImages(u.Quantity):
@@ -90,19 +91,85 @@ class SourceGrid:
     @functools.cached_property
     def positions(self) -> np.ndarray:
         """Where each observation's coordinates lie, in pixels (x, y): ndarray, shape (N, 2)."""
-        view, all_wcs = self.view, self.wcs
-        if all_wcs is None or view.coordinates is None:
-            ny, nx = self.shape
-            return np.tile([nx // 2, ny // 2], (len(view), 1)).astype(float)
-        # Cutouts of one image share one frame, to which all positions are transformed at once.
-        frames = {wcs.wcs.radesys + wcs.wcs.ctype[0] + str(wcs.wcs.equinox) for wcs in all_wcs}
-        if len(frames) > 1:
-            pairs = zip(all_wcs, view.coordinates, strict=True)
-            return np.array([wcs.world_to_pixel(position) for wcs, position in pairs])
-        world = view.coordinates.transform_to(wcs_to_celestial_frame(all_wcs[0]))
-        world = np.column_stack([world.spherical.lon.deg, world.spherical.lat.deg])
-        # A WCS counts its axes as the image does: declination may come first.
-        swapped = all_wcs[0].wcs.lng > all_wcs[0].wcs.lat
-        world = world[:, ::-1] if swapped else world
-        pairs = zip(all_wcs, world, strict=True)
-        return np.array([wcs.world_to_pixel_values(*position) for wcs, position in pairs])
+        return pixel_positions(self.wcs, self.view.coordinates, len(self.view), self.shape)
+
+    def to_sky(self, pixels) -> SkyCoord:
+        """Where pixels of each observation's sources are on the sky.
+
+        Parameters
+        ----------
+        pixels : ndarray, shape (N, n, 2)
+            Pixels (x, y) of each observation; the first pixel's centre is 0.
+
+        Returns
+        -------
+        `~astropy.coordinates.SkyCoord`, shape (N, n)
+            ICRS; NaN where a pixel is. Sources without a WCS have no place on the sky.
+        """
+        lon, lat = np.full((2, *pixels.shape[:2]), np.nan) * u.deg
+        known = np.isfinite(pixels).all(axis=-1)
+        ra, dec = lon.copy(), lat.copy()
+        for i, wcs in enumerate(self.wcs):
+            world = wcs.pixel_to_world_values(*pixels[i, known[i]].T)
+            # A WCS counts its axes as the image does: declination may come first.
+            swapped = wcs.wcs.lng > wcs.wcs.lat
+            lon[i, known[i]], lat[i, known[i]] = (world[::-1] if swapped else world) * u.deg
+        for rows in _frames(self.wcs).values():
+            here = SkyCoord(lon[rows], lat[rows], frame=wcs_to_celestial_frame(self.wcs[rows[0]]))
+            ra[rows], dec[rows] = here.icrs.ra, here.icrs.dec
+        return SkyCoord(ra, dec)
+
+    @functools.cached_property
+    def sky_axes(self) -> np.ndarray:
+        """Steps on the sky from pixel to pixel, at each observation's position.
+
+        Arcseconds to the east and to the north (rows), along x and along y (columns): ndarray,
+        shape (N, 2, 2).
+        """
+        steps = np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5], [0, 0]])
+        sky = self.to_sky(self.positions[:, np.newaxis] + steps)
+        offsets = sky[:, 4:].spherical_offsets_to(sky[:, :4])
+        offsets = np.stack([angle.to_value(u.arcsec) for angle in offsets], axis=1)
+        return offsets[..., 1::2] - offsets[..., ::2]
+
+
+def pixel_positions(all_wcs, coordinates, number, shape) -> np.ndarray:
+    """Where sky coordinates lie in images.
+
+    Parameters
+    ----------
+    all_wcs : sequence of `~astropy.wcs.WCS`, or None
+        World coordinates of each image.
+    coordinates : `~astropy.coordinates.SkyCoord`, shape (N,), or None
+        A coordinate for each image.
+    number : int
+        Of images, ``N``.
+    shape : tuple of int
+        ``(ny, nx)`` of the images.
+
+    Returns
+    -------
+    positions : ndarray, shape (N, 2)
+        In pixels (x, y); the pixel ``(nx // 2, ny // 2)`` if WCS or coordinates are not known.
+    """
+    if all_wcs is None or coordinates is None:
+        ny, nx = shape
+        return np.tile([nx // 2, ny // 2], (number, 1)).astype(float)
+    positions = np.empty((number, 2))
+    # Cutouts of one image share one frame, to which all positions are transformed at once.
+    for rows in _frames(all_wcs).values():
+        world = coordinates[rows].transform_to(wcs_to_celestial_frame(all_wcs[rows[0]]))
+        for i, *place in zip(rows, world.spherical.lon.deg, world.spherical.lat.deg, strict=True):
+            # A WCS counts its axes as the image does: declination may come first.
+            swapped = all_wcs[i].wcs.lng > all_wcs[i].wcs.lat
+            positions[i] = all_wcs[i].world_to_pixel_values(*(place[::-1] if swapped else place))
+    return positions
+
+
+def _frames(all_wcs):
+    """The numbers of the WCS that share a celestial frame, by that frame."""
+    frames = {}
+    for i, wcs in enumerate(all_wcs):
+        name = wcs.wcs.radesys, wcs.wcs.ctype[wcs.wcs.lng][:4], wcs.wcs.equinox
+        frames.setdefault(str(name), []).append(i)
+    return frames

@@ -77,6 +77,8 @@ class View(Observations):
         own (`~astro_ddprism.frame.SourceFrame`).
     coordinates : SkyCoord, shape (N,), optional
         Position of each observation's target.
+    saturated : ndarray of bool, optional
+        True at pixels that are known to be saturated, of the shape of ``data``; they are masked.
     ids : sequence of N, optional
         Names of the observations, by default ``"0"`` to ``str(N - 1)``.
     name : str, optional
@@ -97,6 +99,8 @@ class View(Observations):
     mixing : dict of str to MixingOperator
     wcs, source_wcs : list of WCS, or None
     coordinates : SkyCoord, or None
+    saturated : ndarray of bool, shape (N, *observation_shape), or None
+        True at pixels that are known to be saturated; None where nothing is known of any.
     ids : ndarray of str, shape (N,)
     name : str
 
@@ -135,11 +139,16 @@ class View(Observations):
         wcs=None,
         source_wcs=None,
         coordinates=None,
+        saturated=None,
         ids=None,
         name="",
     ):
         self.name = str(name)
         self.unit = self._checked_unit(unit, data)
+        if saturated is not None:
+            saturated = self._checked_flags("saturated", saturated, np.shape(data))
+            mask = saturated if mask is None else np.asarray(mask) | saturated
+        self.saturated = saturated
         self._set_pixels(data, self._checked_variance(data, variance, noise), mask)
         self.noise = None if noise is None else noise.to("cpu").masked(self.mask)
         self.ids = np.array([str(i) for i in (range(len(self)) if ids is None else ids)])
@@ -205,6 +214,7 @@ class View(Observations):
         new = copy.copy(self)
         for name in ("data", "variance", "mask", "ids"):
             setattr(new, name, getattr(self, name)[index])
+        new.saturated = None if self.saturated is None else self.saturated[index]
         new.noise = None if self.noise is None else self.noise[index]
         new.mixing = {source: operator[index] for source, operator in self.mixing.items()}
         for name in ("wcs", "source_wcs"):
@@ -252,6 +262,7 @@ class View(Observations):
             wcs=self.wcs,
             source_wcs=self.source_wcs,
             coordinates=self.coordinates,
+            saturated=self.saturated,
             ids=self.ids,
             name=self.name,
         )
@@ -296,6 +307,13 @@ class View(Observations):
     def _check_length(self, argument, shape):
         if shape != (len(self),):
             raise self._error(argument, f"shape {shape}", f"({len(self)},), one per observation")
+
+    def _checked_flags(self, argument, flags, shape):
+        flags = np.asarray(flags)
+        if flags.dtype != bool or flags.shape != shape:
+            found = f"shape {flags.shape} of type {flags.dtype}"
+            raise self._error(argument, found, f"bool, of the shape of the data, {shape}")
+        return flags
 
     def _checked_unit(self, unit, data):
         if unit is None:

@@ -509,9 +509,25 @@ def test_separate_a_file_of_views(fake, views, tmp_path):
     dataset = MultiViewDataset.read(views)
     assert table["id"].tolist() == dataset["galaxy"].ids.tolist()
     assert table["galaxy_flux"].unit == u.uJy
+    assert table["galaxy_mag"].unit == u.ABmag
+    assert {"galaxy_aperture_flux", "los_half_light_radius_sky", "flags"} <= set(table.colnames)
     with fits.open(out) as hdus:
         hdus.verify("exception")
         assert {"CATALOG", "GALAXY_MEAN", "LOS_STD", "GALAXY_SAMPLES"} <= {h.name for h in hdus}
+
+
+@pytest.mark.parametrize("ending", ["fits", "csv", "vot"])
+def test_catalogs_of_other_formats_are_plain(fake, views, tmp_path, ending):
+    out, catalog = tmp_path / "separated.fits", tmp_path / f"catalog.{ending}"
+    options = ("--samples", 2, "--zero-point", 20, "--catalog", catalog, "-q")
+    assert run("separate", views, "--model", "m.asdf", "-o", out, *options) == 0
+    table = Table.read(catalog)
+    product = Table.read(out, hdu="CATALOG")
+    assert set(table.colnames) <= set(product.colnames)
+    assert {"ra", "galaxy_dec", "galaxy_mag_p16"} <= set(table.colnames)
+    np.testing.assert_allclose(table["galaxy_flux"], product["galaxy_flux"], rtol=1e-12)
+    magnitude = 20 - 2.5 * np.log10(np.asarray(table["galaxy_flux_p84"]))
+    np.testing.assert_allclose(table["galaxy_mag_p16"], magnitude)
 
 
 def test_separate_an_image_with_positions(fake, tile, field, tmp_path):

@@ -177,10 +177,14 @@ def test_catalog_is_the_statistics_of_the_fluxes(samples, view):
     assert isinstance(catalog, QTable)
     assert catalog["id"].tolist() == [f"J{i}" for i in range(5)]
     assert catalog["sky_coord"].separation(view.coordinates).max() < 1e-9 * u.deg
-    flux = samples.flux("galaxy", 4.0)[..., 1]
-    np.testing.assert_allclose(catalog["galaxy_flux_2"].value, flux.value.mean(0))
-    np.testing.assert_allclose(catalog["galaxy_flux_error_2"].value, flux.value.std(0, ddof=1))
-    assert (catalog["galaxy_flux_p16_2"] < catalog["galaxy_flux_p84_2"]).all()
+    for name, aperture in (("flux", None), ("aperture_flux", 4.0)):
+        flux = samples.flux("galaxy", aperture)[..., 1]
+        np.testing.assert_allclose(catalog[f"galaxy_{name}_2"].value, flux.value.mean(0))
+        error = catalog[f"galaxy_{name}_error_2"].value
+        np.testing.assert_allclose(error, flux.value.std(0, ddof=1))
+        low, high = (catalog[f"galaxy_{name}_p{p}_2"] for p in (16, 84))
+        expected = np.quantile(flux.value, [0.16, 0.84], axis=0, method="weibull")
+        np.testing.assert_allclose([low.value, high.value], expected)
     assert catalog["los_flux_1"].unit == u.uJy
     np.testing.assert_allclose(catalog["chi2"], samples.chi2.mean(0))
     assert catalog["n_valid"].tolist() == (~view.mask).sum(axis=(1, 2, 3)).tolist()
@@ -268,7 +272,9 @@ def test_sources_without_pixels_have_no_fluxes(tmp_path):
     matrix = DenseMatrix(rng.normal(size=(4, 3, 5)))
     view = View(rng.normal(size=(4, 3)), variance=0.01, mixing={"a": matrix})
     samples = PosteriorSamples({"a": rng.normal(size=(6, 4, 5))}, view)
-    assert samples.catalog().colnames == ["id", "chi2", "n_valid"]
+    assert samples.catalog().colnames == [
+        "id", "chi2", "n_valid", "masked_fraction", "flags",
+    ]  # fmt: skip
     assert samples.mean["a"].wcs is None
     for use in (lambda: samples.flux("a"), lambda: samples.nddata("a", 0)):
         with pytest.raises(InputError, match=r"source 'a': found shape \(5,\)"):

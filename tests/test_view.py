@@ -315,3 +315,19 @@ def test_errors_name_the_view_and_the_argument(data, arguments, message):
 def test_bad_data(data, message):
     with pytest.raises(InputError, match="^view: " + message):
         make(data, unit="nJy")
+
+
+def test_saturated_pixels_are_masked_and_remembered():
+    saturated = np.zeros((3, 1, 4, 4), dtype=bool)
+    saturated[1, 0, 2, 3] = True
+    mask = np.zeros((3, 1, 4, 4), dtype=bool)
+    mask[0, 0, 0, 0] = True
+    options = {"variance": 1.0, "mixing": {"los": Identity((1, 4, 4))}, "unit": "uJy"}
+    view = View(np.ones((3, 1, 4, 4)), mask=mask, saturated=saturated, **options)
+    np.testing.assert_array_equal(view.mask, mask | saturated)
+    np.testing.assert_array_equal(view[[1, 0]].saturated, saturated[[1, 0]])
+    np.testing.assert_array_equal(view.to("mJy").saturated, saturated)
+    assert View(np.ones((3, 1, 4, 4)), **options)[0].saturated is None
+    for wrong in (saturated[0], saturated.astype(int)):
+        with pytest.raises(InputError, match="saturated: found shape"):
+            View(np.ones((3, 1, 4, 4)), saturated=wrong, **options)

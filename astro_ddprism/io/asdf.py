@@ -240,7 +240,12 @@ def _view_node(view) -> dict:
         "wcs": None if view.wcs is None else pack_wcs(view.wcs),
         "coordinates": view.coordinates,
     }
-    return node if view.source_wcs is None else node | {"source_wcs": pack_wcs(view.source_wcs)}
+    if view.source_wcs is not None:
+        node["source_wcs"] = pack_wcs(view.source_wcs)
+    # Older readers pass over it.
+    if view.saturated is not None and view.saturated.any():
+        node["saturated"] = view.saturated
+    return node
 
 
 def _view_arguments(node) -> dict:
@@ -252,6 +257,8 @@ def _view_arguments(node) -> dict:
         arguments["noise"] = noise_from_state(_in_memory(dict(node["noise"])))
     else:
         arguments["variance"] = np.array(node["variance"])
+    if "saturated" in node:
+        arguments["saturated"] = np.array(node["saturated"])
     arguments["mixing"] = mixing = {}
     for state in node["mixing"]:
         state = _in_memory(dict(state))

@@ -32,6 +32,8 @@ class Cutouts:
     ----------
     data, variance, mask : (n, bands, size, size) `~numpy.ndarray`
         Flux, noise variance (infinite where masked) and mask (`True`: no information).
+    saturated : (n, bands, size, size) bool `~numpy.ndarray`
+        `True` at masked pixels of saturated stars.
     wcs : list of `~astropy.wcs.WCS`
         Celestial WCS of each.
     coordinates : `~astropy.coordinates.SkyCoord`
@@ -46,6 +48,7 @@ class Cutouts:
     data: np.ndarray
     variance: np.ndarray
     mask: np.ndarray
+    saturated: np.ndarray
     wcs: list
     coordinates: SkyCoord
     ids: np.ndarray
@@ -108,7 +111,7 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
     check_size(size, image)
     ny, nx = image.shape[1:]
     n = len(positions)
-    data, variance, mask, corners, inside = _cut_all(image, positions, size)
+    data, variance, mask, saturated, corners, inside = _cut_all(image, positions, size)
     keep = inside & (mask.mean(axis=(1, 2, 3)) <= max_masked_fraction) & ~mask.all(axis=(1, 2, 3))
     reason = np.where(inside, "masked", "off the image")
     if not keep.any():
@@ -130,6 +133,7 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
         data=data[keep],
         variance=variance[keep],
         mask=mask[keep],
+        saturated=saturated[keep],
         wcs=[_shifted(image.wcs, *corner) for corner in corners[keep]],
         coordinates=positions["sky_centroid"][keep],
         ids=np.asarray(positions["id"]).astype(str)[keep],
@@ -159,7 +163,7 @@ def cut_stamps(image, positions, *, size, max_masked_fraction=0.2):
         One for each position.
     """
     here = positions_table(positions["id"], positions["sky_centroid"], image.wcs)
-    data, variance, mask, corners, inside = _cut_all(image, here, size)
+    data, variance, mask, saturated, corners, inside = _cut_all(image, here, size)
     fraction = mask.mean(axis=(1, 2, 3))
     seen = inside & (fraction <= max_masked_fraction) & (fraction < 1)
     mask[~seen] = True
@@ -167,6 +171,7 @@ def cut_stamps(image, positions, *, size, max_masked_fraction=0.2):
         data=data,
         variance=variance,
         mask=mask,
+        saturated=saturated,
         wcs=[
             _shifted(image.wcs, *corner) if there else None
             for corner, there in zip(corners, seen, strict=True)
@@ -187,7 +192,7 @@ def _cut_all(image, positions, size):
     n = len(positions)
     data = np.zeros((n, bands, size, size), dtype=image.data.dtype)
     variance = np.full(data.shape, np.inf, dtype=image.variance.dtype)
-    mask = np.ones(data.shape, dtype=bool)
+    mask, saturated = np.ones(data.shape, dtype=bool), np.zeros(data.shape, dtype=bool)
     for i in np.flatnonzero(inside):
         rows, columns = (
             slice(max(start, 0), min(start + size, end))
@@ -202,7 +207,8 @@ def _cut_all(image, positions, size):
         data[here] = image.data[:, rows, columns]
         variance[here] = image.variance[:, rows, columns]
         mask[here] = image.mask[:, rows, columns]
-    return data, variance, mask, np.column_stack([x0, y0]), inside
+        saturated[here] = image.saturated[:, rows, columns]
+    return data, variance, mask, saturated, np.column_stack([x0, y0]), inside
 
 
 def check_size(size, image):

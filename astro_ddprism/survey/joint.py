@@ -115,6 +115,7 @@ def make_views(observed, *, psf=None, bands=None, frame=None):
                 stamps.data,
                 **noise_of(stamps.variance, stamps.autocorrelation),
                 mask=stamps.mask,
+                saturated=stamps.saturated,
                 unit=stamps.unit,
                 mixing=dict.fromkeys(view.sources, operator),
                 wcs=wcs[name, instrument],

@@ -21,6 +21,8 @@ class Stamps:
     ----------
     data, variance, mask : (N, bands, ny, nx) `~numpy.ndarray`
         Flux, noise variance and mask (`True`: no information, all over a missing image).
+    saturated : (N, bands, ny, nx) bool `~numpy.ndarray`
+        `True` at masked pixels of saturated stars.
     wcs : list of `~astropy.wcs.WCS` or None
         Celestial WCS of each image; None where it is missing.
     unit : `~astropy.units.UnitBase`
@@ -34,6 +36,7 @@ class Stamps:
     data: np.ndarray
     variance: np.ndarray
     mask: np.ndarray
+    saturated: np.ndarray
     wcs: list[WCS | None]
     unit: u.UnitBase
     labels: list[str]
@@ -46,7 +49,8 @@ class Stamps:
 
     def __getitem__(self, rows) -> "Stamps":
         """Those of some positions, by an array of int."""
-        arrays = {name: getattr(self, name)[rows] for name in ("data", "variance", "mask")}
+        names = "data", "variance", "mask", "saturated"
+        arrays = {name: getattr(self, name)[rows] for name in names}
         lists = {name: [getattr(self, name)[i] for i in rows] for name in ("wcs", "labels")}
         return replace(self, **arrays, **lists)
 
@@ -105,16 +109,17 @@ def stack_stamps(images, autocorrelation=None) -> Stamps:
             )
     shape = len(images), *first.shape
     data, variance = np.zeros(shape), np.full(shape, np.inf)
-    mask = np.ones(shape, dtype=bool)
+    mask, saturated = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for i, image in enumerate(images):
         if image is not None:
             factor = image.unit.to(first.unit)
             data[i], variance[i] = factor * image.data, factor**2 * image.variance
-            mask[i] = image.mask
+            mask[i], saturated[i] = image.mask, image.saturated
     return Stamps(
         data=data,
         variance=variance,
         mask=mask,
+        saturated=saturated,
         wcs=[None if image is None else image.wcs for image in images],
         unit=first.unit,
         labels=["no image" if image is None else image.filename for image in images],

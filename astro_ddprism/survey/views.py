@@ -107,6 +107,7 @@ def views_from_image(
             cuts[name].data,
             **noise_of(cuts[name].variance, autocorrelation),
             mask=cuts[name].mask,
+            saturated=cuts[name].saturated,
             unit=image.unit,
             wcs=cuts[name].wcs,
             coordinates=cuts[name].coordinates,

@@ -194,6 +194,19 @@ def test_without_noise_older_versions_read_it(dataset, tmp_path):
     assert b"format_version: 1\n" in (tmp_path / "views.asdf").read_bytes()
 
 
+def test_saturated_pixels(tmp_path):
+    saturated = np.zeros((2, 1, 3, 3), dtype=bool)
+    for found in (False, True):
+        saturated[1, 0, 1, 2] = found
+        view = View(np.ones((2, 1, 3, 3)), variance=1, mixing={"a": Identity((1, 3, 3))},
+                    saturated=saturated)  # fmt: skip
+        MultiViewDataset({"v": view}).write(tmp_path / "v.asdf", overwrite=True)
+        again = MultiViewDataset.read(tmp_path / "v.asdf")["v"]
+        assert (again.saturated is not None) == found
+    np.testing.assert_array_equal(again.saturated, saturated)
+    np.testing.assert_array_equal(again.mask, saturated)
+
+
 @pytest.mark.parametrize("unit", ["", "adu", "nmgy", "1e-9 Jy", "electron / s", "W / (m2 sr)"])
 def test_units(unit, tmp_path):
     view = View(np.ones((2, 3)), variance=1, mixing={"a": Identity((3,))}, unit=unit)

@@ -77,6 +77,18 @@ def test_pixels_off_the_image_are_masked(image):
     assert here.separation(there) < 1e-6 * u.arcsec
 
 
+def test_saturated_pixels_stay_known(ccd):
+    ccd.data[20:23, 30:33] = 1000
+    image = read_image(ccd, saturation=900)
+    cutouts = cut_out(image, at(image, [31, 10], [21, 50]), size=8, max_masked_fraction=0.9)
+    assert_array_equal(cutouts.saturated[0], image.saturated[:, 17:25, 27:35])
+    assert cutouts.saturated[0, 0, 3:6, 3:6].all()
+    assert not cutouts.saturated[1].any()
+    views = views_from_image(image, size=8, positions=image.wcs.pixel_to_world([31], [21]),
+                             n_random=0, max_masked_fraction=0.9)  # fmt: skip
+    assert_array_equal(views["galaxy"].saturated, cutouts.saturated[:1])
+
+
 def test_rejected_positions_are_told(image, caplog):
     caplog.set_level("INFO", logger="astro_ddprism")
     positions = at(image, [30, -3, 500, 1, np.nan], [30, 30, 30, 1, 3], ids=list("abcde"))

@@ -16,7 +16,10 @@ def square(wcs, value, n=8, unit="nJy"):
 
 
 def test_missing_images_are_masked(wcs):
-    stamps = stack_stamps([square(wcs, 1.0), None, square(wcs, 2.0, unit="uJy")])
+    last = square(wcs, 2.0, unit="uJy")
+    last.saturated[0, 3, 4] = True
+    stamps = stack_stamps([square(wcs, 1.0), None, last])
+    assert_array_equal(np.argwhere(stamps.saturated), [[2, 0, 3, 4]])
     assert stamps.shape == (1, 8, 8)
     assert_array_equal(stamps.mask.all(axis=(1, 2, 3)), [False, True, False])
     assert stamps.unit == u.nJy
@@ -50,12 +53,14 @@ def test_images_that_do_not_belong_together(wcs):
 def test_cutouts_of_positions_that_an_image_may_not_show(ccd, wcs):
     image = read_image(ccd)
     image.mask[0, 40:, 40:] = True
+    image.saturated[0, 28, 19] = True
     places = read_positions(wcs.pixel_to_world([20, 500, 50, 1], [30, 30, 50, 30]), wcs)
     stamps = cut_stamps(image, places, size=8)
     # On the image; off it; on its masked part; half off its edge.
     assert [one is not None for one in stamps.wcs] == [True, False, False, False]
     assert stamps.mask[1:].all()
     assert_array_equal(stamps.data[0, 0], image.data[0, 26:34, 16:24])
+    assert_array_equal(np.argwhere(stamps.saturated), [[0, 0, 2, 3]])
     assert "3 of " in stamps.labels[3]
     half = cut_stamps(image, places, size=8, max_masked_fraction=0.5)
     assert half.wcs[3].world_to_pixel(places["sky_centroid"][3])[0] == pytest.approx(4, abs=1e-6)
