@@ -27,7 +27,17 @@ __all__ = ["Batch", "MultiViewDataset", "View"]
 DEFAULT_SOURCES = MappingProxyType({"random": ("los",), "galaxy": ("los", "galaxy")})
 """Which sources the views hold that are cut out of a survey image."""
 
-_OPTIONAL = ("variance", "noise", "mask", "unit", "wcs", "source_wcs", "coordinates", "ids")
+_OPTIONAL = (
+    "variance",
+    "noise",
+    "effective_gain",
+    "mask",
+    "unit",
+    "wcs",
+    "source_wcs",
+    "coordinates",
+    "ids",
+)
 
 
 class MultiViewDataset(Mapping[str, Observations]):
@@ -124,7 +134,7 @@ class MultiViewDataset(Mapping[str, Observations]):
 
     @functools.cached_property
     def noise_scale(self) -> float:
-        """Median standard deviation of the noise over all valid pixels, in `unit`."""
+        """Median standard deviation of the background's noise over all valid pixels, in `unit`."""
         images = [image for view in self.values() for image in view.images.values()]
         variances = [image.variance[~image.mask] for image in images]
         return float(np.sqrt(np.median(np.concatenate(variances)).astype(float)))
@@ -334,6 +344,7 @@ def _view_of_cutouts(name, cutouts, sources, psf, correlated_noise, options) -> 
     return View(
         stamps.data,
         **noise_of(stamps.variance, autocorrelation_of(images, correlated_noise)),
+        effective_gain=stamps.effective_gain,
         mask=stamps.mask,
         unit=stamps.unit,
         mixing=dict.fromkeys(sources, operator),

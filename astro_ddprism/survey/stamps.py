@@ -29,6 +29,8 @@ class Stamps:
         What messages call the images: their files.
     autocorrelation : (bands, ky, kx) `~numpy.ndarray`, optional
         Correlation of the noise of neighbouring pixels.
+    effective_gain : (N, bands, ny, nx) `~numpy.ndarray`, optional
+        Electrons for each unit of flux.
     """
 
     data: np.ndarray
@@ -38,6 +40,7 @@ class Stamps:
     unit: u.UnitBase
     labels: list[str]
     autocorrelation: np.ndarray | None = None
+    effective_gain: np.ndarray | None = None
 
     @property
     def shape(self):
@@ -47,6 +50,8 @@ class Stamps:
     def __getitem__(self, rows) -> "Stamps":
         """Those of some positions, by an array of int."""
         arrays = {name: getattr(self, name)[rows] for name in ("data", "variance", "mask")}
+        if self.effective_gain is not None:
+            arrays["effective_gain"] = self.effective_gain[rows]
         lists = {name: [getattr(self, name)[i] for i in rows] for name in ("wcs", "labels")}
         return replace(self, **arrays, **lists)
 
@@ -111,6 +116,12 @@ def stack_stamps(images, autocorrelation=None) -> Stamps:
             factor = image.unit.to(first.unit)
             data[i], variance[i] = factor * image.data, factor**2 * image.variance
             mask[i] = image.mask
+    gain = None
+    if any(image.effective_gain is not None for image in known):
+        gain = np.full(shape, np.inf)
+        for i, image in enumerate(images):
+            if image is not None and image.effective_gain is not None:
+                gain[i] = image.effective_gain / image.unit.to(first.unit)
     return Stamps(
         data=data,
         variance=variance,
@@ -119,4 +130,5 @@ def stack_stamps(images, autocorrelation=None) -> Stamps:
         unit=first.unit,
         labels=["no image" if image is None else image.filename for image in images],
         autocorrelation=autocorrelation,
+        effective_gain=gain,
     )
