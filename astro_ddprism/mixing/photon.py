@@ -73,7 +73,7 @@ class PhotonNoise(Noise):
         own = background.variance
         gain = as_tensor(effective_gain, own.dtype if dtype is None else dtype).to(own.device)
         gain = gain.reshape(*(1,) * (own.ndim - gain.ndim), *gain.shape)
-        if gain.ndim > own.ndim or any(
+        if gain.ndim != own.ndim or any(
             size not in (1, full) for size, full in zip(gain.shape, own.shape, strict=True)
         ):
             raise InputError(
