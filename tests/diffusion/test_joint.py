@@ -274,7 +274,7 @@ class Flux(Denoiser):
         """Posterior mean and deviation of the flux by brute force, determinant and all."""
         centre, width = y @ self.profile / (self.profile @ self.profile), self.std
         for _ in range(2):  # the second grid is as fine as the posterior is narrow
-            grid = centre[:, None] + width * np.linspace(-8, 8, 2001)
+            grid = centre[:, None] + width * np.linspace(-8, 8, 401)
             signal = grid[..., None] * self.profile
             variance = background + signal.clip(min=0) / gain
             log_p = -0.5 * ((y[:, None] - signal) ** 2 / variance + np.log(variance)).sum(-1)
@@ -314,24 +314,24 @@ def test_photon_noise(flux, gain):
     and cover the truth as often as they should. Weights from the data make fluxes too low, and who
     ignores the photons of the galaxy believes in errors that are too small.
     """
-    n, background = 300, 1.0
+    n, background = 200, 1.0
     galaxy = Flux(flux, 0.3 * flux)
     truth, y = galaxy.observe(n, background, gain, np.random.default_rng(1))
     mean, std = galaxy.exact(y, background, gain)
     pixels = DiagonalNoise(torch.full(y.shape, background, dtype=torch.float64))
     noise = PhotonNoise(pixels, gain)
-    draws = galaxy.draw(y, noise, 39)
-    # 300 means over 39 draws, in units of the exact error: 0.01; and the same of deviations.
+    draws = galaxy.draw(y, noise, 29)
+    # 200 means over 29 draws, in units of the exact error: 0.013; and the same of deviations.
     assert np.mean((draws.mean(1) - mean) / std) == pytest.approx(0, abs=0.06)
     assert np.mean(draws.std(1, ddof=1) / std) == pytest.approx(1, abs=0.08)
-    # 300 true fluxes scatter by one error each: 0.06.
+    # 200 true fluxes scatter by one error each: 0.07.
     assert np.mean((draws.mean(1) - truth[:, 0]) / std) == pytest.approx(0, abs=0.2)
-    assert coverage(draws, truth, 0.68) == pytest.approx(0.68, abs=0.09)
-    assert coverage(draws, truth, 0.95) == pytest.approx(0.95, abs=0.04)
+    assert coverage(draws, truth, 0.68) == pytest.approx(0.68, abs=0.1)
+    assert coverage(draws, truth, 0.95) == pytest.approx(0.95, abs=0.05)
 
-    by_data = galaxy.draw(y, noise.at(torch.tensor(y)), 39)
-    assert np.mean((by_data.mean(1) - mean) / std) < -0.4
-    ignored = galaxy.draw(y, noise.background, 39)
+    by_data = galaxy.draw(y, noise.at(torch.tensor(y)), 9)
+    assert np.mean((by_data.mean(1) - mean) / std) < -0.25
+    ignored = galaxy.draw(y, noise.background, 29)
     assert coverage(ignored, truth, 0.68) < 0.5
     assert coverage(ignored, truth, 0.95) < 0.75
 
