@@ -208,8 +208,8 @@ def test_every_option_of_an_image(field, tmp_path, capsys):
         "cutouts", tile, "-o", out, "--hdu", "FLUX", "--weight", "MYWEIGHT", "--mask", mask,
         "--bad-bits", 2, "--unit", "uJy", "--saturation", "auto", "--positions", catalog,
         "--random-distance", "2 arcsec", "--n-random", 30, "--size", 16, "--seed", 3,
-        "--max-masked-fraction", 0.3, "--subtract-background", "--effective-gain", "0.5 electron/nJy",
-        "--quiet",
+        "--max-masked-fraction", 0.3, "--subtract-background", "--quiet",
+        "--effective-gain", "0.5 electron/nJy",
     )  # fmt: skip
     captured = capsys.readouterr()
     assert (status, captured.err, captured.out) == (0, "", "")

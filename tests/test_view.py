@@ -17,6 +17,7 @@ from astro_ddprism.mixing import (
 )
 
 N, SHAPE = 6, (2, 4, 5)
+RAMP = np.arange(1.0, 41.0).reshape(SHAPE)
 
 
 def celestial():
@@ -322,8 +323,8 @@ def test_bad_data(data, message):
     [
         (2.0, np.full(SHAPE, 2.0)),
         ([2.0, 3.0], np.array([2.0, 3.0]).reshape(2, 1, 1)),
-        (np.arange(1.0, 21.0).reshape(4, 5), np.arange(1.0, 21.0).reshape(4, 5)),
-        (np.arange(1.0, 41.0).reshape(SHAPE) * u.electron / u.nJy, np.arange(1.0, 41.0).reshape(SHAPE)),
+        (RAMP[0], RAMP[0]),
+        (RAMP * u.electron / u.nJy, RAMP),
         (2e3 * u.electron / u.uJy, np.full(SHAPE, 2.0)),
     ],
 )  # fmt: skip

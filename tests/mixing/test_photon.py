@@ -40,7 +40,7 @@ def dense(noise):
 
 @pytest.mark.parametrize("shape", [(), (2, 1, 1), SHAPE, (N, 1, 1, 1), (N, *SHAPE)])
 def test_variance_at_a_signal(background, signal, normal, shape):
-    gain = normal(*shape).abs() + 0.1
+    gain = normal(1, *shape)[0].abs() + 0.1
     noise = PhotonNoise(background, gain)
     expected = background.variance + signal.clip(min=0) / gain
     torch.testing.assert_close(noise.at(signal).variance, expected, rtol=1e-14, atol=0)
@@ -92,7 +92,7 @@ def test_simulated_noise_has_the_variance_of_counts():
 @pytest.mark.parametrize("shape", [(), (N, *SHAPE)])
 def test_units_of_flux(background, signal, normal, shape):
     """Noise of light ten times as bright has a hundred times the variance."""
-    noise = PhotonNoise(background, normal(*shape).abs() + 0.1)
+    noise = PhotonNoise(background, normal(1, *shape)[0].abs() + 0.1)
     scaled = noise.rescaled(10.0).at(10 * signal)
     torch.testing.assert_close(scaled.variance, 100 * noise.at(signal).variance)
 
@@ -100,8 +100,8 @@ def test_units_of_flux(background, signal, normal, shape):
 @pytest.mark.parametrize("shape", [(), SHAPE, (N, *SHAPE)])
 @pytest.mark.parametrize("index", [[2, 0, 0, 1], slice(None, None, -1), 1])
 def test_selection(background, signal, normal, shape, index):
-    noise = PhotonNoise(background, normal(*shape).abs() + 0.1)
-    rows = np.atleast_1d(np.arange(N)[index])
+    noise = PhotonNoise(background, normal(1, *shape)[0].abs() + 0.1)
+    rows = np.atleast_1d(np.arange(N)[index]).tolist()
     found = noise[index].at(signal[rows]).variance
     assert torch.equal(found, noise.at(signal).variance[rows])
 
@@ -131,7 +131,7 @@ def test_what_does_not_vary_is_stored_once(background):
 
 @pytest.mark.parametrize("shape", [(), (N, *SHAPE)])
 def test_state(background, signal, normal, shape):
-    noise = PhotonNoise(LowRankNoise(background, normal(1, *SHAPE)), normal(*shape).abs() + 0.1)
+    noise = PhotonNoise(LowRankNoise(background, normal(1, *SHAPE)), normal(1, *shape)[0].abs() + 0.1)
     again = noise_from_state(noise.state())
     assert torch.equal(again.at(signal).whiten(signal), noise.at(signal).whiten(signal))
     half = noise.to(dtype=torch.float32)
