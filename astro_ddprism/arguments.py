@@ -14,7 +14,7 @@ __all__ = ["make_parser"]
 # What may follow the file of an instrument's image.
 INSTRUMENT_OPTIONS = (
     "psf", "psf_scale", "oversampling", "bands", "hdu", "uncertainty", "variance", "ivar", "weight",
-    "mask", "saturation", "unit",
+    "mask", "effective_gain", "saturation", "unit",
 )  # fmt: skip
 
 
@@ -43,6 +43,14 @@ def _saturation(text):
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a number or auto") from None
+
+
+def _gain(text):
+    """A number, with a unit or without, or else the name of what holds it."""
+    try:
+        return _quantity(text)
+    except argparse.ArgumentTypeError:
+        return text
 
 
 def _angle(text):
@@ -81,7 +89,7 @@ def _instrument(text):
                 f"{', '.join(INSTRUMENT_OPTIONS)}"
             )
         read = {"psf_scale": _angle, "oversampling": _quantity, "bands": _weights,
-                "saturation": _saturation}.get(key, str)  # fmt: skip
+                "effective_gain": _gain, "saturation": _saturation}.get(key, str)  # fmt: skip
         options[key] = read(value)
     return name, Path(path), options
 
@@ -134,8 +142,8 @@ def _add_cutouts(commands):
             help="image of an instrument; once more with the same name for each further band, on "
             "the same pixel grid. Options: psf=FITS, with psf_scale=ARCSEC or oversampling=N where "
             "its header does not tell; bands=W:W:..., the shares of the source's bands in this "
-            "one; and hdu, uncertainty, variance, ivar, weight, mask, saturation, unit, as "
-            "for TILE.fits")  # fmt: skip
+            "one; and hdu, uncertainty, variance, ivar, weight, mask, effective_gain, saturation, "
+            "unit, as for TILE.fits")  # fmt: skip
     several("--frame-scale", type=_angle, metavar="ARCSEC",
             help="pixels of the sources (default: the smallest of all images)")  # fmt: skip
     several("--frame-size", type=_angle, metavar="ARCSEC",
@@ -238,6 +246,9 @@ def _add_image_options(command):
     )
     image("--estimate-noise", action="store_true", help="measure the noise in the image's sky")
     image("--subtract-background", action="store_true", help="subtract the level of the sky")
+    image("--effective-gain", action="append", type=_gain, metavar="GAIN|KEYWORD|EXT|FITS",
+          help="* electrons for each unit of flux, for photon noise of the sources: a number, a "
+          "keyword of the header, or an extension or file with a map of exposure")  # fmt: skip
     image("--saturation", action="append", type=_saturation, metavar="LEVEL|auto",
           help="* saturation level, or auto to find it (default: SATURATE)")  # fmt: skip
     image("--unit", help="unit of the pixels, instead of BUNIT")

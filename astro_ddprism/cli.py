@@ -23,7 +23,9 @@ CATALOG_FORMATS = {
     ".xml": "votable",
 }
 # Options of `survey.read_image` that take a value for each band: given once, they hold for all.
-BAND_OPTIONS = ("hdu", "uncertainty", "variance", "ivar", "weight", "mask", "saturation")
+BAND_OPTIONS = (
+    "hdu", "uncertainty", "variance", "ivar", "weight", "mask", "effective_gain", "saturation",
+)  # fmt: skip
 
 
 def main(argv=None):

@@ -28,7 +28,8 @@ DEFAULT_SOURCES = MappingProxyType({"random": ("los",), "galaxy": ("los", "galax
 """Which sources the views hold that are cut out of a survey image."""
 
 _OPTIONAL = (
-    "variance", "noise", "mask", "unit", "wcs", "source_wcs", "coordinates", "saturated", "ids",
+    "variance", "noise", "effective_gain", "mask", "unit", "wcs", "source_wcs", "coordinates",
+    "saturated", "ids",
 )  # fmt: skip
 
 
@@ -126,7 +127,7 @@ class MultiViewDataset(Mapping[str, Observations]):
 
     @functools.cached_property
     def noise_scale(self) -> float:
-        """Median standard deviation of the noise over all valid pixels, in `unit`."""
+        """Median standard deviation of the background's noise over all valid pixels, in `unit`."""
         images = [image for view in self.values() for image in view.images.values()]
         variances = [image.variance[~image.mask] for image in images]
         return float(np.sqrt(np.median(np.concatenate(variances)).astype(float)))
@@ -336,6 +337,7 @@ def _view_of_cutouts(name, cutouts, sources, psf, correlated_noise, options) -> 
     return View(
         stamps.data,
         **noise_of(stamps.variance, autocorrelation_of(images, correlated_noise)),
+        effective_gain=stamps.effective_gain,
         mask=stamps.mask,
         saturated=stamps.saturated,
         unit=stamps.unit,

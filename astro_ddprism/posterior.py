@@ -190,11 +190,13 @@ class PosteriorSamples:
         -------
         residual : ndarray, shape (n_samples, N, *observation_shape)
             :math:`(y - \sum_\beta A^\beta x^\beta) / \sigma`, with the standard deviation of each
-            pixel by itself; NaN at masked pixels.
+            pixel by itself, where sources have photon noise that of the sample; NaN at masked
+            pixels.
         """
         residual = self.model().value
+        sigma = self._sigma(residual)
         np.subtract(self.view.data, residual, out=residual)
-        residual /= np.sqrt(self.view.variance)
+        residual /= sigma
         residual[:, self.view.mask] = np.nan
         return residual
 
@@ -203,8 +205,8 @@ class PosteriorSamples:
         r"""Reduced :math:`\chi^2`, the mean squared *whitened* residual.
 
         An ndarray of shape (n_samples, N). Where the noise is independent in every pixel, whitened
-        residuals are the standardized ones. Of several instruments, that of all images together;
-        NaN for observations without a valid pixel.
+        residuals are the standardized ones. Photon noise is that of each sample. Of several
+        instruments, that of all images together; NaN for observations without a valid pixel.
         """
         total = sum(part._sum_of_squares() for part in self.images.values())
         with np.errstate(invalid="ignore"):  # an instrument may not have seen an observation
@@ -446,13 +448,25 @@ class PosteriorSamples:
             )
         return images
 
+    def _sigma(self, model):
+        """Standard deviation of the noise in each pixel, given the light without noise."""
+        if self.view.effective_gain is None:
+            return np.sqrt(self.view.variance)
+        sigma = np.empty_like(model)
+        for rows, batch in self._batches(model.dtype):
+            for s in range(self.n_samples):
+                noise = batch.noise.at(torch.from_numpy(model[s, rows]))
+                sigma[s, rows] = noise.variance.sqrt().numpy()
+        return sigma
+
     def _sum_of_squares(self):
         """Squared whitened residuals, summed over an observation: ndarray (n_samples, N)."""
         model = self.model().value
         total = np.empty(model.shape[:2])
         for rows, batch in self._batches(model.dtype):
             for s in range(self.n_samples):
-                whitened = batch.noise.whiten(batch.y - torch.from_numpy(model[s, rows]))
+                signal = torch.from_numpy(model[s, rows])
+                whitened = batch.noise.at(signal).whiten(batch.y - signal)
                 total[s, rows] = whitened.square().flatten(1).sum(1)
         return total
 

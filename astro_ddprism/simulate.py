@@ -69,6 +69,9 @@ class SimulatedField:
         Draws the objects.
     pixel_scale : Quantity
         Angle per pixel.
+    effective_gain : Quantity, optional
+        Electrons for each unit of flux, where the objects have photon noise of their own. The
+        image's standard deviation is that of the background alone.
     """
 
     image: CCDData
@@ -77,6 +80,7 @@ class SimulatedField:
     model: np.ndarray
     renderer: MoffatRenderer
     pixel_scale: u.Quantity
+    effective_gain: u.Quantity | None = None
 
     def render(self, rows, x0=0, y0=0, shape=None):
         """Noise-free image of some objects.
@@ -185,6 +189,8 @@ class SimulatedField:
     def write(self, path, overwrite=False):
         """Write the field: SCI, ERR, MASK (1 is bad), PSF, and the table TRUTH.
 
+        The keyword EFFGAIN of SCI holds the effective gain, where there is one.
+
         Parameters
         ----------
         path : path-like
@@ -199,6 +205,8 @@ class SimulatedField:
         """
         header = self.image.wcs.to_header()
         header["BUNIT"] = self.image.unit.to_string("fits")
+        if self.effective_gain is not None:
+            header["EFFGAIN"] = self.effective_gain.value, "electrons per unit of flux"
         flags = self.image.wcs.to_header()
         table = self.catalog.copy()
         table["ra"], table["dec"] = table["sky_coord"].ra, table["sky_coord"].dec
@@ -243,6 +251,7 @@ def simulate_field(
     fwhm=2.4,
     beta=3.5,
     noise=0.0163 * u.uJy,
+    effective_gain=None,
     galaxy_density=12.0 / u.arcmin**2,
     galaxy_slope=0.37,
     galaxy_magnitudes=(17.0, 27.0),
@@ -276,7 +285,10 @@ def simulate_field(
     fwhm, beta : float
         The Moffat PSF: full width at half maximum in pixels, and exponent.
     noise : Quantity
-        Standard deviation of the Gaussian noise of every pixel.
+        Standard deviation of the Gaussian noise of every pixel, that of the background.
+    effective_gain : Quantity, optional
+        Electrons for each unit of flux. The objects' own photons then have Poisson noise, on top of
+        the background's; by default they have none.
     galaxy_density, star_density : Quantity
         Objects per solid angle and magnitude, galaxies at magnitude 24 and stars at magnitude 20.
     galaxy_slope, star_slope : float
@@ -312,6 +324,8 @@ def simulate_field(
     sigma = u.Quantity(noise).to_value(u.uJy)
     if not sigma > 0:
         raise InputError(f"noise: {noise}, expected a positive flux")
+    if effective_gain is not None:
+        effective_gain = _checked_gain(effective_gain)
     pixel_scale = u.Quantity(pixel_scale).to(u.arcsec)
     center = SkyCoord(180 * u.deg, 0 * u.deg) if center is None else center
     rng = np.random.default_rng(seed)
@@ -338,7 +352,9 @@ def simulate_field(
     model = _render(
         renderer, catalog, np.arange(len(catalog)), pixel_scale, sigma, (0, 0), (ny, nx)
     )
-    data = model + sigma * rng.standard_normal((ny, nx))
+    # Counts, not their Gaussian approximation: a simulation need not share it.
+    light = model if effective_gain is None else _counted(rng, model, effective_gain.value)
+    data = light + sigma * rng.standard_normal((ny, nx))
     mask = data > u.Quantity(saturation).to_value(u.uJy)
     data = np.minimum(data, u.Quantity(saturation).to_value(u.uJy))
     columns = rng.choice(nx, size=min(n_bad_columns, nx), replace=False)
@@ -352,7 +368,25 @@ def simulate_field(
         unit=u.uJy,
     )
     psf = renderer.stamp(0, 0, size=64)[0][20:45, 20:45]
-    return SimulatedField(image, catalog, psf / psf.sum(), model, renderer, pixel_scale)
+    return SimulatedField(
+        image, catalog, psf / psf.sum(), model, renderer, pixel_scale, effective_gain
+    )
+
+
+def _checked_gain(gain):
+    """Electrons per microjansky: a positive Quantity."""
+    try:
+        value = u.Quantity(gain).to(u.electron / u.uJy)
+    except u.UnitConversionError:
+        value = None
+    if value is None or not value.isscalar or not 0 < value.value < np.inf:
+        raise InputError(f"effective_gain: {gain}, expected a positive number of electron / uJy")
+    return value
+
+
+def _counted(rng, model, gain):
+    """Light whose photons are counted."""
+    return rng.poisson(gain * model.clip(min=0)) / gain
 
 
 def _magnitudes(rng, area, density, pivot, slope, limits):

@@ -24,7 +24,8 @@ from astropy.coordinates import SkyCoord
 from astropy.utils.masked import Masked
 from astropy.wcs import WCS
 
-from .mixing import DiagonalNoise, MixingOperator, Noise
+from .errors import InputError
+from .mixing import DiagonalNoise, MixingOperator, Noise, PhotonNoise
 from .observations import Observations
 
 __all__ = ["Batch", "View"]
@@ -64,6 +65,12 @@ class View(Observations):
     noise : `~astro_ddprism.mixing.Noise`, optional
         Gaussian noise of any other covariance, in ``unit``, for all observations. Either this or
         ``variance`` is given.
+    effective_gain : float, ndarray or Quantity, optional
+        Electrons for each unit of flux, without a unit in ``electron / unit``: a number, one for
+        each band (shape (bands,)), or a map (an exposure map, of a shape that broadcasts to that of
+        ``data``). The sources then have photon noise of their own, of the variance
+        ``max(A x, 0) / effective_gain``, and ``variance`` or ``noise`` is that of the background
+        alone (`~astro_ddprism.mixing.PhotonNoise`). Infinite where there is no such noise.
     mixing : mapping of str to MixingOperator
         How each source enters the observations.
     mask : ndarray of bool, optional
@@ -90,7 +97,8 @@ class View(Observations):
         Flux in ``unit``, 0 at masked pixels; float32, or float64 where fluxes or variances lie
         outside the range of float32.
     variance : ndarray, shape (N, *observation_shape)
-        Variance in ``unit**2``, infinite at masked pixels; of the type of ``data``.
+        Variance in ``unit**2``, infinite at masked pixels; of the type of ``data``. That of the
+        background, without the photon noise of the sources.
     noise : Noise, or None
         Noise in ``unit`` that is more than its variance.
     mask : ndarray of bool, shape (N, *observation_shape)
@@ -107,8 +115,8 @@ class View(Observations):
     Raises
     ------
     InputError
-        If shapes or units do not fit together, a variance is negative, an observation has no valid
-        pixel, a WCS is not celestial or the unit is unknown.
+        If shapes or units do not fit together, a variance is negative, an effective gain is not
+        positive, an observation has no valid pixel, a WCS is not celestial or the unit is unknown.
 
     Examples
     --------
@@ -134,6 +142,7 @@ class View(Observations):
         mixing,
         variance=None,
         noise=None,
+        effective_gain=None,
         mask=None,
         unit=None,
         wcs=None,
@@ -151,6 +160,8 @@ class View(Observations):
         self.saturated = saturated
         self._set_pixels(data, self._checked_variance(data, variance, noise), mask)
         self.noise = None if noise is None else noise.to("cpu").masked(self.mask)
+        if effective_gain is not None:
+            self.noise = self._photon_noise(effective_gain)
         self.ids = np.array([str(i) for i in (range(len(self)) if ids is None else ids)])
         self._check_length("ids", self.ids.shape)
         self._check_information()
@@ -179,6 +190,16 @@ class View(Observations):
     def observation_shape(self) -> tuple[int, ...]:
         """Shape of one observation."""
         return self.data.shape[1:]
+
+    @property
+    def effective_gain(self) -> u.Quantity | None:
+        """Electrons for each unit of flux; of length 1 along axes on which it does not depend.
+
+        None where the noise of the sources themselves is not known.
+        """
+        if not isinstance(self.noise, PhotonNoise):
+            return None
+        return u.Quantity(self.noise.effective_gain.numpy(), u.electron / self.unit)
 
     def __len__(self):
         return len(self.data)
@@ -357,6 +378,25 @@ class View(Observations):
             raise self._error("noise", f"shape {shape}", f"that of the data, {np.shape(data)}")
         # In float64: variances of fluxes in W / m2 leave the range of float32.
         return noise.to("cpu", torch.float64).variance.numpy()
+
+    def _photon_noise(self, effective_gain) -> PhotonNoise:
+        """The noise that the view has so far as that of the background of its sources."""
+        gain, masked = self._values("effective_gain", effective_gain, u.electron / self.unit)
+        gain = np.where(masked, np.inf, gain)
+        shape = self.data.shape
+        if gain.ndim == 1 and len(shape) == 4:  # one for each band
+            gain = gain[:, None, None]
+        if isinstance(self.noise, PhotonNoise):
+            raise self._error("effective_gain", "one beside that of the noise", "one of the two")
+        background = self.noise
+        if background is None:
+            background = DiagonalNoise(torch.as_tensor(self.variance), self.mask)
+        try:
+            return PhotonNoise(background, gain)
+        except InputError as error:
+            raise InputError(
+                f"view {self.name!r}: {error}" if self.name else f"view: {error}"
+            ) from error
 
     def _set_pixels(self, data, variance, mask):
         data, masked_data = self._values("data", data, self.unit)

@@ -89,6 +89,10 @@ def test_version(capsys):
         (["cutouts", "-o", "b.asdf", "--instrument", "a.fits"], "expected NAME=FILE"),
         (["cutouts", "-o", "b.asdf", "--instrument", "a=b,x=1"], "found 'x=1' for a, expected"),
         (["cutouts", "-o", "b.asdf", "--instrument", "a=b,bands=r"], "bands: found 'r', expected"),
+        (
+            ["cutouts", "-o", "b.asdf", "--instrument", "a=b,effective_gain="],
+            "found 'effective_gain=' for a, expected",
+        ),
         (["cutouts", "-o", "b.asdf", "--frame-scale", "-1"], "expected a positive angle"),
         (["cutouts", "-o", "b.asdf", "--frame-scale", "1 s"], "expected a positive angle"),
         (
@@ -205,6 +209,7 @@ def test_every_option_of_an_image(field, tmp_path, capsys):
         "--bad-bits", 2, "--unit", "uJy", "--saturation", "auto", "--positions", catalog,
         "--random-distance", "2 arcsec", "--n-random", 30, "--size", 16, "--seed", 3,
         "--max-masked-fraction", 0.3, "--subtract-background", "--quiet",
+        "--effective-gain", "0.5 electron/nJy",
     )  # fmt: skip
     captured = capsys.readouterr()
     assert (status, captured.err, captured.out) == (0, "", "")
@@ -213,6 +218,7 @@ def test_every_option_of_an_image(field, tmp_path, capsys):
     assert dataset.noise_scale == pytest.approx(0.0163, rel=0.1)
     assert len(dataset["random"]) == 30
     assert dataset.unit == u.uJy
+    np.testing.assert_allclose(dataset["random"].effective_gain, 500 * u.electron / u.uJy)
     detection = ("--threshold", 2, "--min-snr", 15, "--min-flux", 0.1, "--max-flux", "9 uJy")
     options = ("--hdu", 1, "--estimate-noise", "--unit", "uJy", "--size", 16, "--keep-stars")
     assert run("cutouts", tile, "-o", out, "--overwrite", *options, *detection) == 0

@@ -365,3 +365,18 @@ def test_fits_product_of_several_instruments(both, tmp_path):
         assert row_wcs(row).pixel_to_world(middle, middle).separation(target) < 1e-3 * u.arcsec
     if shutil.which("fitsverify"):
         subprocess.run(["fitsverify", "-q", str(path)], check=True)
+
+
+def test_photon_noise_is_that_of_each_sample():
+    """Residuals and chi-squared of the true light scatter as they should, with its own noise."""
+    rng, shape, gain = np.random.default_rng(0), (1, 8, 8), 4.0
+    light = np.stack([np.full((300, *shape), 20.0), np.full((300, *shape), 80.0)])
+    data = rng.poisson(gain * light[1]) / gain + rng.normal(size=light[1].shape)
+    view = View(data, variance=1.0, effective_gain=gain, mixing={"a": Identity(shape)})
+    samples = PosteriorSamples({"a": light}, view)
+    variance = 1 + light / gain
+    expected = (data - light) / np.sqrt(variance)
+    np.testing.assert_allclose(samples.residual(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(samples.chi2, np.square(expected).mean((2, 3, 4)), rtol=1e-4)
+    # 19,200 pixels: 1 %.
+    assert samples.chi2[1].mean() == pytest.approx(1, abs=0.04)

@@ -198,3 +198,28 @@ def test_written_field_is_read_by_astropy(field, tmp_path):
 def test_refuses_what_is_no_field(options, culprit):
     with pytest.raises(InputError, match=culprit):
         simulate_field(**{"shape": (32, 32), "seed": 0, **options})
+
+
+def test_photon_noise(field, tmp_path):
+    """Its variance is that of the background and of the counted light."""
+    gain = 50 * u.electron / u.uJy
+    noisy = simulate_field((300, 320), seed=3, effective_gain=gain, n_bad_columns=0)
+    np.testing.assert_array_equal(noisy.model, field.model)
+    sigma = noisy.image.uncertainty.array[0, 0]
+    assert sigma == field.image.uncertainty.array[0, 0]
+    residual = noisy.image.data - noisy.model
+    bright = (noisy.model > 0.2) & ~noisy.image.mask
+    pull = residual / np.sqrt(sigma**2 + noisy.model / 50)
+    n = bright.sum()
+    assert n > 500
+    # Counts of ten and more: the error of a variance is about sqrt(2 / n).
+    assert np.square(pull[bright]).mean() == pytest.approx(1, abs=4 * np.sqrt(2 / n))
+    assert np.square(residual[bright] / sigma).mean() > 10
+    noisy.write(tmp_path / "field.fits")
+    assert fits.getheader(tmp_path / "field.fits", "SCI")["EFFGAIN"] == 50
+
+
+@pytest.mark.parametrize("gain", [-1 * u.electron / u.uJy, 3.0, 3 * u.electron, [1, 2] / u.uJy])
+def test_gains_of_no_camera(gain):
+    with pytest.raises(InputError, match=r"effective_gain: .*expected a positive number"):
+        simulate_field((64, 64), seed=1, effective_gain=gain)

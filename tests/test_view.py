@@ -17,6 +17,7 @@ from astro_ddprism.mixing import (
 )
 
 N, SHAPE = 6, (2, 4, 5)
+RAMP = np.arange(1.0, 41.0).reshape(SHAPE)
 
 
 def celestial():
@@ -331,3 +332,64 @@ def test_saturated_pixels_are_masked_and_remembered():
     for wrong in (saturated[0], saturated.astype(int)):
         with pytest.raises(InputError, match="saturated: found shape"):
             View(np.ones((3, 1, 4, 4)), saturated=wrong, **options)
+
+
+@pytest.mark.parametrize(
+    ("gain", "full"),
+    [
+        (2.0, np.full(SHAPE, 2.0)),
+        ([2.0, 3.0], np.array([2.0, 3.0]).reshape(2, 1, 1)),
+        (RAMP[0], RAMP[0]),
+        (RAMP * u.electron / u.nJy, RAMP),
+        (2e3 * u.electron / u.uJy, np.full(SHAPE, 2.0)),
+    ],
+)  # fmt: skip
+def test_effective_gain(data, gain, full):
+    """Electrons per unit: the variance of light of one unit grows by its inverse."""
+    data[0, 0, 0, 0] = np.nan
+    view = make(data, effective_gain=gain, unit="nJy")
+    assert view.effective_gain.unit == u.electron / u.nJy
+    np.testing.assert_allclose(np.broadcast_to(view.effective_gain.value, data.shape),
+                               np.broadcast_to(full, data.shape))  # fmt: skip
+    expected = np.broadcast_to(0.25 + 1 / full, data.shape)
+    batch = view.batch()
+    one = torch.ones_like(batch.y)
+    found = batch.noise.at(one).variance.numpy()
+    np.testing.assert_allclose(found[~view.mask], expected[~view.mask], rtol=1e-6)
+    assert np.isinf(found[view.mask]).all()
+    # In other units, of selected observations: the same noise.
+    scaled = view[[2, 1]].to("uJy").batch([1], scale=1e-4 * u.uJy)
+    found = scaled.noise.at(one[:1] / 0.1).variance.numpy() * 0.1**2
+    np.testing.assert_allclose(found, expected[1:2], rtol=1e-5)
+    # The background is what it was.
+    np.testing.assert_allclose(batch.noise.variance, make(data).batch().noise.variance)
+
+
+def test_without_gain_there_is_no_photon_noise(data):
+    view = make(data)
+    assert view.effective_gain is None
+    assert view.noise is None
+
+
+def test_gain_on_other_noise(data):
+    noise = CorrelatedNoise(np.full(data.shape, 0.25), [[0.3, 1.0, 0.3]])
+    view = make(data, variance=None, noise=noise, effective_gain=4.0)
+    batch = view.batch()
+    np.testing.assert_allclose(batch.noise.at(torch.ones_like(batch.y)).variance, 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gain", "message"),
+    [
+        (-1.0, "view 'v': effective_gain: found 240 pixels where it is not positive"),
+        (0.0, "found 240 pixels"),
+        ([2.0, np.nan], "found 120 pixels"),
+        (2 * u.nJy, "view 'v': effective_gain: found unit nJy, expected one like electron / nJy"),
+        (np.ones((5, 4)), r"effective_gain: found shape \(1, 1, 5, 4\)"),
+        ([1.0, 2.0, 3.0], r"effective_gain: found shape \(1, 3, 1, 1\)"),
+        ("GAIN", "effective_gain: found an array of type"),
+    ],
+)
+def test_gains_that_cannot_be_used(data, gain, message):
+    with pytest.raises(InputError, match=message):
+        make(data, effective_gain=gain, unit="nJy", name="v")

@@ -22,6 +22,10 @@ Computation 4, 415)
 .. math:: s_\beta^2 \leftarrow s_\beta^2 \,
           \frac{\|\bar z^\beta\|^2}{R - \mathrm{tr}\, (P^{-1})^{\beta\beta}} .
 
+Where the noise depends on the sources, the posterior is that of the noise that its own mean makes,
+found by repetition: weights are those of a model of few dimensions, in which the noise of a pixel
+has no part.
+
 The M-step is closed as well: :math:`\mathbb{E}[z z^T] = \bar z \bar z^T + P^{-1}`, averaged over
 observations, is the covariance in the coordinates of :math:`W`.
 """
@@ -42,6 +46,9 @@ from azula.noise import Schedule
 from torch import Tensor
 
 from .observation import JointObservation
+
+#: How often the noise that depends on the sources is evaluated anew at their posterior mean.
+_REWEIGHTED = 2
 
 
 class GaussianPrior:
@@ -187,8 +194,15 @@ def latent_posterior(observation: JointObservation, priors) -> LatentPosterior:
         Its scales are those of images; sources of other shapes keep the scale 1.
     """
     shapes = observation.source_shapes
-    posterior = LatentPosterior(observation, [priors[source] for source in shapes])
-    posterior.maximize_scales([has_scales(shape) for shape in shapes.values()])
+    learn = [has_scales(shape) for shape in shapes.values()]
+    own = [priors[source] for source in shapes]
+    posterior = LatentPosterior(observation, own)
+    posterior.maximize_scales(learn)
+    if observation.depends_on_signal:
+        for _ in range(_REWEIGHTED):
+            observation = observation.at(torch.cat(posterior.expectation(), dim=1))
+            posterior = LatentPosterior(observation, own, posterior.scales)
+            posterior.maximize_scales(learn)
     return posterior
 
 
@@ -250,6 +264,7 @@ def absorb_residual(observation: JointObservation, x: Tensor) -> Tensor:
     torch.Tensor
         Joint draws, of shape ``(B, D)``.
     """
+    observation = observation.at(x)
     excess = observation.chi2(x) - 1
     noise = 2 * (2 / observation.n_valid.clip(min=1)).sqrt()
     delta = torch.where(excess > noise, excess, torch.zeros_like(excess))[:, None]

@@ -19,6 +19,22 @@ and the posterior means of the sources given :math:`x_t` *and* the observation a
 .. math:: \mathbb{E}[x^\beta \mid x_t, y] = \mathbb{E}^\beta + V^\beta \tilde A^{\beta T} M^{-1}
           \Big(\tilde y - \sum_\beta \tilde A^\beta \mathbb{E}^\beta\Big) .
 
+Noise may depend on the sources, as photon noise does
+(`~astro_ddprism.mixing.PhotonNoise`), :math:`\Sigma(s)` of the light
+:math:`s = \sum_\beta A^\beta x^\beta`. By the law of total covariance, the covariance of
+:math:`y` given :math:`x_t` is then
+
+.. math:: \mathbb{E}[\Sigma(s) \mid x_t] + \sum_\beta A^\beta V^\beta A^{\beta T}
+          \approx \Sigma\Big(\sum_\beta A^\beta \mathbb{E}^\beta\Big)
+          + \sum_\beta A^\beta V^\beta A^{\beta T} ,
+
+with equality wherever :math:`\Sigma` is linear: that of photons is, in light that is positive. So
+the observation is whitened anew in each evaluation, with the noise of the light that the denoisers
+expect, which knows nothing of the noise in :math:`y`; no flux comes out too low. As
+:math:`\sigma_t` falls, the score becomes :math:`A^T \Sigma(A x)^{-1} (y - A x)`, that of a
+*quasi-likelihood* (Wedderburn 1974), which is for :math:`\Sigma = \sigma^2 + s / g` the exact
+score of Poisson counts, :math:`g y + g^2 \sigma^2` of the mean :math:`g s + g^2 \sigma^2`.
+
 This is a denoiser of the joint vector of all sources like any other, so azula's samplers draw from
 the joint posterior with it. With ``K`` solver iterations one evaluation costs a forward pass and
 ``K`` vector-Jacobian products of every source's network; with an exact solve, as many as the
@@ -28,6 +44,7 @@ References
 ----------
 .. [1] Rozet et al. 2024, arXiv:2405.13712 (moment matching posterior sampling)
 .. [2] Wagner-Carena, Akhmetzhanova & Erickson 2025, arXiv:2510.05205 (several sources)
+.. [3] Wedderburn 1974, Biometrika 61, 439 (quasi-likelihood)
 """
 
 __all__ = ["JointPosteriorDenoiser"]
@@ -58,6 +75,7 @@ class JointPosteriorDenoiser(Denoiser):
         super().__init__()
         self.denoisers = nn.ModuleList(denoisers)
         self.observation = observation
+        self.solver = solver
         self._update = solver.bind(observation)
 
     @property
@@ -83,7 +101,7 @@ class JointPosteriorDenoiser(Denoiser):
         """
         alpha_t, sigma_t = self.schedule(t)
         gamma_t = sigma_t**2 / alpha_t
-        observation = self.observation
+        observation, update = self.observation, self._update
         linear = [
             linearize(denoiser, part, t)
             for denoiser, part in zip(self.denoisers, observation.split(x_t), strict=True)
@@ -95,5 +113,8 @@ class JointPosteriorDenoiser(Denoiser):
             products = [pullback(part).flatten(2) for (_, pullback), part in parts]
             return gamma_t * torch.cat(products, dim=-1)
 
+        if observation.depends_on_signal:
+            observation = observation.at(mean)
+            update = self.solver.bind(observation)
         residual = observation.y - observation.forward(mean)
-        return DiracPosterior(mean=mean + self._update(covariance, residual))
+        return DiracPosterior(mean=mean + update(covariance, residual))

@@ -11,15 +11,22 @@ Everything downstream sees it *whitened*, :math:`\tilde y = W y` and
 nothing. The sources of an observation travel as one flat vector, their concatenation
 :math:`x = (x^1, \dots, x^S)`. Of an observation with several images, :math:`\tilde y` is the
 concatenation of all of them, whatever their shapes.
+
+Where the noise depends on the light itself (`~astro_ddprism.mixing.PhotonNoise`), so does the
+whitening, and `JointObservation.at` is the observation with the noise that given sources would
+make. Who knows no sources yet gets it with that of the observed light, smoothed over :math:`3
+\times 3` pixels: a first guess, good enough to begin with and to be corrected.
 """
 
 __all__ = ["JointObservation"]
 
+import copy
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 
 class JointObservation:
@@ -38,6 +45,8 @@ class JointObservation:
     ----------
     y : torch.Tensor
         The whitened observations :math:`\tilde y`, of shape ``(B, M)``.
+    depends_on_signal : bool
+        Whether the noise, and with it the whitening, depends on the sources.
     """
 
     def __init__(self, batch, source_shapes):
@@ -47,6 +56,7 @@ class JointObservation:
         self._images = [_Image(batch, self.source_shapes) for batch in batches]
         self.y = torch.cat([image.y for image in self._images], dim=1)
         self.n_valid = sum(batch.noise.n_valid for batch in batches)
+        self.depends_on_signal = any(batch.noise.depends_on_signal for batch in batches)
 
     def __len__(self):
         return len(self.y)
@@ -73,9 +83,34 @@ class JointObservation:
         parts = zip(*(image.adjoint(part) for image, part in images), strict=True)
         return self.join([sum(part) for part in parts])
 
+    def at(self, x: Tensor) -> "JointObservation":
+        r"""The observation with the noise that the light of given sources has, :math:`\Sigma(A x)`.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            Joint vectors, of shape ``(B, D)``.
+
+        Returns
+        -------
+        JointObservation
+            This one if its noise does not depend on them.
+        """
+        if not self.depends_on_signal:
+            return self
+        parts = self.split(x)
+        new = copy.copy(self)
+        new._images = [image.at(parts) for image in self._images]
+        new.y = torch.cat([image.y for image in new._images], dim=1)
+        return new
+
     def chi2(self, x: Tensor) -> Tensor:
-        r"""Reduced :math:`\chi^2 = \|\tilde y - \tilde A x\|^2 / n_\mathrm{valid}`, ``(B,)``."""
-        residual = self.y - self.forward(x)
+        r"""Reduced :math:`\chi^2 = \|\tilde y - \tilde A x\|^2 / n_\mathrm{valid}`, ``(B,)``.
+
+        With the noise that ``x`` itself makes.
+        """
+        observation = self.at(x)
+        residual = observation.y - observation.forward(x)
         return residual.square().sum(dim=1) / self.n_valid.clip(min=1)
 
 
@@ -83,17 +118,29 @@ class _Image:
     """The whitened images of one instrument."""
 
     def __init__(self, batch, source_shapes):
-        self._noise, self._shape = batch.noise, batch.y.shape[1:]
+        self._batch, self._shape = batch, batch.y.shape[1:]
         self._mixing = [(batch.mixing.get(s), shape) for s, shape in source_shapes.items()]
-        self.y = batch.noise.whiten(batch.y).flatten(1)
+        noise = batch.noise
+        self._whiten_with(noise.at(_smoothed(batch)) if noise.depends_on_signal else noise)
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
-        y = sum(
+    def _whiten_with(self, noise):
+        self._noise = noise
+        self.y = noise.whiten(self._batch.y).flatten(1)
+
+    def at(self, parts: list[Tensor]) -> "_Image":
+        new = copy.copy(self)
+        new._whiten_with(self._batch.noise.at(self._mix(parts)))
+        return new
+
+    def _mix(self, parts: list[Tensor]) -> Tensor:
+        return sum(
             mixing(part)
             for (mixing, _), part in zip(self._mixing, parts, strict=True)
             if mixing is not None
         )
-        return self._noise.whiten(y).flatten(1)
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        return self._noise.whiten(self._mix(parts)).flatten(1)
 
     def adjoint(self, r: Tensor) -> list[Tensor]:
         r = self._noise.whiten_adjoint(r.unflatten(1, self._shape))
@@ -101,3 +148,12 @@ class _Image:
             r.new_zeros(len(r), *shape) if mixing is None else mixing.adjoint(r)
             for mixing, shape in self._mixing
         ]
+
+
+def _smoothed(batch) -> Tensor:
+    """Observed images averaged over 3 x 3 informative pixels; vectors as they are."""
+    y, valid = torch.where(batch.noise.valid, batch.y, 0), batch.noise.valid.to(batch.y)
+    if y.ndim < 3:
+        return y
+    total, n = (avg_pool2d(x.flatten(1, -3) if x.ndim > 3 else x, 3, 1, 1) for x in (y, valid))
+    return (total / n.clip(min=1e-3)).view_as(y)

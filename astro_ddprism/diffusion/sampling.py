@@ -287,6 +287,10 @@ class JointSampler:
         if self.has_mixtures(view):
             posterior = Designed.gather([alone]).posterior(self.mixtures)[inverse]
             first = torch.cat([x[:, 0] for x in posterior.sample(1)], dim=1).float()
+            if observation.depends_on_signal:
+                # Again with the noise that a first draw makes: on its own branch, if there are two.
+                posterior = Designed.gather([observation.at(first)]).posterior(self.mixtures)
+                first = torch.cat([x[:, 0] for x in posterior.sample(1)], dim=1).float()
             return first, [self.denoisers.get(source) for source in sources]
         latent = latent_posterior(alone, self.gaussians)
         first = absorb_residual(observation, torch.cat(latent.sample(inverse), dim=1))

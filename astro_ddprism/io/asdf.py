@@ -31,11 +31,12 @@ from .wcs import pack_wcs, unpack_wcs
 
 __all__ = ["FORMAT_VERSION", "get_extensions", "read_tree", "write_tree"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the layout of the tree; it grows when an older reader would misread a file.
 
-A file has the lowest version whose readers know all that it holds: 2 with noise that is more than
-its variance, sources on pixels of their own, or several images of an observation; else 1.
+A file has the lowest version whose readers know all that it holds: 3 with photon noise of the
+sources; 2 with noise that is more than its variance, sources on pixels of their own, or several
+images of an observation; else 1.
 """
 
 _KINDS = {"views": "a dataset of views", "model": "a model"}
@@ -134,6 +135,9 @@ def read_tree(path, kind):
 def _format_version(tree):
     """The lowest version whose readers know all that a tree holds."""
     views = tree["dataset"].values() if "dataset" in tree else ()
+    images = [image for view in views for image in view.images.values()]
+    if any(image.effective_gain is not None for image in images):
+        return 3
     return 2 if any(_is_of_version_2(view) for view in views) else 1
 
 

@@ -16,6 +16,7 @@ from .instrument import instrument_operator
 from .interpolation import Interpolation
 from .lowrank import LowRankNoise
 from .noise import DiagonalNoise, Noise, noise_from_state
+from .photon import PhotonNoise
 from .resampling import Resampling
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Mask",
     "MixingOperator",
     "Noise",
+    "PhotonNoise",
     "Resampling",
     "instrument_operator",
     "noise_from_state",

@@ -201,6 +201,13 @@ class CorrelatedNoise(Noise):
         """The noise of observations whose pixels in ``mask`` carry no information either."""
         return self._with(self.pixels.masked(mask), None)
 
+    def added(self, variance):
+        """The noise with more variance in every pixel, which neighbours share like the rest.
+
+        What made neighbours share their noise, a resampling, did so to all of it.
+        """
+        return self._with(self.pixels.added(variance), self._factors)
+
     def __getitem__(self, index):
         new = self._with(self.pixels[index], None)
         if len(self.autocorrelation) > 1:

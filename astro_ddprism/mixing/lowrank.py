@@ -122,6 +122,10 @@ class LowRankNoise(Noise):
         """The noise of observations whose pixels in ``mask`` carry no information either."""
         return self._with(self.noise.masked(mask), self.patterns, None)
 
+    def added(self, variance):
+        """The noise with more variance in every pixel, and the same patterns."""
+        return self._with(self.noise.added(variance), self.patterns, None)
+
     def __getitem__(self, index):
         shared = len(self.patterns) == 1
         patterns = self.patterns if shared else select(self.patterns, index)

@@ -12,13 +12,16 @@ A pixel that is masked, or whose variance is not a positive finite number, carri
 columns for it: such pixels are exactly 0 in every whitened residual, and what value they hold is
 never read.
 
+Noise may depend on the light that it is the noise of, as that of photons does. `Noise.at` gives the
+noise of observations whose light is known; for all other noise it is the noise itself.
+
 A new kind of noise is a subclass of `Noise` in a module of its own. Like mixing operators, kinds of
 noise are found by their class name.
 """
 
 import abc
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 
@@ -37,9 +40,12 @@ class Noise(abc.ABC):
     ----------
     valid : Tensor of bool, shape (N, *observation_shape)
         True at pixels with information.
+    depends_on_signal : bool
+        Whether the covariance depends on the light that is observed, so that `at` is another noise.
     """
 
     valid: torch.Tensor
+    depends_on_signal: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -94,6 +100,36 @@ class Noise(abc.ABC):
         InputError
             If ``mask`` has another shape.
         """
+
+    @abc.abstractmethod
+    def added(self, variance: torch.Tensor) -> Self:
+        """The noise with more variance in every pixel, of another origin.
+
+        Parameters
+        ----------
+        variance : Tensor, shape (N, *observation_shape)
+            What the variance of each pixel grows by; not negative, and not used at pixels without
+            information.
+
+        Returns
+        -------
+        noise : Noise
+        """
+
+    def at(self, signal: torch.Tensor) -> "Noise":  # noqa: ARG002
+        """The noise of observations whose noiseless light is known.
+
+        Parameters
+        ----------
+        signal : Tensor, shape (N, *observation_shape)
+            The light without noise, :math:`A x`.
+
+        Returns
+        -------
+        noise : Noise
+            One that does not depend on the signal any more; this one if it never did.
+        """
+        return self
 
     @abc.abstractmethod
     def state(self) -> dict:
@@ -313,6 +349,12 @@ class DiagonalNoise(Noise):
                 f"{tuple(self.std.shape)}"
             )
         return self._with_std(torch.where(mask, torch.zeros_like(self.std), self.std))
+
+    def added(self, variance):
+        """The noise with more variance in every pixel."""
+        return self._with_std(
+            torch.where(self.valid, (self.std.square() + variance).sqrt(), self.std)
+        )
 
     def __getitem__(self, index):
         return self._with_std(select(self.std, index))

@@ -43,6 +43,8 @@ class Cutouts:
     rejected : `~astropy.table.QTable`
         Positions without a cutout: ``id``, ``sky_centroid`` and ``reason``, "off the image" or
         "masked".
+    effective_gain : (n, bands, size, size) `~numpy.ndarray`, optional
+        Electrons for each unit of flux.
     """
 
     data: np.ndarray
@@ -53,6 +55,7 @@ class Cutouts:
     coordinates: SkyCoord
     ids: np.ndarray
     rejected: QTable
+    effective_gain: np.ndarray | None = None
 
 
 def masked_fraction_map(mask, size):
@@ -111,7 +114,7 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
     check_size(size, image)
     ny, nx = image.shape[1:]
     n = len(positions)
-    data, variance, mask, saturated, corners, inside = _cut_all(image, positions, size)
+    data, variance, mask, saturated, gain, corners, inside = _cut_all(image, positions, size)
     keep = inside & (mask.mean(axis=(1, 2, 3)) <= max_masked_fraction) & ~mask.all(axis=(1, 2, 3))
     reason = np.where(inside, "masked", "off the image")
     if not keep.any():
@@ -140,6 +143,7 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
         rejected=QTable(
             {"id": lost["id"], "sky_centroid": lost["sky_centroid"], "reason": reason[~keep]}
         ),
+        effective_gain=None if gain is None else gain[keep],
     )
 
 
@@ -163,7 +167,7 @@ def cut_stamps(image, positions, *, size, max_masked_fraction=0.2):
         One for each position.
     """
     here = positions_table(positions["id"], positions["sky_centroid"], image.wcs)
-    data, variance, mask, saturated, corners, inside = _cut_all(image, here, size)
+    data, variance, mask, saturated, gain, corners, inside = _cut_all(image, here, size)
     fraction = mask.mean(axis=(1, 2, 3))
     seen = inside & (fraction <= max_masked_fraction) & (fraction < 1)
     mask[~seen] = True
@@ -178,11 +182,12 @@ def cut_stamps(image, positions, *, size, max_masked_fraction=0.2):
         ],
         unit=image.unit,
         labels=[f"{name} of {image.filename}" for name in np.asarray(positions["id"]).astype(str)],
+        effective_gain=gain,
     )
 
 
 def _cut_all(image, positions, size):
-    """Cutouts of all positions, first pixels (x, y), and which positions are on the image."""
+    """Cutouts of all planes, first pixels (x, y), and which positions are on the image."""
     bands, ny, nx = image.shape
     x, y = (np.round(np.asarray(positions[axis], dtype=float)) for axis in ("x", "y"))
     with np.errstate(invalid="ignore"):
@@ -193,6 +198,7 @@ def _cut_all(image, positions, size):
     data = np.zeros((n, bands, size, size), dtype=image.data.dtype)
     variance = np.full(data.shape, np.inf, dtype=image.variance.dtype)
     mask, saturated = np.ones(data.shape, dtype=bool), np.zeros(data.shape, dtype=bool)
+    gain = None if image.effective_gain is None else np.full(data.shape, np.inf)
     for i in np.flatnonzero(inside):
         rows, columns = (
             slice(max(start, 0), min(start + size, end))
@@ -208,7 +214,9 @@ def _cut_all(image, positions, size):
         variance[here] = image.variance[:, rows, columns]
         mask[here] = image.mask[:, rows, columns]
         saturated[here] = image.saturated[:, rows, columns]
-    return data, variance, mask, saturated, np.column_stack([x0, y0]), inside
+        if gain is not None:
+            gain[here] = image.effective_gain[:, rows, columns]
+    return data, variance, mask, saturated, gain, np.column_stack([x0, y0]), inside
 
 
 def check_size(size, image):

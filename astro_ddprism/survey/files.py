@@ -78,7 +78,7 @@ def find_extension(hdus, role, path, spec=None):
     hdus : `~astropy.io.fits.HDUList`
         The open file.
     role : str
-        A key of the table of names: "image", "mask", "psf", "uncertainty", ...
+        What it holds: "image", "mask", "psf", "uncertainty", ...; some have usual names.
     path : str
         The file's name, for messages.
     spec : int, str or (str, int), optional
@@ -100,7 +100,7 @@ def find_extension(hdus, role, path, spec=None):
                 f"{path}: found no extension {spec!r} for the {role}, "
                 f"the file has: {describe(hdus)}"
             ) from None
-    for name in NAMES[role]:
+    for name in NAMES.get(role, ()):
         for hdu in hdus:
             if hdu.name.upper() == name and _is_image(hdu):
                 return hdu

@@ -54,6 +54,9 @@ class SurveyImage:
         `True` at saturated stars; these pixels are masked too.
     filename : str
         Where the image comes from, for messages.
+    effective_gain : (bands, ny, nx) `~numpy.ndarray`, optional
+        Electrons for each unit of flux, infinite at masked pixels. The sources then have photon
+        noise of their own, and ``variance`` is that of the background alone.
     """
 
     data: np.ndarray
@@ -64,6 +67,7 @@ class SurveyImage:
     names: tuple[str, ...]
     saturated: np.ndarray
     filename: str = "image"
+    effective_gain: np.ndarray | None = None
 
     @property
     def shape(self):
@@ -88,6 +92,7 @@ def read_image(
     bad_bits=None,
     estimate_noise=False,
     subtract_background=False,
+    effective_gain=None,
     saturation=None,
     unit=None,
     name=None,
@@ -117,6 +122,13 @@ def read_image(
         Estimate the noise from the image's sky (`estimate_noise`) instead.
     subtract_background : bool
         Subtract the sky's level, measured in boxes of 64 pixels.
+    effective_gain : float, Quantity, str, path or array_like, optional
+        Electrons for each unit of flux: a number, one for each band, a keyword of the header (such
+        as ``"GAIN"``, or ``"EXPTIME"`` of an image in electrons per second), or a map of exposure,
+        which is an extension, a file or an array. The sources then have photon noise of their own
+        (`~astro_ddprism.mixing.PhotonNoise`), and the image's noise must be that of the background
+        alone, as it is if estimated in the sky. Pixels of a map where it is 0 or not finite are
+        bad.
     saturation : float, "auto" or None
         Pixel value from which on a pixel is saturated; `None` takes the keyword ``SATURATE`` where
         there is one, "auto" looks for the flat tops of saturated stars (`find_saturation`). The
@@ -135,7 +147,7 @@ def read_image(
     ------
     InputError
         If the file is truncated or no FITS file, holds no image, no celestial WCS or no noise, if
-        the unit is unknown, shapes differ, noise is negative, or all pixels are masked.
+        the unit is unknown, shapes differ, noise or gain are negative, or all pixels are masked.
     FileNotFoundError
         If there is no such file.
 
@@ -162,9 +174,9 @@ def read_image(
     if planes and estimate_noise:
         raise InputError(f"found {next(iter(planes))} and estimate_noise, expected one of them")
     raw = (
-        from_nddata(image, planes, mask, unit)
+        from_nddata(image, planes, mask, unit, effective_gain)
         if isinstance(image, NDData)
-        else from_file(image, hdu, planes, mask, unit)
+        else from_file(image, hdu, planes, mask, unit, effective_gain)
     )
     if raw.mask is not None and bad_bits is not None:
         if not np.issubdtype(raw.mask.dtype, np.integer):
@@ -198,6 +210,10 @@ def _assemble(raw, *, estimate, subtract, saturation, name):
     else:
         variance = _checked_variance(_match(raw.noise, data.shape, raw.noise_label), raw)
         bad |= ~(np.isfinite(variance) & (variance > 0))
+    gain = None
+    if raw.gain is not None:
+        gain = _checked_gain(raw.gain, data.shape, raw.gain_label)
+        bad |= ~(gain > 0) | ((gain == np.inf) & (np.ndim(raw.gain) > 1))
     _check_any_valid(bad, raw.label)
     relative = raw.noise_kind == "weight" and not estimate
     sky = None
@@ -227,6 +243,7 @@ def _assemble(raw, *, estimate, subtract, saturation, name):
         names=_names(name or raw.header.get("FILTER"), len(data)),
         saturated=saturated,
         filename=raw.label,
+        effective_gain=gain,
     )
 
 
@@ -276,6 +293,23 @@ def _checked_variance(noise, raw):
             "expected none"
         )
     return to_variance(noise, raw.noise_kind)
+
+
+def _checked_gain(gain, shape, label):
+    """Electrons per unit of flux in every pixel, of any number of numbers."""
+    gain = np.asarray(gain, dtype=np.float64)
+    if gain.ndim < 2:
+        if not (gain > 0).all():
+            raise InputError(f"{label}: found {gain}, expected a positive number of electrons")
+        if gain.ndim and len(gain) != shape[0]:
+            raise InputError(
+                f"{label}: found {len(gain)} numbers, expected one for each of {shape[0]} bands"
+            )
+        return np.broadcast_to(np.reshape(gain, (-1, 1, 1)), shape)
+    gain = _match(gain, shape, label)
+    if (gain < 0).any():
+        raise InputError(f"{label}: found {np.sum(gain < 0)} negative values, expected none")
+    return gain
 
 
 def _check_any_valid(bad, label):
@@ -370,6 +404,19 @@ def stack_bands(images: Sequence[SurveyImage]):
         names=tuple(names),
         saturated=np.concatenate([image.saturated for image in images]),
         filename=", ".join(image.filename for image in images),
+        effective_gain=_stack_gains(images),
+    )
+
+
+def _stack_gains(images):
+    """Bands without photon noise have infinitely many electrons."""
+    if all(image.effective_gain is None for image in images):
+        return None
+    return np.concatenate(
+        [
+            np.full(image.shape, np.inf) if image.effective_gain is None else image.effective_gain
+            for image in images
+        ]
     )
 
 
@@ -397,6 +444,11 @@ def _on_grid(image, first):
             f"{image.filename}: found the unit {image.unit}, expected one that converts to the "
             f"{first.unit} of {first.filename}"
         ) from error
+    gain = image.effective_gain
     return replace(
-        image, data=image.data * factor, variance=image.variance * factor**2, unit=first.unit
+        image,
+        data=image.data * factor,
+        variance=image.variance * factor**2,
+        unit=first.unit,
+        effective_gain=None if gain is None else gain / factor,
     )

@@ -41,9 +41,11 @@ class RawImage:
     noise_kind: str = ""
     noise_label: str = ""
     mask: np.ndarray | None = None
+    gain: np.ndarray | None = None
+    gain_label: str = ""
 
 
-def from_file(path, hdu, planes, mask, unit):
+def from_file(path, hdu, planes, mask, unit, gain):
     """What a FITS file holds; see `read_image` for the arguments, ``planes`` is noise by kind."""
     path = str(path)
     with open_fits(path) as hdus:
@@ -78,7 +80,37 @@ def from_file(path, hdu, planes, mask, unit):
             mask = None if extension is None else hdus.index(extension)
         if mask is not None:
             raw.mask, _ = _plane(mask, "mask", hdus, path)
+        if gain is not None:
+            raw.gain, raw.gain_label = _gain(gain, raw, hdus, [header, hdus[0].header])
     return raw
+
+
+def _gain(spec, raw, hdus, headers):
+    """Electrons per unit of flux, from any of the ways to tell it, and where it comes from."""
+    role = "effective_gain"
+    if isinstance(spec, u.Quantity):
+        try:
+            return spec.to_value(u.electron / raw.unit), role
+        except u.UnitConversionError as error:
+            raise InputError(
+                f"{role}: found unit {spec.unit}, expected one like {u.electron / raw.unit}"
+            ) from error
+    if not isinstance(spec, str | Path):
+        return _value(spec, role), role
+    names = {h.name.upper() for h in hdus} if hdus is not None else set()
+    if str(spec).upper() not in names and not Path(spec).exists():
+        value = next((header[str(spec)] for header in headers if str(spec) in header), None)
+        label = f"{raw.label}, keyword {spec}"
+        if value is None:
+            raise InputError(
+                f"{role}: found no keyword, no extension and no file {spec} in {raw.label}, "
+                "expected one of these, or a number"
+            )
+        if isinstance(value, bool | str) or not np.isscalar(value):
+            raise InputError(f"{label}: found {value!r}, expected a number: electrons per flux")
+        return np.asarray(value, dtype=float), label
+    plane, found = _plane(spec, role, hdus, raw.label)
+    return plane, found["label"]
 
 
 def _found_noise(hdus, path):
@@ -119,7 +151,7 @@ def _value(plane, role):
     return np.asarray(plane)
 
 
-def from_nddata(image, planes, mask, unit):
+def from_nddata(image, planes, mask, unit, gain):
     """What an NDData holds; see `read_image` for the arguments, ``planes`` is the noise by kind."""
     label = str(image.meta.get("FILENAME", type(image).__name__)) if image.meta else "image"
     unit = _unit(unit) if unit is not None else image.unit or u.dimensionless_unscaled
@@ -141,6 +173,8 @@ def from_nddata(image, planes, mask, unit):
         masks.append(_plane(mask, "mask", None, label)[0])
     if masks:
         raw.mask = masks[0] if len(masks) == 1 else (masks[0] != 0) | (masks[1] != 0)
+    if gain is not None:
+        raw.gain, raw.gain_label = _gain(gain, raw, None, [raw.header])
     return raw
 
 

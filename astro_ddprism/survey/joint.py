@@ -114,6 +114,7 @@ def make_views(observed, *, psf=None, bands=None, frame=None):
             images[instrument] = InstrumentImages(
                 stamps.data,
                 **noise_of(stamps.variance, stamps.autocorrelation),
+                effective_gain=stamps.effective_gain,
                 mask=stamps.mask,
                 saturated=stamps.saturated,
                 unit=stamps.unit,

@@ -31,6 +31,8 @@ class Stamps:
         What messages call the images: their files.
     autocorrelation : (bands, ky, kx) `~numpy.ndarray`, optional
         Correlation of the noise of neighbouring pixels.
+    effective_gain : (N, bands, ny, nx) `~numpy.ndarray`, optional
+        Electrons for each unit of flux.
     """
 
     data: np.ndarray
@@ -41,6 +43,7 @@ class Stamps:
     unit: u.UnitBase
     labels: list[str]
     autocorrelation: np.ndarray | None = None
+    effective_gain: np.ndarray | None = None
 
     @property
     def shape(self):
@@ -49,7 +52,9 @@ class Stamps:
 
     def __getitem__(self, rows) -> "Stamps":
         """Those of some positions, by an array of int."""
-        names = "data", "variance", "mask", "saturated"
+        names = ["data", "variance", "mask", "saturated"]
+        if self.effective_gain is not None:
+            names.append("effective_gain")
         arrays = {name: getattr(self, name)[rows] for name in names}
         lists = {name: [getattr(self, name)[i] for i in rows] for name in ("wcs", "labels")}
         return replace(self, **arrays, **lists)
@@ -115,6 +120,12 @@ def stack_stamps(images, autocorrelation=None) -> Stamps:
             factor = image.unit.to(first.unit)
             data[i], variance[i] = factor * image.data, factor**2 * image.variance
             mask[i], saturated[i] = image.mask, image.saturated
+    gain = None
+    if any(image.effective_gain is not None for image in known):
+        gain = np.full(shape, np.inf)
+        for i, image in enumerate(images):
+            if image is not None and image.effective_gain is not None:
+                gain[i] = image.effective_gain / image.unit.to(first.unit)
     return Stamps(
         data=data,
         variance=variance,
@@ -124,4 +135,5 @@ def stack_stamps(images, autocorrelation=None) -> Stamps:
         unit=first.unit,
         labels=["no image" if image is None else image.filename for image in images],
         autocorrelation=autocorrelation,
+        effective_gain=gain,
     )

@@ -106,6 +106,7 @@ def views_from_image(
         name: View(
             cuts[name].data,
             **noise_of(cuts[name].variance, autocorrelation),
+            effective_gain=cuts[name].effective_gain,
             mask=cuts[name].mask,
             saturated=cuts[name].saturated,
             unit=image.unit,

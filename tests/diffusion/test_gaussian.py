@@ -11,13 +11,17 @@ from azula.noise import VESchedule
 from scipy.linalg import block_diag
 from scipy.optimize import brute
 
+from astro_ddprism.dataset import Batch
 from astro_ddprism.diffusion.gaussian import (
     GaussianPrior,
     LatentPosterior,
     ScaleMixtureDenoiser,
     absorb_residual,
+    latent_posterior,
 )
+from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.mixing import DenseMatrix, DiagonalNoise, PhotonNoise
 
 CPU = torch.device("cpu")
 SCHEDULE = VESchedule(0.05, 50.0)
@@ -207,3 +211,29 @@ def test_explained_observations_absorb_nothing(linear_problem):
     observation.y = torch.zeros_like(observation.y)
     x = torch.zeros(2, 12, dtype=torch.float64)
     assert torch.equal(absorb_residual(observation, x), x)
+
+
+def test_photon_noise():
+    """The posterior of a flux under its own photon noise: right mean, right width."""
+    rng, n, gain = np.random.default_rng(0), 400, 2.0
+    y, x = np.mgrid[:7, :7] - 3
+    profile = np.exp(-np.hypot(x, y) / 1.2).ravel()
+    flux = 200 + 50 * rng.normal(size=(n, 1))
+    light = flux * profile
+    images = rng.poisson(gain * light.clip(min=0)) / gain + rng.normal(size=light.shape)
+    prior = GaussianPrior(
+        torch.tensor([200.0], dtype=torch.float64), torch.tensor([[50.0]], dtype=torch.float64)
+    )
+    noise = PhotonNoise(DiagonalNoise(torch.ones(n, 49, dtype=torch.float64)), gain)
+    A = DenseMatrix(profile[:, None], dtype=torch.float64)
+    observation = JointObservation(Batch(torch.tensor(images), {"a": A}, noise), {"a": (1,)})
+    posterior = latent_posterior(observation, {"a": prior})
+    precision = (profile**2 / (1 + light / gain)).sum(1) + 50.0**-2
+    error = 50 * posterior.covariance[:, 0, 0].sqrt().numpy()
+    np.testing.assert_allclose(error, precision**-0.5, rtol=0.15)
+    pull = (posterior.expectation()[0].numpy() - flux)[:, 0] / error
+    # 400 pulls: 0.05 and 0.035.
+    assert pull.mean() == pytest.approx(0, abs=0.15)
+    assert pull.std() == pytest.approx(1, abs=0.12)
+    ignored = LatentPosterior(observation.at(torch.zeros(n, 1).double()), [prior])
+    assert (ignored.expectation()[0].numpy() - flux)[:, 0].std() > 1.1 * (pull * error).std()

@@ -6,15 +6,18 @@ import torch
 from azula.denoise import Denoiser, DiracPosterior, GaussianDenoiser
 from azula.linalg.covariance import FullCovariance
 from azula.noise import VESchedule
-from azula.sample import DDPMSampler, PCSampler
+from azula.sample import DDPMSampler, PCSampler, zEABSampler
 from scipy.linalg import block_diag
 
+from astro_ddprism.dataset import Batch
 from astro_ddprism.diffusion.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.jacobian import linearize
 from astro_ddprism.diffusion.joint import JointPosteriorDenoiser
 from astro_ddprism.diffusion.networks import MLP
+from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.diffusion.solvers import CG, GMRES, Dense
+from astro_ddprism.mixing import DenseMatrix, DiagonalNoise, PhotonNoise
 
 SCHEDULE = VESchedule(0.01, 100.0)
 
@@ -244,3 +247,101 @@ def test_float32(linear_problem):
     found = found(torch.tensor(x_t, dtype=torch.float32), t.float()).mean
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4 * expected.abs().max())
+
+
+class Flux(Denoiser):
+    """A galaxy of known shape whose flux is Gaussian, with the exact posterior of both models."""
+
+    def __init__(self, mean, std, n=7):
+        super().__init__()
+        y, x = np.mgrid[:n, :n] - n // 2
+        profile = np.exp(-np.hypot(x, y) / 1.2)
+        self.profile, self.mean, self.std = profile.ravel() / profile.sum(), mean, std
+        self.schedule = VESchedule(1e-3 * std, 10 * std)
+
+    def forward(self, x_t, t):
+        sigma = self.schedule.sigma(t)
+        gain = self.std**2 / (self.std**2 + sigma**2)
+        return DiracPosterior(mean=self.mean + gain * (x_t - self.mean))
+
+    def observe(self, n, background, gain, rng):
+        """True fluxes, and images with Poisson noise on Gaussian noise."""
+        flux = self.mean + self.std * rng.normal(size=(n, 1))
+        counts = rng.poisson(gain * (flux * self.profile).clip(min=0)) / gain
+        return flux, counts + np.sqrt(background) * rng.normal(size=(n, len(self.profile)))
+
+    def exact(self, y, background, gain):
+        """Posterior mean and deviation of the flux by brute force, determinant and all."""
+        centre, width = y @ self.profile / (self.profile @ self.profile), self.std
+        for _ in range(2):  # the second grid is as fine as the posterior is narrow
+            grid = centre[:, None] + width * np.linspace(-8, 8, 401)
+            signal = grid[..., None] * self.profile
+            variance = background + signal.clip(min=0) / gain
+            log_p = -0.5 * ((y[:, None] - signal) ** 2 / variance + np.log(variance)).sum(-1)
+            log_p -= 0.5 * ((grid - self.mean) / self.std) ** 2
+            p = np.exp(log_p - log_p.max(1, keepdims=True))
+            p /= p.sum(1, keepdims=True)
+            centre = (p * grid).sum(1)
+            std = np.sqrt((p * (grid - centre[:, None]) ** 2).sum(1))
+            width = std.max()
+        return centre, std
+
+    def draw(self, y, noise, n_samples, *, seed=0):
+        """Draws of the flux, of shape (observations, samples)."""
+        rows = np.repeat(np.arange(len(y)), n_samples)
+        A = DenseMatrix(self.profile[:, None], dtype=torch.float64)
+        batch = Batch(torch.tensor(y[rows]), {"galaxy": A}, noise[rows])
+        denoiser = JointPosteriorDenoiser(
+            [self], JointObservation(batch, {"galaxy": (1,)}), GMRES(2)
+        )
+        with seeded(seed, device=torch.device("cpu")):
+            x = self.mean + 10 * self.std * torch.randn(len(rows), 1, dtype=torch.float64)
+            x = zEABSampler(denoiser, steps=64, silent=True)(x)
+        return denoiser(x, torch.zeros(())).mean.view(len(y), n_samples).numpy()
+
+
+def coverage(draws, truth, level):
+    """How often the central interval of the draws holds the truth."""
+    rank = (draws < truth).sum(1) + 0.5
+    return np.mean(np.abs(rank / (draws.shape[1] + 1) - 0.5) < level / 2)
+
+
+@pytest.mark.parametrize(("flux", "gain"), [(100.0, 1.0), (1e3, 1.0), (1e4, 1.0), (1e3, 10.0)])
+def test_photon_noise(flux, gain):
+    """Fluxes and their errors over a range of signal-to-noise ratios, about 6 to 90.
+
+    With the noise of the expected light, draws have the mean and the spread of the exact posterior
+    and cover the truth as often as they should. Weights from the data make fluxes too low, and who
+    ignores the photons of the galaxy believes in errors that are too small.
+    """
+    n, background = 200, 1.0
+    galaxy = Flux(flux, 0.3 * flux)
+    truth, y = galaxy.observe(n, background, gain, np.random.default_rng(1))
+    mean, std = galaxy.exact(y, background, gain)
+    pixels = DiagonalNoise(torch.full(y.shape, background, dtype=torch.float64))
+    noise = PhotonNoise(pixels, gain)
+    draws = galaxy.draw(y, noise, 29)
+    # 200 means over 29 draws, in units of the exact error: 0.013; and the same of deviations.
+    assert np.mean((draws.mean(1) - mean) / std) == pytest.approx(0, abs=0.06)
+    assert np.mean(draws.std(1, ddof=1) / std) == pytest.approx(1, abs=0.08)
+    # 200 true fluxes scatter by one error each: 0.07.
+    assert np.mean((draws.mean(1) - truth[:, 0]) / std) == pytest.approx(0, abs=0.2)
+    assert coverage(draws, truth, 0.68) == pytest.approx(0.68, abs=0.1)
+    assert coverage(draws, truth, 0.95) == pytest.approx(0.95, abs=0.05)
+
+    by_data = galaxy.draw(y, noise.at(torch.tensor(y)), 9)
+    assert np.mean((by_data.mean(1) - mean) / std) < -0.25
+    ignored = galaxy.draw(y, noise.background, 29)
+    assert coverage(ignored, truth, 0.68) < 0.5
+    assert coverage(ignored, truth, 0.95) < 0.75
+
+
+def test_no_photon_noise_is_no_work(linear_problem, monkeypatch):
+    """Noise that does not depend on the sources is prepared once, and never evaluated again."""
+    problem = linear_problem(2, psf=True)
+    sources, *_ = gaussian_sources(problem)
+    observation = problem.observation()
+    denoiser = JointPosteriorDenoiser(sources, observation, GMRES(2))
+    monkeypatch.delattr(JointObservation, "at")
+    monkeypatch.delattr(GMRES, "bind")
+    denoiser(torch.zeros(2, 24, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64))

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import shift
+from scipy.ndimage import convolve, shift
 
 from astro_ddprism.dataset import Batch
 from astro_ddprism.diffusion.gaussian import GaussianPrior, latent_posterior
 from astro_ddprism.diffusion.observation import JointObservation
-from astro_ddprism.mixing import CorrelatedNoise, DenseMatrix, DiagonalNoise
+from astro_ddprism.mixing import CorrelatedNoise, DenseMatrix, DiagonalNoise, PhotonNoise
 
 
 @pytest.mark.parametrize("psf", [False, True], ids=["matrices", "psf"])
@@ -158,3 +158,57 @@ def test_calibration_without_the_correlation(galaxies):
     assert error.var() > 2.5
     assert abs(chi2.mean() - 1) < 0.02
     assert chi2.std() / np.sqrt(2 / 144) > 1.2
+
+
+@pytest.fixture
+def photons():
+    """Two sources in images of one and vectors of another instrument, photon noise in the first."""
+    rng = np.random.default_rng(5)
+    image, vector = (rng.normal(size=(2, m, 6)) for m in (20, 3))
+    background = DiagonalNoise(rng.uniform(1, 2, (2, 1, 4, 5)), rng.random((2, 1, 4, 5)) < 0.2,
+                               dtype=torch.float64)  # fmt: skip
+    y = [torch.tensor(rng.normal(size=shape)) for shape in ((2, 1, 4, 5), (2, 3))]
+    noise = [PhotonNoise(background, 0.5), DiagonalNoise(torch.ones(2, 3, dtype=torch.float64))]
+    batches = [
+        Batch(values, {"a": DenseMatrix(A, observation_shape=values.shape[1:])}, each)
+        for values, A, each in zip(y, (image, vector), noise, strict=True)
+    ]
+    batches = [Batch(b.y, {"a": b.mixing["a"].to(dtype=torch.float64)}, b.noise) for b in batches]
+    return batches, JointObservation(batches, {"a": (6,)})
+
+
+def test_noise_of_given_sources(photons):
+    (image, vector), observation = photons
+    x = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    at = observation.at(x)
+    signal = image.mixing["a"](x)
+    noise = DiagonalNoise(image.noise.variance + signal.clip(min=0) / 0.5)
+    y = torch.cat([noise.whiten(image.y).flatten(1), vector.y], dim=1)
+    torch.testing.assert_close(at.y, y, rtol=1e-12, atol=0)
+    model = torch.cat([noise.whiten(signal).flatten(1), vector.mixing["a"](x)], dim=1)
+    torch.testing.assert_close(at.forward(x), model, rtol=1e-12, atol=0)
+    r = torch.ones_like(y)
+    torch.testing.assert_close((at.adjoint(r) * x).sum(1), (r * model).sum(1))
+    chi2 = (y - model).square().sum(1) / observation.n_valid
+    torch.testing.assert_close(observation.chi2(x), chi2)
+    # Wherever one comes from, the noise is that of the sources alone.
+    assert torch.equal(observation.at(-x).at(x).y, at.y)
+
+
+def test_first_guess_is_the_noise_of_the_smoothed_image(photons):
+    (image, _), observation = photons
+    valid = image.noise.valid[:, 0].numpy()
+    y = np.where(valid, image.y[:, 0], 0)
+    smooth = np.stack([
+        convolve(y[i], np.ones((3, 3)), mode="constant")
+        / convolve(valid[i].astype(float), np.ones((3, 3)), mode="constant")
+        for i in range(2)
+    ])  # fmt: skip
+    expected = image.noise.variance[:, 0].numpy() + smooth.clip(min=0) / 0.5
+    expected = np.where(valid, y / np.sqrt(expected), 0).reshape(2, -1)
+    np.testing.assert_allclose(observation.y[:, :20], expected, rtol=1e-12)
+
+
+def test_other_noise_is_the_same_everywhere(linear_problem):
+    observation = linear_problem(2, psf=True).observation()
+    assert observation.at(torch.ones(2, 24, dtype=torch.float64)) is observation

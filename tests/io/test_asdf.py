@@ -163,6 +163,22 @@ def test_noise(kind, tmp_path):
     assert torch.equal(one.noise.whiten(one.y), other.noise.whiten(other.y))
 
 
+@pytest.mark.parametrize("gain", [2.5, [2.5, 4.0], np.linspace(1, 2, 30).reshape(6, 5)])
+def test_effective_gain(gain, tmp_path):
+    rng, path = np.random.default_rng(2), tmp_path / "views.asdf"
+    data = rng.normal(size=(3, *SHAPE))
+    data[0, 1, 1, 1] = np.nan
+    view = View(data, variance=1.0, effective_gain=gain, mixing={"a": Identity(SHAPE)}, unit="nJy")
+    MultiViewDataset({"v": view}).write(path)
+    assert b"format_version: 3\n" in path.read_bytes()
+    again = MultiViewDataset.read(path)["v"]
+    assert again.effective_gain.unit == u.electron / u.nJy
+    np.testing.assert_array_equal(again.effective_gain, view.effective_gain)
+    path.unlink()
+    one, other = again.batch([2, 0]), view.batch([2, 0])
+    assert torch.equal(one.noise.at(one.y).variance, other.noise.at(other.y).variance)
+
+
 def test_several_instruments(pairs, dataset, tmp_path):
     view, _ = pairs()
     path = tmp_path / "views.asdf"
@@ -422,12 +438,12 @@ def test_asdf_file_of_others(tmp_path):
 
 
 def test_newer_version(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_format_version", lambda _: 3)
+    monkeypatch.setattr(module, "_format_version", lambda _: 4)
     monkeypatch.setattr(module, "__version__", "9.9")
     dataset.write(tmp_path / "views.asdf")
     monkeypatch.undo()
     with pytest.raises(
-        InputError, match=r"views.asdf: found format version 3, written by astro-ddprism 9\.9"
+        InputError, match=r"views.asdf: found format version 4, written by astro-ddprism 9\.9"
     ):
         MultiViewDataset.read(tmp_path / "views.asdf")
 

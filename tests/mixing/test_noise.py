@@ -11,6 +11,7 @@ from astro_ddprism.mixing import (
     DiagonalNoise,
     LowRankNoise,
     Noise,
+    PhotonNoise,
     noise_from_state,
 )
 
@@ -62,6 +63,10 @@ def kinds():
             LowRankNoise(correlated_noise, PATTERNS[0, :1]),
             correlated + U[0, :1].T @ U[0, :1],
         ),
+        "photons, in the dark": (
+            PhotonNoise(LowRankNoise(pixels, PATTERNS), 3.0),
+            diagonal + U.mT @ U,
+        ),
     }
 
 
@@ -96,6 +101,25 @@ def test_covariance(kind):
         inverse = np.zeros_like(covariance)
         inverse[np.ix_(valid, valid)] = scipy.linalg.inv(covariance[np.ix_(valid, valid)])
         np.testing.assert_allclose(W[i].T @ W[i], inverse, rtol=0, atol=1e-11)
+
+
+def test_added_variance(noise, normal):
+    """It grows by what was added, and whitening still undoes colouring."""
+    more = normal(N, *SHAPE).square()
+    grown = noise.added(torch.where(noise.valid, more, torch.nan))
+    assert type(grown) is type(noise)
+    assert torch.equal(grown.valid, noise.valid)
+    torch.testing.assert_close(grown.variance, noise.variance + more, rtol=1e-12, atol=0)
+    L = matrices(grown, grown.colour)
+    variance = torch.where(noise.valid, grown.variance, 0).flatten(1)
+    torch.testing.assert_close((L @ L.mT).diagonal(dim1=1, dim2=2), variance)
+    z = torch.where(noise.valid, normal(N, *SHAPE), 0)
+    torch.testing.assert_close(grown.whiten(grown.colour(z)), z, rtol=0, atol=1e-12)
+
+
+def test_only_photons_depend_on_the_signal(noise):
+    if not noise.depends_on_signal:
+        assert noise.at(torch.ones(N, *SHAPE)) is noise
 
 
 def test_whiten_adjoint(noise):

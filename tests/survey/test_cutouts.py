@@ -7,6 +7,7 @@ from astropy.table import QTable, Table
 from astropy.wcs import Sip
 from numpy.testing import assert_allclose, assert_array_equal
 
+from astro_ddprism import MultiViewDataset
 from astro_ddprism.errors import InputError
 from astro_ddprism.survey import (
     cut_out,
@@ -250,3 +251,21 @@ def test_real_field_with_a_catalog(kids, tmp_path):
     assert_allclose(found["x"], galaxies["x"], atol=1e-4)
     assert found["id"][0] == "5000"
     assert 100 < galaxies.meta["n_star"] < 400
+
+
+def test_effective_gain_goes_along(ccd):
+    """Into cutouts, views of one image and of several instruments, and of cutouts that exist."""
+    rng = np.random.default_rng(1)
+    gain = rng.uniform(1, 2, ccd.shape)
+    positions = ccd.wcs.pixel_to_world([20, 40], [30, 25])
+    options = {"size": 8, "positions": positions, "n_random": 0}
+    view = MultiViewDataset.from_image(ccd, effective_gain=gain, **options)["galaxy"]
+    expected = np.stack([gain[26:34, 16:24], gain[21:29, 36:44]])[:, None]
+    np.testing.assert_allclose(view.effective_gain.value, expected, rtol=1e-6)
+    images = {"a": ccd, "b": ccd}
+    view = MultiViewDataset.from_image(images, effective_gain={"b": gain}, **options)["galaxy"]
+    assert view.images["a"].effective_gain is None
+    np.testing.assert_allclose(view.images["b"].effective_gain.value, expected, rtol=1e-6)
+    cutouts = {"random": [ccd[:8, :8], ccd[8:16, 8:16]]}
+    view = MultiViewDataset.from_fits(cutouts, effective_gain=3.0)["random"]
+    assert view.effective_gain.value.ravel() == [3.0]

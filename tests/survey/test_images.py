@@ -426,3 +426,57 @@ def test_sip_is_kept(ccd):
     image = read_image(NDData(ccd.data, uncertainty=StdDevUncertainty(np.ones(SHAPE)), wcs=wcs))
     assert isinstance(image.wcs, WCS)
     assert image.wcs.sip is not None
+
+
+def test_effective_gain(write, header, tmp_path):
+    """A number, a keyword, an extension, a file and arrays, in electrons per nJy."""
+    header["GAIN"] = 4.0
+    exposure = np.full(SHAPE, 4.0)
+    exposure[0, 0] = 0
+    path = write(header=header, ERR=np.ones(SHAPE), EXPOSURE=exposure)
+    own = tmp_path / "own.fits"
+    fits.PrimaryHDU(exposure).writeto(own)
+    for gain in (4.0, 4, "GAIN", [4.0], 4e3 * u.electron / u.uJy):
+        image = read_image(path, effective_gain=gain)
+        assert image.effective_gain.shape == (1, *SHAPE)
+        assert_allclose(image.effective_gain, 4)
+        assert not image.mask.any()
+    for gain in ("EXPOSURE", "exposure", own, str(own), exposure, exposure * u.electron / u.nJy):
+        image = read_image(path, effective_gain=gain)
+        assert_array_equal(image.effective_gain[0], exposure)
+        assert_array_equal(image.mask[0], exposure == 0)
+    assert read_image(path).effective_gain is None
+
+
+def test_effective_gain_of_nddata(ccd):
+    ccd.meta["EGAIN"] = 3.0
+    assert_allclose(read_image(ccd, effective_gain="EGAIN").effective_gain, 3)
+
+
+@pytest.mark.parametrize(
+    ("gain", "message"),
+    [
+        (-1.0, "effective_gain: found -1.0, expected a positive number"),
+        (np.nan, "effective_gain: found nan"),
+        ([1.0, 2.0], "found 2 numbers, expected one for each of 1 bands"),
+        (2 * u.s, "found unit s, expected one like electron / nJy"),
+        ("OFTEN", "effective_gain: found no keyword, no extension and no file OFTEN"),
+        ("FILTER", "keyword FILTER: found 'r', expected a number"),
+        (-np.ones(SHAPE), "effective_gain: found .* negative values"),
+        (np.ones((3, 3)), r"effective_gain: found shape \(3, 3\)"),
+    ],
+)
+def test_gains_that_cannot_be_used(write, gain, message):
+    with pytest.raises(InputError, match=message):
+        read_image(write(ERR=np.ones(SHAPE)), effective_gain=gain)
+
+
+def test_gains_of_bands(ccd):
+    """Flux in units a thousand times as large stands for a thousand times as many electrons."""
+    r = read_image(ccd, name="r", effective_gain=2.0)
+    i = CCDData(
+        ccd.data / 1000, unit="uJy", wcs=ccd.wcs,
+        uncertainty=StdDevUncertainty(ccd.uncertainty.array / 1000),
+    )  # fmt: skip
+    both = stack_bands([r, read_image(i, effective_gain=5e3), read_image(ccd)])
+    assert_allclose(both.effective_gain[:, 0, 0], [2, 5, np.inf])
