@@ -81,6 +81,8 @@ class View(Observations):
         Names of the observations, by default ``"0"`` to ``str(N - 1)``.
     name : str, optional
         Name of the view.
+    conditions : `~astro_ddprism.conditions.SurveyConditions`, optional
+        What the images are like that the observations were cut out of, where that is known.
 
     Attributes
     ----------
@@ -99,6 +101,7 @@ class View(Observations):
     coordinates : SkyCoord, or None
     ids : ndarray of str, shape (N,)
     name : str
+    conditions : SurveyConditions, or None
 
     Raises
     ------
@@ -137,6 +140,7 @@ class View(Observations):
         coordinates=None,
         ids=None,
         name="",
+        conditions=None,
     ):
         self.name = str(name)
         self.unit = self._checked_unit(unit, data)
@@ -148,6 +152,7 @@ class View(Observations):
         self.mixing = self._checked_mixing(mixing)
         self.wcs = self._checked_wcs("wcs", wcs)
         self.source_wcs = self._checked_wcs("source_wcs", source_wcs)
+        self.conditions = conditions
         self.coordinates = coordinates
         if coordinates is not None:
             if not isinstance(coordinates, SkyCoord):
@@ -254,6 +259,7 @@ class View(Observations):
             coordinates=self.coordinates,
             ids=self.ids,
             name=self.name,
+            conditions=None if self.conditions is None else self.conditions.to(unit),
         )
 
     def batch(self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32) -> Batch:

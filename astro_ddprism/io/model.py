@@ -10,7 +10,10 @@ from ..diffusion.gaussian import GaussianPrior
 from ..diffusion.mixture import GaussianMixture
 from ..diffusion.sampling import Draws
 
-__all__ = ["digest", "state_from_tree", "tree_from_state"]
+__all__ = ["digest", "in_half_precision", "state_from_tree", "tree_from_state"]
+
+# Parts of a state's tree that hold the weights of networks.
+_NETWORKS = ("denoisers",)
 
 
 def digest(tree):
@@ -101,6 +104,29 @@ def tree_from_state(state):
             [name, [row[name] for row in state.history]] for name in (state.history or [{}])[0]
         ],
     }
+
+
+def in_half_precision(tree):
+    """The same tree with the weights of the networks, and nothing else, in half precision.
+
+    Parameters
+    ----------
+    tree : mapping
+        A tree of `tree_from_state`.
+
+    Returns
+    -------
+    tree : dict
+        It reads as the other does, with weights that are rounded to 11 bits.
+    """
+
+    def rounded(node):
+        if isinstance(node, dict):
+            return {name: rounded(part) for name, part in node.items()}
+        # A network's own numbers are arrays; single ones, such as the scale of the data, stay.
+        return node.astype(np.float16) if node.dtype == np.float32 and node.ndim else node
+
+    return {name: rounded(part) if name in _NETWORKS else part for name, part in tree.items()}
 
 
 def state_from_tree(tree, make_denoiser, device):

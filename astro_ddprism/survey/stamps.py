@@ -7,6 +7,7 @@ from astropy import units as u
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
+from ..conditions import SurveyConditions
 from ..errors import InputError
 from ..frame import SourceFrame
 
@@ -29,6 +30,8 @@ class Stamps:
         What messages call the images: their files.
     autocorrelation : (bands, ky, kx) `~numpy.ndarray`, optional
         Correlation of the noise of neighbouring pixels.
+    conditions : `~astro_ddprism.conditions.SurveyConditions`, optional
+        What the images are like.
     """
 
     data: np.ndarray
@@ -38,6 +41,7 @@ class Stamps:
     unit: u.UnitBase
     labels: list[str]
     autocorrelation: np.ndarray | None = None
+    conditions: SurveyConditions | None = None
 
     @property
     def shape(self):
