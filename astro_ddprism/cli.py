@@ -23,7 +23,9 @@ CATALOG_FORMATS = {
     ".xml": "votable",
 }
 # Options of `survey.read_image` that take a value for each band: given once, they hold for all.
-BAND_OPTIONS = ("hdu", "uncertainty", "variance", "ivar", "weight", "mask", "saturation")
+BAND_OPTIONS = (
+    "hdu", "uncertainty", "variance", "ivar", "weight", "mask", "saturation", "zero_point",
+)  # fmt: skip
 
 
 def main(argv=None):
@@ -119,9 +121,15 @@ def _fit(args):
     for name in ("device", "seed"):
         if getattr(args, name) is not None:
             config[name] = getattr(args, name)
+    initial = None
+    if args.initial is not None:
+        initial = DiffusionSourceSeparator.read(args.initial, device=config.get("device", "auto"))
+        own = {"network": initial.network, "network_options": initial.network_options}
+        config = {**own, **config}
     separator = DiffusionSourceSeparator.from_config({**config, "progress": not args.quiet})
     dataset = MultiViewDataset.read(args.views)
-    separator.fit(dataset, checkpoint=checkpoint, resume=args.resume and checkpoint.exists())
+    resume = args.resume and checkpoint.exists()
+    separator.fit(dataset, initial=initial, checkpoint=checkpoint, resume=resume)
     separator.write(args.output, overwrite=args.overwrite)
     checkpoint.unlink(missing_ok=True)
 
@@ -149,10 +157,12 @@ def _view_to_separate(args, separator):
     if len(args.images) == 1 and _is_asdf(args.images[0]):
         from .dataset import MultiViewDataset
 
-        given = [name for name in ("positions", "psf", "size") if getattr(args, name)]
+        options = ("positions", "psf", "psf_fwhm", "size", "zero_point")
+        given = [name for name in options if getattr(args, name)]
         if given:
+            option = given[0].replace("_", "-")
             raise InputError(
-                f"{args.images[0]}: found --{given[0]}, which is an option for images; the views "
+                f"{args.images[0]}: found --{option}, which is an option for images; the views "
                 "were cut out already"
             )
         dataset = MultiViewDataset.read(args.images[0])
@@ -172,10 +182,13 @@ def _view_to_separate(args, separator):
 
 
 def _info(args):
-    if not args.file.exists():
-        raise FileNotFoundError(2, "No such file or directory", str(args.file))
-    lines = _asdf_info(args.file) if _is_asdf(args.file) else _fits_info(args.file)
-    print("\n".join([f"{args.file}:", *(f"  {line}" for line in lines)]))
+    from .models import find_model
+
+    path = find_model(args.file)
+    if not path.exists():
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+    lines = _asdf_info(path) if _is_asdf(path) else _fits_info(path)
+    print("\n".join([f"{path}:", *(f"  {line}" for line in lines)]))
 
 
 # -- what files hold -----------------------------------------------------------------------------
@@ -199,10 +212,13 @@ def _asdf_info(path):
 def _views_info(path):
     import numpy as np
 
+    from .conditions import TrainingData
     from .dataset import MultiViewDataset
 
     dataset = MultiViewDataset.read(path)
     yield f"views, in {str(dataset.unit) or 'no unit'}, noise {dataset.noise_scale:.4g} a pixel"
+    for name, conditions in TrainingData.of(dataset).conditions.items():
+        yield from (f"{name}: {line}" if name else line for line in conditions.lines())
     for name, view in dataset.items():
         for instrument, image in view.images.items():
             shape = " x ".join(map(str, image.data.shape[1:]))
@@ -222,6 +238,7 @@ def _model_info(path):
     yield f"model of {', '.join(separator.sources_)}, in {str(separator.unit_) or 'no unit'}"
     for source, shape in separator.source_shapes_.items():
         yield f"{source}: {' x '.join(map(str, shape))} pixels"
+    yield from separator.training_.lines()
     for name, value in separator.config.items():
         yield f"{name} = {value}"
     yield from separator.history_.pformat(max_lines=-1, max_width=-1)
@@ -284,8 +301,9 @@ def _images(args):
     options = {name: getattr(args, name) or [] for name in BAND_OPTIONS}
     for name, values in options.items():
         if len(values) not in {0, 1, len(args.images)}:
+            option = name.replace("_", "-")
             raise InputError(
-                f"--{name}: found {len(values)} of them, expected one, or one for each of the "
+                f"--{option}: found {len(values)} of them, expected one, or one for each of the "
                 f"{len(args.images)} images"
             )
     return stack_bands(
@@ -308,9 +326,14 @@ def _instruments(args):
     from .psf import BandPSFs, ImagePSF
     from .survey import read_image, stack_bands
 
+    if args.psf_fwhm:
+        raise InputError("--psf-fwhm: found it beside --instrument, expected none")
     for name in ("psf", *BAND_OPTIONS):
         if getattr(args, name):
-            raise InputError(f"--{name}: found it beside --instrument, expected it there: {name}=")
+            option = name.replace("_", "-")
+            raise InputError(
+                f"--{option}: found it beside --instrument, expected it there: {name}="
+            )
     images, psfs, bands = {}, {}, {}
     for name, path, options in args.instrument:
         options = dict(options)
@@ -354,6 +377,7 @@ def _cutout_options(args):
     detection["progress"] = not args.quiet and sys.stderr.isatty()
     return {
         "psf": args.psf,
+        **({"psf_fwhm": args.psf_fwhm} if args.psf_fwhm else {}),
         "positions": args.positions,
         "max_masked_fraction": args.max_masked_fraction,
         "correlated_noise": args.correlated_noise,

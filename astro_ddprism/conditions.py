@@ -22,7 +22,7 @@ from astropy import units as u
 
 from .errors import InputError
 
-__all__ = ["SurveyConditions", "TrainingData", "check_conditions"]
+__all__ = ["SurveyConditions", "TrainingData", "check_conditions", "check_view"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ N_NAMES = 4  # images that `lines` names
 
 @dataclass(frozen=True)
 class SurveyConditions:
-    """What the images of one instrument are like.
+    r"""What the images of one instrument are like.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class SurveyConditions:
     >>> conditions = SurveyConditions(
     ...     0.339 * u.arcsec, [16.5] * u.nJy, [0.85] * u.arcsec, bands=("r",), images=("r.fits",)
     ... )
-    >>> print("\\n".join(conditions.lines()))
+    >>> print("\n".join(conditions.lines()))
     pixels of 0.339 arcsec, r: noise 16.5 nJy a pixel (AB zero point 31.40), PSF 0.85 arcsec
     from r.fits
     """
@@ -248,6 +248,38 @@ def check_conditions(found, expected, *, label, through_psf=True):
     if through_psf:
         _check_widths(found, expected, label)
     _compare_noise(found, expected, label)
+
+
+def check_view(view, training, *, through_psf=True):
+    """`check_conditions` of all images of a view, against those that a model was trained on.
+
+    Parameters
+    ----------
+    view : `~astro_ddprism.observations.Observations`
+        The view.
+    training : TrainingData
+        What the model was trained on. A model of data that are no images fits any view.
+    through_psf : bool
+        Whether the sources are the light as seen through the PSF.
+
+    Raises
+    ------
+    InputError
+        As for `check_conditions`.
+    """
+    known = training.conditions
+    for instrument, image in view.images.items() if known else ():
+        label = f"view {view.name!r}" + (f", {instrument}" if instrument else "")
+        if image.conditions is None:
+            logger.warning(
+                "%s: what its images are like is not known; the model fits such as it was %s",
+                label,
+                "; ".join(training.lines()),
+            )
+            continue
+        # The sources have pixels of one scale, whatever instrument sees them.
+        expected = known.get(instrument, next(iter(known.values())))
+        check_conditions(image.conditions, expected, label=label, through_psf=through_psf)
 
 
 def _check_widths(found, expected, label):

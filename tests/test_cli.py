@@ -398,7 +398,10 @@ def test_info_of_what_is_no_file_of_ours(tmp_path, capsys, views):
     path = tmp_path / "notes.txt"
     path.write_text("nothing")
     assert "notes.txt: not a FITS file" in fails(capsys, "info", path)
-    assert "absent: No such file" in fails(capsys, "info", "absent")
+    assert "absent.asdf: No such file" in fails(capsys, "info", "absent.asdf")
+    assert "found 'absent', which is no file, expected one, or the name" in fails(
+        capsys, "info", "absent"
+    )
     path.write_bytes(Path(views).read_bytes()[:2000])
     assert "truncated or damaged" in fails(capsys, "info", path)
 
@@ -435,7 +438,8 @@ class FakeSeparator:
         cls.calls.append(("read", path.name, device))
         return cls()
 
-    def fit(self, dataset, *, checkpoint, resume):
+    def fit(self, dataset, *, initial, checkpoint, resume):
+        assert initial is None
         self.calls.append(("fit", list(dataset), checkpoint.name, resume))
         checkpoint.write_text("an EM iteration")
         if self.interrupted:

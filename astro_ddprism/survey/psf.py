@@ -4,9 +4,9 @@ A PSF is an odd-sized image whose middle pixel is its centre and whose sum is 1:
 image to a point source of unit flux in the middle of a pixel.
 
 Its width is told by one number, its full width at half maximum: that of the circular Gaussian,
-averaged over pixels, which fits the core best (`photutils.psf.fit_fwhm`); with its wings in the fit
-a Moffat profile would look a tenth wider than it is. It is had from the PSF itself or from the stars
-of an image, and means the same in both.
+averaged over pixels, which fits the core best (`photutils.psf.fit_fwhm`); with its wings in the
+fit a Moffat profile would look a tenth wider than it is. It is had from the PSF itself or from the
+stars of an image, and means the same in both.
 """
 
 import warnings
