@@ -120,7 +120,7 @@ def test_views(caplog):
     training = TrainingData({"random": 3}, {"": R})
     dataset = make_views([R, replace(R, pixel_scale=1 * u.arcsec)])
     check_view(dataset["random"], training)
-    with pytest.raises(InputError, match="view 'galaxy': found pixels of 1.000 arcsec"):
+    with pytest.raises(InputError, match=r"view 'galaxy': found pixels of 1\.000 arcsec"):
         check_view(dataset["galaxy"], training)
     check_view(dataset["galaxy"], TrainingData({"random": 3}))  # a model of no images fits all
     assert caplog.records == []

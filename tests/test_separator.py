@@ -554,7 +554,7 @@ def test_a_model_knows_what_it_was_trained_on(images, tmp_path, caplog):
         other = with_conditions(images, pixel_scale=0.2 * u.arcsec)["galaxy"]
         with pytest.raises(InputError, match=r"'galaxy': found pixels of 0\.200 arcsec, expected"):
             known.sample(other)
-        with pytest.raises(InputError, match="found a PSF of FWHM 1.20 arcsec, expected 0.80"):
+        with pytest.raises(InputError, match=r"found a PSF of FWHM 1\.20 arcsec, expected 0\.80"):
             known.sample(with_conditions(images, psf_fwhm=[1.2] * u.arcsec)["galaxy"])
         known.sample(images["galaxy"])
         assert "not known" in caplog.text

@@ -43,7 +43,7 @@ def test_a_width_may_be_given(field, image):
 
 @pytest.mark.parametrize("width", [-1, 0, np.nan, np.inf, [1, 2], 3 * u.s, "wide"])
 def test_widths_that_cannot_be_used(image, width):
-    with pytest.raises(InputError, match="psf_fwhm: found .*, expected a"):
+    with pytest.raises(InputError, match=r"psf_fwhm: found .*, expected a"):
         image_conditions(image, psf_fwhm=width)
 
 
