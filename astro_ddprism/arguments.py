@@ -14,7 +14,7 @@ __all__ = ["make_parser"]
 # What may follow the file of an instrument's image.
 INSTRUMENT_OPTIONS = (
     "psf", "psf_scale", "oversampling", "bands", "hdu", "uncertainty", "variance", "ivar", "weight",
-    "mask", "effective_gain", "saturation", "unit",
+    "mask", "effective_gain", "saturation", "unit", "zero_point",
 )  # fmt: skip
 
 
@@ -136,6 +136,9 @@ def _add_cutouts(commands):
     command.add_argument("--random-distance", type=_quantity, metavar="DISTANCE",
                          help="keep random positions so far from detections, in pixels or as "
                          "'5 arcsec' (default: do not avoid them)")  # fmt: skip
+    command.add_argument("--crowded-fraction", type=float, default=0.0, metavar="PART",
+                         help="part of the random positions that lie beside detections, for a "
+                         "model that has seen many blends (default: 0)")  # fmt: skip
     _add_image_options(command)
     several = command.add_argument_group("several instruments, instead of TILE.fits").add_argument
     several("--instrument", action="append", type=_instrument, metavar="NAME=FILE[,OPTION=VALUE]",
@@ -153,18 +156,12 @@ def _add_cutouts(commands):
 
 def _add_fit(commands):
     command = commands.add_parser("fit", help="learn the priors from views")
-    command.add_argument(
-        "--crowded-fraction",
-        type=float,
-        default=0.0,
-        metavar="PART",
-        help="part of the random positions that lie beside detections, for a "
-        "model that has seen many blends (default: 0)",
-    )
     command.add_argument("views", type=Path, metavar="VIEWS.asdf")
     _add_output(command, "MODEL.asdf")
     command.add_argument("--config", type=Path, metavar="FILE.toml",
                          help="options of DiffusionSourceSeparator")  # fmt: skip
+    command.add_argument("--from", dest="initial", type=Path, metavar="MODEL",
+                         help="fine-tune this model, a file or a name")  # fmt: skip
     command.add_argument("--resume", action="store_true",
                          help="go on with a fit that was interrupted")  # fmt: skip
     command.add_argument("--device", help="cpu, cuda, ... (default: auto)")
@@ -176,7 +173,8 @@ def _add_separate(commands):
     command = commands.add_parser("separate", help="draw the sources of every observation")
     command.add_argument("images", nargs="+", type=Path, metavar="TILE.fits|VIEWS.asdf",
                          help="image (several are bands), or views cut out of one")  # fmt: skip
-    command.add_argument("--model", type=Path, required=True, metavar="MODEL.asdf")
+    command.add_argument("--model", type=Path, required=True, metavar="MODEL.asdf|NAME",
+                         help="a file, or the name of one that comes with the package")  # fmt: skip
     _add_output(command, "SEPARATED.fits")
     command.add_argument(
         "--catalog", type=Path, metavar="CAT.ecsv", help="write the catalog there, too"
@@ -188,9 +186,6 @@ def _add_separate(commands):
     command.add_argument("--aperture", type=_quantity, metavar="RADIUS",
                          help="radius for the catalog's aperture fluxes, in pixels or as "
                          "'2 arcsec' (default: total fluxes only)")  # fmt: skip
-    command.add_argument("--zero-point", type=_quantity, metavar="MAG",
-                         help="magnitude of a flux of 1 (default: AB magnitudes if the unit tells, "
-                         "or none)")  # fmt: skip
     command.add_argument("--view", help="which view of VIEWS.asdf (default: that of most sources)")
     command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
     _add_image_options(command)
@@ -199,7 +194,8 @@ def _add_separate(commands):
 
 def _add_info(commands):
     command = commands.add_parser("info", help="tell what a file holds")
-    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("file", type=Path, metavar="FILE",
+                         help="or the name of a model that comes with the package")  # fmt: skip
     return command
 
 
@@ -219,6 +215,8 @@ def _add_image_options(command):
     )
     add("--psf", action="append", type=Path, metavar="FITS", help="point spread function (one, or "
         "one for each band); the sources are then the light before it")  # fmt: skip
+    add("--psf-fwhm", action="append", type=_angle, metavar="ANGLE", help="FWHM of the stars, in "
+        "arcseconds or with a unit, once or for each band (default: measured)")  # fmt: skip
     add("--size", type=int, help="side in pixels (default: 32, or that of the model)")
     add("--max-masked-fraction", type=float, default=0.2, metavar="F", help="default: %(default)s")
     add("--seed", type=int, default=0, help="default: 0")
@@ -252,6 +250,9 @@ def _add_image_options(command):
     image("--saturation", action="append", type=_saturation, metavar="LEVEL|auto",
           help="* saturation level, or auto to find it (default: SATURATE)")  # fmt: skip
     image("--unit", help="unit of the pixels, instead of BUNIT")
+    image("--zero-point", action="append", metavar="MAG|KEYWORD",
+          help="* AB magnitude of a pixel value of 1, or the keyword that tells it; fluxes are "
+          "then in microjansky")  # fmt: skip
     image("--correlated-noise", type=int, nargs="?", const=3, metavar="LAG",
           help="measure how neighbouring pixels share their noise, up to this distance "
           "(default: independent; without a number: 3)")  # fmt: skip

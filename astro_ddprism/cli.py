@@ -25,6 +25,12 @@ CATALOG_FORMATS = {
 # Options of `survey.read_image` that take a value for each band: given once, they hold for all.
 BAND_OPTIONS = (
     "hdu", "uncertainty", "variance", "ivar", "weight", "mask", "effective_gain", "saturation",
+    "zero_point",
+)  # fmt: skip
+
+# Options of a separator that a fit takes from the model that it starts from.
+OPTIONS_OF_MODELS = (
+    "network", "network_options", "posterior", "posterior_options", "flux_factors",
 )  # fmt: skip
 
 
@@ -122,9 +128,14 @@ def _fit(args):
     for name in ("device", "seed"):
         if getattr(args, name) is not None:
             config[name] = getattr(args, name)
+    initial = None
+    if args.initial is not None:
+        initial = DiffusionSourceSeparator.read(args.initial, device=config.get("device", "auto"))
+        config = {**{name: getattr(initial, name) for name in OPTIONS_OF_MODELS}, **config}
     separator = DiffusionSourceSeparator.from_config({**config, "progress": not args.quiet})
     dataset = MultiViewDataset.read(args.views)
-    separator.fit(dataset, checkpoint=checkpoint, resume=args.resume and checkpoint.exists())
+    resume = args.resume and checkpoint.exists()
+    separator.fit(dataset, initial=initial, checkpoint=checkpoint, resume=resume)
     separator.write(args.output, overwrite=args.overwrite)
     checkpoint.unlink(missing_ok=True)
 
@@ -140,7 +151,9 @@ def _separate(args):
     samples = separator.sample(
         _view_to_separate(args, separator), n_samples=args.samples, seed=args.seed
     )
-    catalog = samples.catalog(args.aperture, zero_point=args.zero_point, progress=not args.quiet)
+    catalog = samples.catalog(
+        args.aperture, zero_point=_catalog_zero_point(args), progress=not args.quiet
+    )
     samples.write(args.output, overwrite=args.overwrite, samples=args.keep_samples, catalog=catalog)
     if args.catalog is not None:
         # Only ECSV tells sky coordinates and systems of magnitudes as they are.
@@ -149,15 +162,31 @@ def _separate(args):
             table.write(path, format=catalog_format, overwrite=True)
 
 
+def _catalog_zero_point(args):
+    """The magnitude of a flux of 1 in views that have no unit; an image got its unit from it."""
+    if args.zero_point is None or not _is_asdf(args.images[0]):
+        return None
+    try:
+        (zero_point,) = map(float, args.zero_point)
+    except ValueError:
+        raise InputError(
+            f"--zero-point: found {', '.join(args.zero_point)} for {args.images[0]}, expected one "
+            "magnitude"
+        ) from None
+    return zero_point
+
+
 def _view_to_separate(args, separator):
     """The given view of a dataset, or the galaxies of an image, cut out as the model wants them."""
     if len(args.images) == 1 and _is_asdf(args.images[0]):
         from .dataset import MultiViewDataset
 
-        given = [name for name in ("positions", "psf", "size") if getattr(args, name)]
+        options = ("positions", "psf", "psf_fwhm", "size")
+        given = [name for name in options if getattr(args, name)]
         if given:
+            option = given[0].replace("_", "-")
             raise InputError(
-                f"{args.images[0]}: found --{given[0]}, which is an option for images; the views "
+                f"{args.images[0]}: found --{option}, which is an option for images; the views "
                 "were cut out already"
             )
         dataset = MultiViewDataset.read(args.images[0])
@@ -177,10 +206,13 @@ def _view_to_separate(args, separator):
 
 
 def _info(args):
-    if not args.file.exists():
-        raise FileNotFoundError(2, "No such file or directory", str(args.file))
-    lines = _asdf_info(args.file) if _is_asdf(args.file) else _fits_info(args.file)
-    print("\n".join([f"{args.file}:", *(f"  {line}" for line in lines)]))
+    from .models import find_model
+
+    path = find_model(args.file)
+    if not path.exists():
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+    lines = _asdf_info(path) if _is_asdf(path) else _fits_info(path)
+    print("\n".join([f"{path}:", *(f"  {line}" for line in lines)]))
 
 
 # -- what files hold -----------------------------------------------------------------------------
@@ -204,10 +236,13 @@ def _asdf_info(path):
 def _views_info(path):
     import numpy as np
 
+    from .conditions import TrainingData
     from .dataset import MultiViewDataset
 
     dataset = MultiViewDataset.read(path)
     yield f"views, in {str(dataset.unit) or 'no unit'}, noise {dataset.noise_scale:.4g} a pixel"
+    for name, conditions in TrainingData.of(dataset).conditions.items():
+        yield from (f"{name}: {line}" if name else line for line in conditions.lines())
     for name, view in dataset.items():
         for instrument, image in view.images.items():
             shape = " x ".join(map(str, image.data.shape[1:]))
@@ -227,6 +262,7 @@ def _model_info(path):
     yield f"model of {', '.join(separator.sources_)}, in {str(separator.unit_) or 'no unit'}"
     for source, shape in separator.source_shapes_.items():
         yield f"{source}: {' x '.join(map(str, shape))} pixels"
+    yield from separator.training_.lines()
     for name, value in separator.config.items():
         yield f"{name} = {value}"
     yield from separator.history_.pformat(max_lines=-1, max_width=-1)
@@ -289,8 +325,9 @@ def _images(args):
     options = {name: getattr(args, name) or [] for name in BAND_OPTIONS}
     for name, values in options.items():
         if len(values) not in {0, 1, len(args.images)}:
+            option = name.replace("_", "-")
             raise InputError(
-                f"--{name}: found {len(values)} of them, expected one, or one for each of the "
+                f"--{option}: found {len(values)} of them, expected one, or one for each of the "
                 f"{len(args.images)} images"
             )
     return stack_bands(
@@ -313,9 +350,14 @@ def _instruments(args):
     from .psf import BandPSFs, ImagePSF
     from .survey import read_image, stack_bands
 
+    if args.psf_fwhm:
+        raise InputError("--psf-fwhm: found it beside --instrument, expected none")
     for name in ("psf", *BAND_OPTIONS):
         if getattr(args, name):
-            raise InputError(f"--{name}: found it beside --instrument, expected it there: {name}=")
+            option = name.replace("_", "-")
+            raise InputError(
+                f"--{option}: found it beside --instrument, expected it there: {name}="
+            )
     images, psfs, bands = {}, {}, {}
     for name, path, options in args.instrument:
         options = dict(options)
@@ -359,6 +401,7 @@ def _cutout_options(args):
     detection["progress"] = not args.quiet and sys.stderr.isatty()
     return {
         "psf": args.psf,
+        **({"psf_fwhm": args.psf_fwhm} if args.psf_fwhm else {}),
         "positions": args.positions,
         "max_masked_fraction": args.max_masked_fraction,
         "correlated_noise": args.correlated_noise,

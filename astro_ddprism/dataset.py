@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from astropy.coordinates import SkyCoord
 
+from .conditions import SurveyConditions
 from .errors import InputError
 from .io.asdf import read_tree, write_tree
 from .mixing import Amplitude, Convolution, DenseMatrix, Identity, MixingOperator
@@ -175,7 +176,7 @@ class MultiViewDataset(Mapping[str, Observations]):
 
     @classmethod
     def from_fits(
-        cls, cutouts, *, sources=None, psf=None, correlated_noise=None, **options
+        cls, cutouts, *, sources=None, psf=None, psf_fwhm=None, correlated_noise=None, **options
     ) -> "MultiViewDataset":
         """Take cutouts that exist.
 
@@ -192,6 +193,10 @@ class MultiViewDataset(Mapping[str, Observations]):
             PSF of all cutouts (see `astro_ddprism.survey.read_psf`): the sources are then what lies
             before it. By default they are what is seen through it. Of several instruments: for each
             a `~astro_ddprism.psf.PSF`, a file, or a list with one for each observation.
+        psf_fwhm : float or `~astropy.units.Quantity`, optional
+            Full width at half maximum of the PSF, in arcseconds if without a unit, for a dataset of
+            one instrument to remember; by default that of ``psf``. There are too few stars in
+            cutouts to measure it.
         correlated_noise : int, optional
             The largest distance, in pixels, at which the noise of two pixels is correlated; how
             strongly, is measured in the blank sky of all cutouts of a view. By default pixels are
@@ -234,7 +239,9 @@ class MultiViewDataset(Mapping[str, Observations]):
             )
         return cls(
             {
-                name: _view_of_cutouts(name, images, sources[name], psf, correlated_noise, options)
+                name: _view_of_cutouts(
+                    name, images, sources[name], psf, psf_fwhm, correlated_noise, options
+                )
                 for name, images in cutouts.items()
             }
         )
@@ -320,8 +327,8 @@ def _as_operator(value, shape, label) -> MixingOperator:
         raise InputError(f"{label}: {error}") from error
 
 
-def _view_of_cutouts(name, cutouts, sources, psf, correlated_noise, options) -> View:
-    from .survey import read_image, read_psf
+def _view_of_cutouts(name, cutouts, sources, psf, psf_fwhm, correlated_noise, options) -> View:
+    from .survey import image_conditions, read_image, read_psf
     from .survey.correlation import autocorrelation_of, noise_of
     from .survey.stamps import stack_stamps
 
@@ -331,8 +338,11 @@ def _view_of_cutouts(name, cutouts, sources, psf, correlated_noise, options) -> 
     images = [read_image(cutout, **options) for cutout in cutouts]
     stamps = stack_stamps(images)
     n_bands, ny, nx = stamps.shape
-    kernel = None if psf is None else torch.as_tensor(read_psf(psf, n_bands))
-    operator = Identity(stamps.shape) if kernel is None else Convolution(kernel, stamps.shape)
+    kernel = None if psf is None else read_psf(psf, n_bands)
+    operator = Identity(stamps.shape)
+    if kernel is not None:
+        operator = Convolution(torch.as_tensor(kernel), stamps.shape)
+    conditions = [image_conditions(image, psf=kernel, psf_fwhm=psf_fwhm) for image in images]
     centres = [image.wcs.pixel_to_world(nx // 2, ny // 2).icrs for image in images]
     return View(
         stamps.data,
@@ -349,4 +359,5 @@ def _view_of_cutouts(name, cutouts, sources, psf, correlated_noise, options) -> 
             for i, cutout in enumerate(cutouts)
         ],
         name=name,
+        conditions=SurveyConditions.combined(conditions),
     )

@@ -13,6 +13,7 @@ from astropy.table import QTable
 from azula.noise import VESchedule
 
 from . import __version__
+from .conditions import TrainingData, check_view
 from .diffusion.amortized import AmortizedPosterior
 from .diffusion.denoiser import SourceDenoiser
 from .diffusion.em import EMState, ExpectationMaximization
@@ -25,9 +26,10 @@ from .diffusion.solvers import SOLVERS
 from .diffusion.symmetries import SYMMETRIES
 from .errors import InputError
 from .io.asdf import read_tree, write_tree
-from .io.model import digest, state_from_tree, tree_from_state
+from .io.model import digest, in_half_precision, state_from_tree, tree_from_state
 from .mixing import Convolution, Resampling
 from .mixing.composition import factors
+from .models import find_model
 from .options import check_options
 from .posterior import PosteriorSamples
 from .progress import Progress
@@ -50,7 +52,7 @@ class DiffusionSourceSeparator:
     evaluates the priors.
 
     Fluxes are linear throughout; inside, they are in units of the median noise of the dataset that
-    the separator was fitted to, ``noise_scale_``.
+    the separator was fitted to, ``noise_scale_``. Maggies are those of the AB system.
 
     Parameters
     ----------
@@ -139,7 +141,11 @@ class DiffusionSourceSeparator:
     unit_ : astropy.units.Unit
         Unit of flux.
     noise_scale_ : float
-        The flux, in ``unit_``, that is 1 inside: the dataset's median noise.
+        The flux, in ``unit_``, that is 1 inside: the dataset's median noise, or what it was in the
+        model that the fit started from.
+    training_ : `~astro_ddprism.conditions.TrainingData`
+        What it was learned from: numbers of observations, and pixel scale, PSF, noise and bands of
+        the images.
     history_ : astropy.table.QTable
         One row for each EM iteration and source: the training loss, the median and mean reduced
         chi-squared of the draws, the power of the source (mean square of its pixels), the numbers
@@ -234,13 +240,16 @@ class DiffusionSourceSeparator:
         """The parameters by name, as `from_config` takes them."""
         return asdict(self)
 
-    def fit(self, dataset, *, checkpoint=None, resume=False):
+    def fit(self, dataset, *, initial=None, checkpoint=None, resume=False):
         """Learn the priors of all sources of a dataset.
 
         Parameters
         ----------
         dataset : MultiViewDataset
             The views.
+        initial : DiffusionSourceSeparator or path-like, optional
+            A model of the same sources to start from (to fine-tune), or its file or name. Its
+            priors take the place of the warm start and of the first training.
         checkpoint : path-like, optional
             An ASDF file that is replaced after every EM iteration, from which a fit that was killed
             can go on.
@@ -255,9 +264,12 @@ class DiffusionSourceSeparator:
         Raises
         ------
         InputError
-            If the dataset does not hold the sources asked for, or the checkpoint is of another fit.
+            If the dataset does not hold the sources asked for, the checkpoint is of another fit, or
+            ``initial`` has other sources, shapes or networks.
         """
         self._check_dataset(dataset)
+        if initial is not None and not isinstance(initial, DiffusionSourceSeparator):
+            initial = self.read(initial, self.device)
         self.sources_ = tuple(dataset.sources)
         self.source_shapes_ = {s: tuple(shape) for s, shape in dataset.source_shapes.items()}
         self.unit_, self.noise_scale_ = dataset.unit, float(dataset.noise_scale)
@@ -265,9 +277,14 @@ class DiffusionSourceSeparator:
             s: sorted({_has_psf(v, s) for v in dataset.values() if s in v.sources})
             for s in self.sources_
         }
+        name = "" if initial is None else initial._name
+        self.training_ = TrainingData.of(dataset, initial=name)
+        if initial is not None:
+            self._check_initial(initial)
+            self._take_scale(initial)
         self._sigma_max = max(float(self.sigma_max), 10 * _typical_rms(dataset) / self.noise_scale_)
-        self._state = EMState()
-        fingerprint = self._fingerprint(dataset)
+        self._state = EMState() if initial is None else self._state_of(initial)
+        fingerprint = self._fingerprint(dataset, initial)
         if resume:
             self._resume(checkpoint, fingerprint)
         device = self._torch_device()
@@ -288,7 +305,9 @@ class DiffusionSourceSeparator:
         )
         for _ in em.run(self._state):
             if checkpoint is not None:
-                write_tree(checkpoint, {**self._tree(), "fingerprint": fingerprint}, overwrite=True)
+                unfinished = [s for stage in em.stages[self._state.stage :] for s in stage.sources]
+                own = {"fingerprint": fingerprint, "unfinished": unfinished}
+                write_tree(checkpoint, {**self._tree(), **own}, overwrite=True)
         return self
 
     @property
@@ -417,7 +436,7 @@ class DiffusionSourceSeparator:
         log_prob = log_prob.cpu().numpy() - np.prod(shape) * np.log(self.noise_scale_)
         return (log_prob, error.cpu().numpy()) if return_error else log_prob
 
-    def write(self, path, overwrite=False):
+    def write(self, path, overwrite=False, *, weights="float32"):
         """Write the model as an ASDF file, whole or not at all.
 
         Parameters
@@ -426,6 +445,9 @@ class DiffusionSourceSeparator:
             The file.
         overwrite : bool
             Whether an existing file may be replaced.
+        weights : str
+            ``"float32"``, as they are, or ``"float16"``: half the size, for models that are handed
+            on. All that is computed with them stays in the separator's own precision.
 
         Raises
         ------
@@ -433,9 +455,13 @@ class DiffusionSourceSeparator:
             If the file exists and ``overwrite`` is not set.
         """
         self._check_fitted()
+        if weights not in {"float32", "float16"}:
+            raise InputError(f"weights: found {weights!r}, expected float32 or float16")
         tree = self._tree()
         tree["em"]["draws"] = tree["em"]["samples"] = {}
-        write_tree(path, tree, overwrite=overwrite)
+        if weights == "float16":
+            tree["em"] = in_half_precision(tree["em"])
+        write_tree(path, tree, overwrite=overwrite, compression="zlib")
         self._file = Path(path)
 
     @classmethod
@@ -445,7 +471,8 @@ class DiffusionSourceSeparator:
         Parameters
         ----------
         path : path-like
-            A file that `write` left.
+            A file that `write` left, or the name of a model that comes with the package
+            (`astro_ddprism.models.list_models`).
         device : str
             Where to compute with it.
 
@@ -457,15 +484,20 @@ class DiffusionSourceSeparator:
         ------
         InputError
             If the file is no model, damaged, of a newer version, or the checkpoint of an unfinished
-            fit.
+            fit; or there is no model of this name.
         """
+        path = find_model(path)
         tree = read_tree(path, "model")
         try:
             separator = cls.from_config({**tree["config"], "device": device})
         except (InputError, KeyError, TypeError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
         separator._load(tree, path)
-        missing = [s for s in separator.sources_ if s not in separator._state.denoisers]
+        missing = [
+            s
+            for s in separator.sources_
+            if s not in separator._state.denoisers or s in tree.get("unfinished", ())
+        ]
         if missing or separator._state.iteration > 0:
             learning = ", ".join(missing or separator.sources_)
             raise InputError(
@@ -493,6 +525,46 @@ class DiffusionSourceSeparator:
         if not hasattr(self, "_state"):
             raise InputError("this separator has learned nothing yet; call fit or read a model")
 
+    def _check_initial(self, initial):
+        """Refuse a model to start from whose priors are of other sources than the dataset's."""
+        initial._check_fitted()
+        label = f"initial: {initial._name or 'the model'}"
+        for what, own, found in (
+            ("sources", set(self.sources_), set(initial.sources_)),
+            ("shapes", self.source_shapes_, initial.source_shapes_),
+            ("light before a PSF", self._psf, initial._psf),
+            ("network", self._network(), initial._network()),
+        ):
+            if own != found:
+                raise InputError(f"{label}: found {what} {found}, expected {own}, as of this fit")
+        if self.n_em_iterations < 1:
+            raise InputError(
+                f"n_em_iterations: found {self.n_em_iterations} with a model to start from, "
+                "expected one or more"
+            )
+
+    def _take_scale(self, initial):
+        """Keep the flux that is 1 inside a model; where units do not compare, it is the noise."""
+        try:
+            scale = _flux(initial.noise_scale_ * initial.unit_, self.unit_)
+        except u.UnitConversionError:
+            logger.warning(
+                "initial: its flux is in %s, that of the dataset in %s: starting as if their noise "
+                "were the same",
+                str(initial.unit_) or "no unit",
+                str(self.unit_) or "no unit",
+            )
+        else:
+            self.noise_scale_ = scale
+
+    def _state_of(self, initial) -> EMState:
+        """The priors of another separator, as the beginning of a fit."""
+        known = tree_from_state(initial._state)
+        begin = {"stage": 0, "iteration": 0, "draws": {}, "samples": {}, "history": []}
+        return state_from_tree(
+            {**known, **begin}, self._new_denoiser, self._new_posterior, self._torch_device()
+        )
+
     def _check_source(self, source):
         if source not in self.sources_:
             raise InputError(f"source: {source!r}; expected one of {', '.join(self.sources_)}")
@@ -519,15 +591,18 @@ class DiffusionSourceSeparator:
                     f"expected light {light[not psf]}, as the model has learned it"
                 )
         self._scale(view)
+        through_psf = not any(_has_psf(view, source) for source in view.sources)
+        check_view(view, self.training_, through_psf=through_psf)
 
     def _scale(self, view) -> float:
         """The flux, in the view's unit, that is 1 inside."""
         try:
-            return float((self.noise_scale_ * self.unit_).to_value(view.unit))
+            return _flux(self.noise_scale_ * self.unit_, view.unit)
         except u.UnitConversionError as error:
             raise InputError(
                 f"view {view.name!r}: flux in {str(view.unit) or 'no unit'}; "
-                f"expected a unit like the model's, {str(self.unit_) or 'no unit'}"
+                f"expected a unit like the model's, {str(self.unit_) or 'no unit'}: give the unit "
+                "of the image (--unit) or its zero point (--zero-point)"
             ) from error
 
     def _torch_device(self) -> torch.device:
@@ -627,6 +702,22 @@ class DiffusionSourceSeparator:
             samples[source] = u.Quantity(x.numpy() * self.noise_scale_, self.unit_)
         return samples
 
+    @property
+    def _name(self) -> str:
+        """Name of the file that holds the model, if any does."""
+        return self._file.name if hasattr(self, "_file") else ""
+
+    def _network(self):
+        """What the networks are built of."""
+        shapes = self.source_shapes_
+        names = {s: self.network or ("unet" if len(shapes[s]) == 3 else "mlp") for s in shapes}
+        # A file keeps lists.
+        listed = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.network_options.items()
+        }
+        return names, listed
+
     def _provenance(self, seed):
         provenance = {"version": __version__, "seed": seed}
         if hasattr(self, "_file"):
@@ -635,7 +726,7 @@ class DiffusionSourceSeparator:
                 provenance |= {"model": str(self._file.name), "sha256": digest}
         return provenance
 
-    def _fingerprint(self, dataset) -> str:
+    def _fingerprint(self, dataset, initial=None) -> str:
         """What must agree between a checkpoint and the fit that goes on from it."""
         views = {
             name: {
@@ -652,7 +743,8 @@ class DiffusionSourceSeparator:
             for name, view in dataset.items()
         }
         config = {k: v for k, v in self.config.items() if k not in ("device", "progress")}
-        return digest({"views": views, "config": config})
+        begin = {} if initial is None else {"initial": tree_from_state(initial._state)}
+        return digest({"views": views, "config": config, **begin})
 
     def _resume(self, checkpoint, fingerprint):
         if checkpoint is None:
@@ -679,6 +771,7 @@ class DiffusionSourceSeparator:
             "noise_scale": self.noise_scale_,
             "psf": self._psf,
             "sigma_max": self._sigma_max,
+            "training": self.training_.state(),
             "em": tree_from_state(self._state),
         }
 
@@ -690,11 +783,19 @@ class DiffusionSourceSeparator:
             self.noise_scale_ = float(tree["noise_scale"])
             self._psf = {s: list(psf) for s, psf in tree["psf"].items()}
             self._sigma_max = float(tree["sigma_max"])
+            # Older files do not tell.
+            unknown = {"n_observations": {}, "conditions": {}, "initial": ""}
+            self.training_ = TrainingData.from_state(tree.get("training", unknown))
             self._state = state_from_tree(
                 tree["em"], self._new_denoiser, self._new_posterior, self._torch_device()
             )
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
+
+
+def _flux(quantity, unit) -> float:
+    """A flux in another unit; maggies are those of the AB system."""
+    return float(quantity.to_value(unit, u.zero_point_flux(1 * u.AB)))
 
 
 def _has_psf(view, source) -> bool:

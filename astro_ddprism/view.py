@@ -90,6 +90,8 @@ class View(Observations):
         Names of the observations, by default ``"0"`` to ``str(N - 1)``.
     name : str, optional
         Name of the view.
+    conditions : `~astro_ddprism.conditions.SurveyConditions`, optional
+        What the images are like that the observations were cut out of, where that is known.
 
     Attributes
     ----------
@@ -111,6 +113,7 @@ class View(Observations):
         True at pixels that are known to be saturated; None where nothing is known of any.
     ids : ndarray of str, shape (N,)
     name : str
+    conditions : SurveyConditions, or None
 
     Raises
     ------
@@ -151,6 +154,7 @@ class View(Observations):
         saturated=None,
         ids=None,
         name="",
+        conditions=None,
     ):
         self.name = str(name)
         self.unit = self._checked_unit(unit, data)
@@ -168,6 +172,7 @@ class View(Observations):
         self.mixing = self._checked_mixing(mixing)
         self.wcs = self._checked_wcs("wcs", wcs)
         self.source_wcs = self._checked_wcs("source_wcs", source_wcs)
+        self.conditions = conditions
         self.coordinates = coordinates
         if coordinates is not None:
             if not isinstance(coordinates, SkyCoord):
@@ -286,6 +291,7 @@ class View(Observations):
             saturated=self.saturated,
             ids=self.ids,
             name=self.name,
+            conditions=None if self.conditions is None else self.conditions.to(unit),
         )
 
     def batch(self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32) -> Batch:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from astropy.io import fits
 
 ROOT = Path(__file__).parents[1]
 
@@ -137,3 +138,31 @@ def test_manifolds(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         "manifolds.json", "manifold_contrastive-2.png", "manifold_contrastive-2_ranks.png"
     }  # fmt: skip
+
+
+def test_kids_model(tmp_path, monkeypatch):
+    """The training of the shipped model at the size of a toy, on a simulated field in counts."""
+    from astro_ddprism import DiffusionSourceSeparator
+    from astro_ddprism.simulate import simulate_field
+    from benchmarks import kids_model
+
+    field = simulate_field((400, 400), seed=1)
+    header = field.image.wcs.to_header()
+    header["FILTER"], header["MAGZERO"] = "r", 23.9
+    path = tmp_path / "r.fits"
+    image = fits.ImageHDU(field.image.data, header, name="SCI")
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(path)
+    monkeypatch.setattr(kids_model, "data_file", lambda: path)
+    part = kids_model.read_part(path, (40, 240), (0, 300))
+    assert part.shape == (200, 300)
+    there = field.image.wcs.pixel_to_world(7, 45)
+    np.testing.assert_allclose(part.wcs.world_to_pixel(there), (7, 5), atol=1e-6)
+    out = tmp_path / "toy.asdf"
+    kids_model.main(["--out", str(out), "--quick", "--device", "cpu", "--rows", "0", "300"])
+    record = json.loads(out.with_suffix(".json").read_text())
+    figures = record["figures"]
+    assert figures["training"]["conditions"][""]["images"] == ["r.fits[0:300]"]
+    assert figures["bytes"]["written"] == out.stat().st_size
+    assert figures["bytes"]["float16"] < figures["bytes"]["float32"]
+    assert [row["source"] for row in figures["em"]] == ["los", "los", "galaxy", "galaxy"]
+    assert DiffusionSourceSeparator.read(out).training_.n_observations["random"] == 40

@@ -404,7 +404,10 @@ def test_info_of_what_is_no_file_of_ours(tmp_path, capsys, views):
     path = tmp_path / "notes.txt"
     path.write_text("nothing")
     assert "notes.txt: not a FITS file" in fails(capsys, "info", path)
-    assert "absent: No such file" in fails(capsys, "info", "absent")
+    assert "absent.asdf: No such file" in fails(capsys, "info", "absent.asdf")
+    assert "found 'absent', which is no file, expected one, or the name" in fails(
+        capsys, "info", "absent"
+    )
     path.write_bytes(Path(views).read_bytes()[:2000])
     assert "truncated or damaged" in fails(capsys, "info", path)
 
@@ -441,7 +444,8 @@ class FakeSeparator:
         cls.calls.append(("read", path.name, device))
         return cls()
 
-    def fit(self, dataset, *, checkpoint, resume):
+    def fit(self, dataset, *, initial, checkpoint, resume):
+        assert initial is None
         self.calls.append(("fit", list(dataset), checkpoint.name, resume))
         checkpoint.write_text("an EM iteration")
         if self.interrupted:
@@ -618,6 +622,53 @@ def test_fit_separate_info(model, views, tmp_path, capsys):
     assert "chi2" in printed
     assert run("info", out) == 0
     assert "GALAXY_MEAN" in capsys.readouterr().out
+
+
+def test_models_by_name_and_fine_tuning(model, views, tmp_path, capsys, monkeypatch):
+    """A model that comes with the package separates, is fine-tuned, and tells what it knows."""
+    from astro_ddprism import models
+
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "toy-r.asdf").write_bytes(model.read_bytes())
+    monkeypatch.setattr(models, "FOLDER", folder)
+    assert run("info", "toy-r") == 0
+    printed = capsys.readouterr().out
+    assert "trained on " in printed
+    assert "pixels of 0.340 arcsec" in printed
+    assert "from tile_r.fits" in printed
+    options = ("--device", "cpu", "--samples", 1, "-q")
+    assert run("separate", views, "--model", "toy-r", "-o", tmp_path / "a.fits", *options) == 0
+    assert fits.getval(tmp_path / "a.fits", "MODEL") == "toy-r.asdf"
+    config, out = tmp_path / "fit.toml", tmp_path / "tuned.asdf"
+    config.write_text("n_em_iterations = 1\nn_images = 160\nn_steps = 4\n")
+    options = ("--config", config, "--device", "cpu", "-q")
+    assert run("fit", views, "-o", out, "--from", "toy-r", *options) == 0
+    assert run("info", out) == 0
+    assert "starting from toy-r.asdf" in capsys.readouterr().out
+    assert "comes with the package: toy-r" in fails(
+        capsys, "separate", views, "--model", "toy-i", "-o", tmp_path / "b.fits"
+    )
+
+
+def test_images_that_a_model_does_not_know(model, tile, tmp_path, capsys):
+    """Coarser pixels, a wider PSF, counts without a zero point; given one, they are flux."""
+    base = ("--model", model, "--device", "cpu", "--samples", 1, "-o", tmp_path / "out.fits")
+    coarse, counts = tmp_path / "coarse.fits", tmp_path / "counts.fits"
+    with fits.open(tile) as hdus:
+        for key in ("CDELT1", "CDELT2", "CD1_1", "CD2_2", "PC1_1", "PC2_2"):
+            if key in hdus[0].header and not key.startswith("CDELT"):
+                hdus[0].header[key] *= 1.3
+        hdus.writeto(coarse)
+    bad_header(tile, counts, BUNIT="adu")
+    message = fails(capsys, "separate", coarse, *base)
+    assert "found pixels of 0.442 arcsec, expected 0.340 arcsec" in message
+    message = fails(capsys, "separate", tile, *base, "--psf-fwhm", "1.5 arcsec")
+    assert "found a PSF of FWHM 1.50 arcsec, expected 0.8" in message
+    message = fails(capsys, "separate", counts, *base)
+    assert "give the unit of the image (--unit) or its zero point (--zero-point)" in message
+    assert not (tmp_path / "out.fits").exists()
+    assert run("separate", counts, *base, "--zero-point", 23.9, "-q") == 0
 
 
 def test_separate_an_image_like_its_views(model, tile, views, tmp_path):

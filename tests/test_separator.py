@@ -1,5 +1,8 @@
 """The separator on problems of a few numbers, and all that can be wrong with its input."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ from astropy import units as u
 
 from astro_ddprism import DiffusionSourceSeparator, InputError, MultiViewDataset, View
 from astro_ddprism import separator as module
+from astro_ddprism.conditions import SurveyConditions
+from astro_ddprism.diffusion import em as em_module
 from astro_ddprism.io.asdf import read_tree, write_tree
 from astro_ddprism.mixing import (
     Amplitude,
@@ -522,6 +527,174 @@ def test_an_unfinished_fit_is_no_model(views, tmp_path, monkeypatch, iteration):
         DiffusionSourceSeparator.read(checkpoint)
 
 
+# --- what a model was trained on, and models to start from ----------------------------------------
+
+
+CONDITIONS = SurveyConditions(
+    0.34 * u.arcsec, [1.0] * UNIT, [0.8] * u.arcsec, bands=("r",), images=("r.fits",)
+)
+
+
+def with_conditions(dataset, **changes):
+    views = {name: copy.copy(view) for name, view in dataset.items()}
+    for view in views.values():
+        view.conditions = replace(CONDITIONS, **changes)
+    return MultiViewDataset(views)
+
+
+def test_a_model_knows_what_it_was_trained_on(images, tmp_path, caplog):
+    options = IMAGES | {"n_em_iterations": 0, "n_first_images": 20}
+    separator = DiffusionSourceSeparator(**options).fit(with_conditions(images))
+    separator.write(tmp_path / "model.asdf")
+    for known in (separator, DiffusionSourceSeparator.read(tmp_path / "model.asdf")):
+        assert known.training_.n_observations == {"random": 12, "galaxy": 12}
+        assert known.training_.conditions[""].state() == CONDITIONS.state()
+        known.sample(with_conditions(images)["galaxy"])
+        assert caplog.records == []
+        other = with_conditions(images, pixel_scale=0.2 * u.arcsec)["galaxy"]
+        with pytest.raises(InputError, match=r"'galaxy': found pixels of 0\.200 arcsec, expected"):
+            known.sample(other)
+        with pytest.raises(InputError, match=r"found a PSF of FWHM 1\.20 arcsec, expected 0\.80"):
+            known.sample(with_conditions(images, psf_fwhm=[1.2] * u.arcsec)["galaxy"])
+        known.sample(images["galaxy"])
+        assert "not known" in caplog.text
+        caplog.clear()
+
+
+def test_the_psf_of_light_before_it_may_be_any(tmp_path):
+    options = IMAGES | {"n_em_iterations": 0, "n_first_images": 20}
+    dataset = image_views(psf=True)
+    separator = DiffusionSourceSeparator(**options).fit(with_conditions(dataset))
+    separator.sample(with_conditions(dataset, psf_fwhm=[1.2] * u.arcsec)["galaxy"])
+    with pytest.raises(InputError, match="found pixels"):
+        separator.sample(with_conditions(dataset, pixel_scale=1 * u.arcsec)["galaxy"])
+
+
+def test_models_that_do_not_tell_what_they_were_trained_on(fitted, views, tmp_path):
+    """Files of older versions have no such entry, and fit any view."""
+    tree = fitted._tree()
+    del tree["training"]
+    write_tree(tmp_path / "old.asdf", tree)
+    again = DiffusionSourceSeparator.read(tmp_path / "old.asdf")
+    assert again.training_.conditions == {}
+    assert_same(draws_of(again, views["second"]), draws_of(fitted, views["second"]))
+
+
+def test_maggies_are_those_of_the_ab_system(fitted, views):
+    """A nanomaggie is 3.6308 microjansky."""
+    view = views["second"]
+    data, variance = view.data / 3.630781, view.variance / 3.630781**2
+    view = View(data, variance=variance, mixing=view.mixing, unit="nmgy", name="second")
+    found, expected = (fitted.sample(v, 2).samples["a"] for v in (view, views["second"]))
+    assert found.unit == u.nmgy
+    np.testing.assert_allclose(3.630781 * found.value, expected.value, rtol=1e-3, atol=1e-3)
+
+
+def test_half_precision(fitted_images, images, tmp_path):
+    """Rounded weights give nearly the same denoiser, in a file that is about half as long."""
+    sizes = {}
+    for weights in ("float32", "float16"):
+        path = tmp_path / f"{weights}.asdf"
+        fitted_images.write(path, weights=weights)
+        tree = read_tree(path, "model")
+        assert tree["em"]["draws"] == tree["em"]["samples"] == {}
+        arrays = tree["em"]["denoisers"]["galaxy"]
+        sizes[weights] = sum(a.nbytes for a in arrays.values())
+        assert {str(a.dtype) for a in arrays.values() if a.ndim} == {weights}
+    assert sizes["float16"] < 0.51 * sizes["float32"]
+    half = DiffusionSourceSeparator.read(tmp_path / "float16.asdf", device="cpu")
+    x = torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for t in (0.1, 0.5, 0.9):
+            first, second = (
+                s._state.denoisers["galaxy"](x, torch.tensor(t)).mean for s in (fitted_images, half)
+            )
+            assert (first - second).abs().max() < 0.01 * first.abs().max()
+    with pytest.raises(InputError, match="weights: found 'int8', expected float32 or float16"):
+        fitted_images.write(tmp_path / "small.asdf", weights="int8")
+
+
+def test_fine_tuning_starts_from_the_models_networks(fitted, model, views, monkeypatch):
+    """No warm start, no first training: only later ones, of the model's own weights."""
+    trained = []
+    train = em_module.train
+
+    def remember(denoiser, samples, **options):
+        weights = {name: value.clone() for name, value in denoiser.state_dict().items()}
+        trained.append((weights, options["n_images"]))
+        return train(denoiser, samples, **options)
+
+    monkeypatch.setattr(em_module, "train", remember)
+    monkeypatch.setattr(em_module.ExpectationMaximization, "_warm_start", None)
+    other = flat_views(n=20, first="a", second="ab")
+    tuned = DiffusionSourceSeparator(**FLAT).fit(other, initial=model)
+    assert [n for _, n in trained] == [FLAT["n_images"]] * 2
+    for (weights, _), source in zip(trained, "ab", strict=True):
+        for name, value in fitted._state.denoisers[source].state_dict().items():
+            assert torch.equal(weights[name], value)
+    assert list(tuned.history_["source"]) == ["a", "b"]
+    assert tuned.noise_scale_ == fitted.noise_scale_
+    assert tuned.training_.initial == "model.asdf"
+    assert tuned.training_.n_observations == {"first": 20, "second": 20}
+    assert np.median(tuned.sample(other["second"], 2).chi2) < 2
+    # The model itself is as it was, and may be given as it is.
+    again = DiffusionSourceSeparator(**FLAT).fit(other, initial=fitted)
+    assert_same(draws_of(again, other["second"]), draws_of(tuned, other["second"]))
+    assert fitted.history_["iteration"].max() == 1
+
+
+def test_fine_tuning_on_images(fitted_images):
+    dataset = image_views(n=9)
+    tuned = DiffusionSourceSeparator(**IMAGES).fit(dataset, initial=fitted_images)
+    assert list(tuned.history_["iteration"]) == [1, 1]
+    assert np.median(tuned.sample(dataset["galaxy"], 2).chi2) < 2
+
+
+def test_fine_tuning_in_another_unit(fitted, views):
+    """The flux that is 1 inside stays the model's; where units do not compare, the noise does."""
+    in_nanojansky = MultiViewDataset({name: in_unit(v, u.nJy) for name, v in views.items()})
+    tuned = DiffusionSourceSeparator(**FLAT).fit(in_nanojansky, initial=fitted)
+    assert tuned.unit_ == u.nJy
+    assert tuned.noise_scale_ == pytest.approx(1000 * fitted.noise_scale_)
+    counts = {
+        name: View(10 * v.data, variance=100 * v.variance, mixing=v.mixing, unit="adu")
+        for name, v in views.items()
+    }
+    tuned = DiffusionSourceSeparator(**FLAT).fit(MultiViewDataset(counts), initial=fitted)
+    assert tuned.noise_scale_ == pytest.approx(10 * fitted.noise_scale_)
+
+
+def test_models_that_a_fit_cannot_start_from(fitted, views, monkeypatch):
+    monkeypatch.setattr(module.ExpectationMaximization, "run", None)  # no work is begun
+    for dataset, options, message in (
+        (flat_views(first="a"), {}, "found sources .*'b'.*, expected .*'a'"),
+        (flat_views(size=3, first="a", second="ab"), {}, r"found shapes .*\(2,\).*, expected"),
+        (views, {"network_options": {"width": 8}}, "found network .*16.*, expected .*8"),
+        (views, {"n_em_iterations": 0}, "n_em_iterations: found 0 with a model to start from"),
+    ):
+        with pytest.raises(InputError, match=message):
+            DiffusionSourceSeparator(**FLAT | options).fit(dataset, initial=fitted)
+    with pytest.raises(InputError, match="learned nothing yet"):
+        DiffusionSourceSeparator(**FLAT).fit(views, initial=DiffusionSourceSeparator(**FLAT))
+
+
+def test_resumed_fine_tuning(fitted, views, tmp_path, monkeypatch):
+    """Killed after the first stage, when all networks are there, it is no model yet."""
+    checkpoint = tmp_path / "fit.checkpoint"
+    whole = DiffusionSourceSeparator(**FLAT).fit(views, initial=fitted)
+    killing(monkeypatch, 1)
+    with pytest.raises(Killed):
+        DiffusionSourceSeparator(**FLAT).fit(views, initial=fitted, checkpoint=checkpoint)
+    killing(monkeypatch, 0)
+    with pytest.raises(InputError, match=r"fit\.checkpoint: an unfinished fit, still learning b"):
+        DiffusionSourceSeparator.read(checkpoint)
+    with pytest.raises(InputError, match="other data or with another"):
+        DiffusionSourceSeparator(**FLAT).fit(views, checkpoint=checkpoint, resume=True)
+    again = DiffusionSourceSeparator(**FLAT)
+    again.fit(views, initial=fitted, checkpoint=checkpoint, resume=True)
+    assert_same(draws_of(again, views["second"]), draws_of(whole, views["second"]))
+
+
 # --- input that cannot be used ----------------------------------------
 
 
@@ -631,7 +804,7 @@ def test_files_that_are_no_models(fitted, model, views, tmp_path):
     expect("cannot be read", tmp_path / "absent.asdf")
     assert content.count(b"format_version: 1\n") == 1
     model.write_bytes(content.replace(b"format_version: 1\n", b"format_version: 9\n"))
-    expect("found format version 9, .* which reads versions up to 2: update it")
+    expect("found format version 9, .* which reads versions up to 3: update it")
     model.write_bytes(content[: len(content) // 2])
     expect("truncated or damaged")
     model.write_text("weights")

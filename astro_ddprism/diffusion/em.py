@@ -13,7 +13,9 @@ with all of them.
 Every stage begins with its warm start. That of images is Gaussian, and its first E-step puts the
 Gaussian priors of the new sources beside the diffusion priors of the known ones; the first stage
 has none, and its first draws are exact. Sources of a few numbers start from mixtures of Gaussians
-(`~astro_ddprism.diffusion.growth`), whose draws are always exact.
+(`~astro_ddprism.diffusion.growth`), whose draws are always exact. A state that has all priors to
+begin with, those of another fit, needs no warm start: its EM iterations begin with the first one
+that draws from networks.
 
 Where the posterior is *amortized* (`~astro_ddprism.diffusion.amortized`), an M-step of views that
 hold several sources trains one network for the joint posterior of all of them, which makes the next
@@ -198,7 +200,10 @@ class ExpectationMaximization:
         while state.stage < len(self.stages):
             stage = self.stages[state.stage]
             if state.iteration == 0:
-                self._warm_start(stage, state)
+                if set(stage.sources) <= set(state.denoisers):
+                    state.iteration = 1  # the fit starts from priors, and needs no warm start
+                else:
+                    self._warm_start(stage, state)
             started = time.perf_counter()
             self._expect(stage, state)
             drawn = time.perf_counter()

@@ -58,7 +58,7 @@ _DAMAGE = (
 )
 
 
-def write_tree(path, tree, overwrite=False):
+def write_tree(path, tree, overwrite=False, compression=None):
     """Write an ASDF file. A write that is killed leaves an old file whole.
 
     Parameters
@@ -71,6 +71,8 @@ def write_tree(path, tree, overwrite=False):
         datasets.
     overwrite : bool
         Whether to replace an existing file.
+    compression : str, optional
+        ``"zlib"`` or ``"bzp2"``: how to compress large arrays, without loss.
 
     Raises
     ------
@@ -86,7 +88,7 @@ def write_tree(path, tree, overwrite=False):
     }
     file = asdf.AsdfFile({_ROOT: {**head, **tree}}, extensions=get_extensions())
     with replacing(path, overwrite) as temporary:
-        file.write_to(temporary)
+        file.write_to(temporary, all_array_compression=compression)
 
 
 def read_tree(path, kind):
@@ -249,10 +251,13 @@ def _view_node(view) -> dict:
     # Older readers pass over it.
     if view.saturated is not None and view.saturated.any():
         node["saturated"] = view.saturated
+    if view.conditions is not None:
+        node["conditions"] = view.conditions.state()
     return node
 
 
 def _view_arguments(node) -> dict:
+    from ..conditions import SurveyConditions
     from ..mixing import noise_from_state, operator_from_state
 
     # asdf gives arrays that load themselves when touched; the view must outlive the open file.
@@ -271,6 +276,8 @@ def _view_arguments(node) -> dict:
     for name in ("wcs", "source_wcs"):
         wcs = node.get(name)
         arguments[name] = None if wcs is None else unpack_wcs(_in_memory(wcs))
+    if "conditions" in node:
+        arguments["conditions"] = SurveyConditions.from_state(node["conditions"])
     others = {name: node[name] for name in ("unit", "name")}
     return {**arguments, **others, "coordinates": node.get("coordinates")}
 

@@ -10,7 +10,10 @@ from ..diffusion.gaussian import GaussianPrior
 from ..diffusion.mixture import GaussianMixture
 from ..diffusion.sampling import Draws
 
-__all__ = ["digest", "state_from_tree", "tree_from_state"]
+__all__ = ["digest", "in_half_precision", "state_from_tree", "tree_from_state"]
+
+# Parts of a state's tree that hold the weights of networks.
+_NETWORKS = ("denoisers", "posteriors")
 
 
 def digest(tree):
@@ -110,6 +113,32 @@ def tree_from_state(state):
     }
 
 
+def in_half_precision(tree):
+    """The same tree with the weights of the networks, and nothing else, in half precision.
+
+    Parameters
+    ----------
+    tree : mapping
+        A tree of `tree_from_state`.
+
+    Returns
+    -------
+    tree : dict
+        It reads as the other does, with weights that are rounded to 11 bits.
+    """
+
+    def rounded(node):
+        if isinstance(node, dict):
+            return {name: rounded(part) for name, part in node.items()}
+        if isinstance(node, list):
+            return [rounded(part) for part in node]
+        # A network's own numbers are arrays; single ones, such as the scale of the data, stay.
+        is_weights = isinstance(node, np.ndarray) and node.dtype == np.float32 and node.ndim
+        return node.astype(np.float16) if is_weights else node
+
+    return {name: rounded(part) if name in _NETWORKS else part for name, part in tree.items()}
+
+
 def state_from_tree(tree, make_denoiser, make_posterior, device):
     """Turn a tree that `tree_from_state` made back into the state of a fit.
 
@@ -122,7 +151,7 @@ def state_from_tree(tree, make_denoiser, make_posterior, device):
         to hold the weights.
     make_posterior : callable
         Called with names of sources and their data scale; returns an amortized posterior to hold
-        the weights.
+        the weights, or None to leave them aside.
     device : torch.device
         Where the state lives.
 
@@ -148,6 +177,8 @@ def state_from_tree(tree, make_denoiser, make_posterior, device):
     for saved in tree.get("posteriors", []):
         weights = {name: torch.tensor(array) for name, array in saved["weights"].items()}
         posterior = make_posterior(tuple(saved["sources"]), float(weights["data_scale"]))
+        if posterior is None:
+            continue
         posterior.load_state_dict(weights)
         posteriors[tuple(saved["sources"])] = posterior.requires_grad_(False)
     history = dict(tree["history"])

@@ -15,6 +15,7 @@ and the view ``"galaxy"``, cutouts at the galaxies, which hold a galaxy on top o
 instruments at once.
 """
 
+from .conditions import image_conditions
 from .cutouts import Cutouts, cut_out
 from .detection import detect_galaxies, detect_objects, select_galaxies, stellar_locus
 from .images import SurveyImage, read_image, stack_bands
@@ -34,6 +35,7 @@ __all__ = [
     "estimate_autocorrelation",
     "estimate_noise",
     "find_saturation",
+    "image_conditions",
     "place_randoms",
     "positions_table",
     "read_image",

@@ -54,6 +54,8 @@ class SurveyImage:
         `True` at saturated stars; these pixels are masked too.
     filename : str
         Where the image comes from, for messages.
+    files : tuple of str
+        Names of the files, without their folders.
     effective_gain : (bands, ny, nx) `~numpy.ndarray`, optional
         Electrons for each unit of flux, infinite at masked pixels. The sources then have photon
         noise of their own, and ``variance`` is that of the background alone.
@@ -67,6 +69,7 @@ class SurveyImage:
     names: tuple[str, ...]
     saturated: np.ndarray
     filename: str = "image"
+    files: tuple[str, ...] = ()
     effective_gain: np.ndarray | None = None
 
     @property
@@ -95,6 +98,7 @@ def read_image(
     effective_gain=None,
     saturation=None,
     unit=None,
+    zero_point=None,
     name=None,
 ):
     """Read a survey image with its noise, its mask and its WCS.
@@ -135,6 +139,9 @@ def read_image(
         core of a saturated star is masked with it.
     unit : unit, optional
         Unit of the pixels, instead of the one that the image states.
+    zero_point : float or str, optional
+        AB magnitude of a pixel value of 1, or the keyword that tells it. The flux is then converted
+        to microjansky.
     name : str, optional
         Name of the band; the keyword ``FILTER`` if not given.
 
@@ -184,13 +191,14 @@ def read_image(
                 f"{raw.label}: bad_bits needs a mask of integers, found {raw.mask.dtype}"
             )
         raw.mask = raw.mask & bad_bits
-    return _assemble(
+    image = _assemble(
         raw,
         estimate=estimate_noise,
         subtract=subtract_background,
         saturation=saturation,
         name=name,
     )
+    return image if zero_point is None else _calibrated(image, _zero_point(zero_point, raw))
 
 
 def _assemble(raw, *, estimate, subtract, saturation, name):
@@ -243,8 +251,36 @@ def _assemble(raw, *, estimate, subtract, saturation, name):
         names=_names(name or raw.header.get("FILTER"), len(data)),
         saturated=saturated,
         filename=raw.label,
+        files=(raw.file,) if raw.file else (),
         effective_gain=gain,
     )
+
+
+def _zero_point(zero_point, raw):
+    if isinstance(zero_point, str) and zero_point in raw.header:
+        zero_point = raw.header[zero_point]
+    try:
+        number = float(zero_point)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise InputError(
+            f"{raw.label}: zero_point: found {zero_point!r}, expected an AB magnitude or a keyword "
+            "of the header that tells it"
+        )
+    return number
+
+
+def _calibrated(image, zero_point):
+    """An image of counts in microjansky."""
+    if image.unit.is_equivalent(u.Jy) or image.unit.is_equivalent(u.mgy):
+        raise InputError(
+            f"{image.filename}: found a zero point and the unit {image.unit}, which has one of its "
+            "own; expected one or the other"
+        )
+    factor = float((10 ** (-0.4 * zero_point) * u.AB).to_value(u.uJy))
+    data, variance = image.data * factor, image.variance * factor**2
+    return replace(image, data=data, variance=variance, unit=u.uJy)
 
 
 def _bands(data, label):
@@ -404,6 +440,7 @@ def stack_bands(images: Sequence[SurveyImage]):
         names=tuple(names),
         saturated=np.concatenate([image.saturated for image in images]),
         filename=", ".join(image.filename for image in images),
+        files=tuple(dict.fromkeys(name for image in images for name in image.files)),
         effective_gain=_stack_gains(images),
     )
 

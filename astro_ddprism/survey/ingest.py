@@ -41,6 +41,7 @@ class RawImage:
     noise_kind: str = ""
     noise_label: str = ""
     mask: np.ndarray | None = None
+    file: str = ""
     gain: np.ndarray | None = None
     gain_label: str = ""
 
@@ -61,10 +62,9 @@ def from_file(path, hdu, planes, mask, unit, gain):
                 raise InputError(f"{label}: the WCS cannot be read ({error})") from error
         raw = RawImage(
             data=data,
-            # They may stand in the first extension and hold for all.
-            header={
-                key: header.get(key, hdus[0].header.get(key)) for key in ("FILTER", "SATURATE")
-            },
+            # Keywords may stand in the first extension and hold for all.
+            header={**dict(hdus[0].header.items()), **dict(header.items())},
+            file=Path(path).name,
             unit=parse_unit(header.get("BUNIT"), label) if unit is None else _unit(unit),
             wcs=wcs,
             label=label,
@@ -158,6 +158,7 @@ def from_nddata(image, planes, mask, unit, gain):
     raw = RawImage(
         data=np.asarray(image.data), header=dict(image.meta), unit=unit, wcs=image.wcs, label=label
     )
+    raw.file = Path(label).name if image.meta and "FILENAME" in image.meta else ""
     if raw.wcs is not None and not isinstance(raw.wcs, WCS):
         raise InputError(
             f"{label}: found a WCS of type {type(raw.wcs).__name__}, expected astropy.wcs.WCS"

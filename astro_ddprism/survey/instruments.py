@@ -10,7 +10,9 @@ import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 
+from ..conditions import SurveyConditions
 from ..errors import InputError
+from .conditions import image_conditions
 from .correlation import autocorrelation_of
 from .cutouts import cut_stamps, pixel_angle
 from .images import SurveyImage, read_image
@@ -155,6 +157,7 @@ def views_from_images(
         instrument: autocorrelation_of([tile], _one(correlated_noise, instrument))
         for instrument, tile in tiles.items()
     }
+    conditions = {instrument: image_conditions(tile) for instrument, tile in tiles.items()}
 
     def cut(name, table, sources):
         stamps = {}
@@ -162,7 +165,9 @@ def views_from_images(
             some = cut_stamps(
                 tile, table, size=sides[instrument], max_masked_fraction=max_masked_fraction
             )
-            stamps[instrument] = replace(some, autocorrelation=patches[instrument])
+            stamps[instrument] = replace(
+                some, autocorrelation=patches[instrument], conditions=conditions[instrument]
+            )
         return _seen(name, stamps, table, sources)
 
     galaxies, avoid = find_galaxies(first, positions=positions, detection=detection)
@@ -224,7 +229,11 @@ def _stack(name, instrument, images, max_lag):
     except InputError as error:
         raise InputError(f"view {name!r}, {instrument}: {error}") from error
     known = [image for image in images if image is not None]
-    return replace(stamps, autocorrelation=autocorrelation_of(known, max_lag))
+    return replace(
+        stamps,
+        autocorrelation=autocorrelation_of(known, max_lag),
+        conditions=SurveyConditions.combined([image_conditions(image) for image in known]),
+    )
 
 
 def _names(rows):

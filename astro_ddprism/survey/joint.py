@@ -121,10 +121,16 @@ def make_views(observed, *, psf=None, bands=None, frame=None):
                 mixing=dict.fromkeys(view.sources, operator),
                 wcs=wcs[name, instrument],
                 name=instrument,
+                conditions=_in_frame(stamps.conditions, frame),
                 **common,
             )
         views[name] = MultiInstrumentView(images, name=name)
     return views
+
+
+def _in_frame(conditions, frame):
+    """What images are like, whose sources have pixels of their own."""
+    return None if conditions is None else replace(conditions, pixel_scale=frame.scale)
 
 
 def _check_names(argument, given, instruments, *, all_of_them=False):

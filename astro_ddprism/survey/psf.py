@@ -2,21 +2,31 @@
 
 A PSF is an odd-sized image whose middle pixel is its centre and whose sum is 1: the response of the
 image to a point source of unit flux in the middle of a pixel.
+
+Its width is told by one number, its full width at half maximum: that of the circular Gaussian,
+averaged over pixels, which fits the core best (`photutils.psf.fit_fwhm`); with its wings in the
+fit a Moffat profile would look a tenth wider than it is. It is had from the PSF itself or from the
+stars of an image, and means the same in both.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from astropy.nddata import NDData
+from astropy.utils.exceptions import AstropyUserWarning
+from photutils.psf import fit_fwhm
 
 from ..errors import InputError
 from .files import read_plane
 
-__all__ = ["read_psf"]
+__all__ = ["kernel_fwhm", "read_psf", "stellar_fwhm"]
 
 SUM_TOLERANCE = 1e-2
 CENTRE_TOLERANCE = 1  # pixels from the middle to the peak
+STAR_SNR = 50  # of the stars whose width is measured
+MIN_STARS, MAX_STARS = 5, 100
 
 
 def read_psf(psf, n_bands=1):
@@ -137,3 +147,75 @@ def half_light_radius(psf):
         area_radius = np.sqrt((np.arange(len(order)) + 0.5) / np.pi)
         radii.append(np.interp(0.5, growth, area_radius))
     return float(np.mean(radii))
+
+
+def kernel_fwhm(psf):
+    """Full width at half maximum of a PSF, band by band.
+
+    Parameters
+    ----------
+    psf : (ky, kx) or (bands, ky, kx) `~numpy.ndarray`
+        The PSF.
+
+    Returns
+    -------
+    (bands,) `~numpy.ndarray`
+        In pixels; one band where all have the same PSF.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astro_ddprism.survey.psf import kernel_fwhm
+    >>> r2 = np.sum(np.square(np.mgrid[-9:10, -9:10]), axis=0)
+    >>> kernel_fwhm(np.exp(-r2 / 2 / 2.0**2)).round(2)  # 2.35 times 2 pixels, less the pixel's
+    array([4.66])
+    """
+    ky, kx = psf.shape[-2:]
+    guess = 2 * half_light_radius(psf)
+    centre = [(kx // 2, ky // 2)]
+    return np.concatenate([_fit(band, centre, guess) for band in psf.reshape(-1, ky, kx)])
+
+
+def stellar_fwhm(image, objects):
+    """Full width at half maximum of the stars of an image, band by band.
+
+    Parameters
+    ----------
+    image : `~astro_ddprism.survey.SurveyImage`
+        The image, its sky subtracted.
+    objects : `~astropy.table.QTable`
+        What was detected on it (`~astro_ddprism.survey.detect_objects`).
+
+    Returns
+    -------
+    (bands,) `~numpy.ndarray`, or None
+        The median over up to 100 of the brightest stars, in pixels; None where stars are not told
+        from galaxies, or fewer than five of them are bright in some band.
+    """
+    radius = objects.meta["stellar_radius"]
+    bad = objects["saturated"] | objects["edge"] | objects["masked"]
+    stars = objects[objects["star"] & (objects["snr"] > STAR_SNR) & ~bad]
+    if radius is None or len(stars) < MIN_STARS:
+        return None
+    # Detections below the stellar locus are no stars, but bad pixels and cosmic rays.
+    stars = stars[stars["half_light_radius"].value > radius / 1.15]
+    stars = stars[np.argsort(-stars["snr"])[:MAX_STARS]]
+    positions = np.column_stack([stars["x"], stars["y"]])
+    widths = []
+    for data, variance, mask in zip(image.data, image.variance, image.mask, strict=True):
+        if mask.all():
+            return None
+        scale = float(np.sqrt(np.median(variance[~mask])))  # photutils squares what may be tiny
+        found = _fit(np.where(mask, 0, data) / scale, positions, 2 * radius, mask)
+        found = found[np.isfinite(found) & (found > radius) & (found < 4 * radius)]
+        if len(found) < MIN_STARS:
+            return None
+        widths.append(np.median(found))
+    return np.array(widths)
+
+
+def _fit(data, positions, guess, mask=None):
+    side = 2 * max(1, round(guess / 2)) + 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyUserWarning)  # one bad fit among many
+        return fit_fwhm(data, xypos=positions, fwhm=guess, fit_shape=side, mask=mask)

@@ -7,6 +7,7 @@ from astropy import units as u
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
+from ..conditions import SurveyConditions
 from ..errors import InputError
 from ..frame import SourceFrame
 
@@ -33,6 +34,8 @@ class Stamps:
         Correlation of the noise of neighbouring pixels.
     effective_gain : (N, bands, ny, nx) `~numpy.ndarray`, optional
         Electrons for each unit of flux.
+    conditions : `~astro_ddprism.conditions.SurveyConditions`, optional
+        What the images are like.
     """
 
     data: np.ndarray
@@ -44,6 +47,7 @@ class Stamps:
     labels: list[str]
     autocorrelation: np.ndarray | None = None
     effective_gain: np.ndarray | None = None
+    conditions: SurveyConditions | None = None
 
     @property
     def shape(self):

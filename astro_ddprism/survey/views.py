@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import InputError
+from .conditions import detect_stars, image_conditions
 from .correlation import autocorrelation_of, noise_of
 from .cutouts import check_size, cut_out
 from .detection import detect_objects, select_galaxies, split_options
@@ -21,6 +22,7 @@ def views_from_image(
     image,
     *,
     psf=None,
+    psf_fwhm=None,
     size=32,
     positions=None,
     n_random=None,
@@ -41,6 +43,10 @@ def views_from_image(
     psf : path, array_like or list, optional
         Point spread function (`read_psf`): the sources are then the light before it. Without one
         they are the light as seen through it.
+    psf_fwhm : float or `~astropy.units.Quantity`, optional
+        Full width at half maximum of the point spread function, of all bands or of each, in
+        arcseconds if without a unit: what the views remember of it. By default it is measured on
+        ``psf``, or else on the stars.
     size : int
         Side of the cutouts in pixels.
     positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`, optional
@@ -86,6 +92,10 @@ def views_from_image(
     kernel = None if psf is None else read_psf(psf, image.n_bands)
     mixing = Identity(shape) if kernel is None else Convolution(kernel, shape)
     galaxies, avoid = find_galaxies(image, psf=kernel, positions=positions, detection=detection)
+    stars = avoid
+    if positions is not None:  # a catalog's objects tell nothing of stars
+        stars = detect_stars(image) if psf is None and psf_fwhm is None else None
+    conditions = image_conditions(image, objects=stars, psf=kernel, psf_fwhm=psf_fwhm)
     cuts = {"galaxy": cut_out(image, galaxies, size=size, max_masked_fraction=max_masked_fraction)}
     logger.info("%s: %d galaxies", image.filename, len(cuts["galaxy"].ids))
     if n_random != 0:
@@ -114,6 +124,7 @@ def views_from_image(
             coordinates=cuts[name].coordinates,
             ids=cuts[name].ids,
             name=name,
+            conditions=conditions,
             mixing=dict.fromkeys(sources, mixing),
         )
         for name, sources in (("random", ("los",)), ("galaxy", ("los", "galaxy")))

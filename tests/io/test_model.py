@@ -13,7 +13,12 @@ from astro_ddprism.diffusion.networks import MLP
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.diffusion.sampling import Draws
 from astro_ddprism.io.asdf import read_tree, write_tree
-from astro_ddprism.io.model import digest, state_from_tree, tree_from_state
+from astro_ddprism.io.model import (
+    digest,
+    in_half_precision,
+    state_from_tree,
+    tree_from_state,
+)
 
 CPU = torch.device("cpu")
 
@@ -125,3 +130,23 @@ def test_digest_tells_trees_apart():
     ]
     assert len({digest(t) for t in different}) == len(different)
     assert digest(tree()) == digest(tree(a=np.arange(12)[::2] // 2))
+
+
+def test_half_precision_is_of_weights_alone(state):
+    """Weights are rounded to 11 bits, all else stays, and the tree reads as before."""
+    tree = tree_from_state(state)
+    half = in_half_precision(tree)
+    found, expected = flat(half), flat(tree)
+    assert list(found) == list(expected)
+    assert found.pop("/history") == expected.pop("/history")
+    for name, value in expected.items():
+        if name.startswith("/denoisers/") and value.dtype == np.float32 and value.ndim:
+            assert found[name].dtype == np.float16
+            np.testing.assert_allclose(found[name], value, rtol=2**-11, atol=1e-7)
+        else:
+            np.testing.assert_array_equal(found[name], value)
+            assert np.asarray(found[name]).dtype == np.asarray(value).dtype
+    again = state_from_tree(half, make_denoiser, None, CPU)
+    for denoiser in again.denoisers.values():
+        assert all(p.dtype == torch.float32 for p in denoiser.parameters())
+    assert again.denoisers["a"].data_scale == state.denoisers["a"].data_scale

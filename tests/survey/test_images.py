@@ -480,3 +480,31 @@ def test_gains_of_bands(ccd):
     )  # fmt: skip
     both = stack_bands([r, read_image(i, effective_gain=5e3), read_image(ccd)])
     assert_allclose(both.effective_gain[:, 0, 0], [2, 5, np.inf])
+
+
+def test_zero_points(write, header):
+    """A pixel value of 1 has the AB magnitude 23.9 where it is a microjansky."""
+    del header["BUNIT"]
+    header["MAGZERO"] = 23.9 + 2.5
+    path = write(image=np.eye(64, dtype=np.float32), header=header, RMS=np.full(SHAPE, 2.0))
+    for zero_point in (26.4, "26.4", "MAGZERO"):
+        image = read_image(path, zero_point=zero_point)
+        assert image.unit == u.uJy
+        assert_allclose(image.data[0, 3, 3], 0.1, rtol=1e-3)
+        assert_allclose(np.sqrt(image.variance[0, 3, 3]), 0.2, rtol=1e-3)
+    for wrong in ("MAGZPT", np.nan):
+        with pytest.raises(InputError, match=r"image\.fits.*zero_point: found .*keyword"):
+            read_image(path, zero_point=wrong)
+    for unit in ("nJy", "nmgy"):
+        with pytest.raises(InputError, match=f"found a zero point and the unit {unit}"):
+            read_image(path, zero_point=26.4, unit=unit)
+
+
+def test_files_are_known_by_their_names(write, ccd):
+    path = write(RMS=np.full(SHAPE, 2.0))
+    one = read_image(path)
+    assert one.files == ("image.fits",)
+    assert stack_bands([one, one]).files == ("image.fits",)
+    assert read_image(ccd).files == ()
+    ccd.meta["FILENAME"] = "folder/tile.fits"
+    assert read_image(ccd).files == ("tile.fits",)

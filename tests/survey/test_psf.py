@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose
 
 from astro_ddprism.errors import InputError
 from astro_ddprism.survey import read_psf
-from astro_ddprism.survey.psf import half_light_radius
+from astro_ddprism.survey.psf import half_light_radius, kernel_fwhm
 
 
 def gaussian(n, sigma=2.0):
@@ -62,3 +62,24 @@ def test_a_file_with_a_bad_psf_is_named(tmp_path):
 def test_half_light_radius_of_a_gaussian():
     # of a circular Gaussian: sigma sqrt(2 ln 2)
     assert_allclose(half_light_radius(gaussian(41, 3.0)), 3 * np.sqrt(2 * np.log(2)), rtol=0.02)
+
+
+@pytest.mark.parametrize("sigma", [0.8, 1.5, 3.0])
+def test_fwhm_of_gaussians(sigma):
+    """Those of a Gaussian that is averaged over pixels, by GalSim."""
+    galsim = pytest.importorskip("galsim")
+    star = galsim.Gaussian(sigma=sigma)
+    kernel = galsim.Convolve(star, galsim.Pixel(1.0)).drawImage(
+        nx=41, ny=41, scale=1.0, method="no_pixel"
+    )
+    assert_allclose(kernel_fwhm(kernel.array.astype(float)), star.fwhm, rtol=0.01)
+    both = np.stack([kernel.array, gaussian(41, 2.0)])
+    assert_allclose(kernel_fwhm(both), [star.fwhm, 2.3548 * np.sqrt(4 - 1 / 12)], rtol=0.01)
+
+
+@pytest.mark.parametrize("fwhm", [2.0, 2.4, 3.4, 5.0])
+def test_fwhm_of_a_profile_with_wings(fwhm):
+    galsim = pytest.importorskip("galsim")
+    star = galsim.Moffat(beta=3.5, fwhm=fwhm)
+    kernel = star.drawImage(nx=61, ny=61, scale=1.0)
+    assert_allclose(kernel_fwhm(kernel.array.astype(float)), fwhm, rtol=0.07)
