@@ -536,7 +536,8 @@ def test_catalogs_of_other_formats_are_plain(fake, views, tmp_path, ending):
     assert set(table.colnames) <= set(product.colnames)
     assert {"ra", "galaxy_dec", "galaxy_mag_p16"} <= set(table.colnames)
     np.testing.assert_allclose(table["galaxy_flux"], product["galaxy_flux"], rtol=1e-12)
-    magnitude = 20 - 2.5 * np.log10(np.asarray(table["galaxy_flux_p84"]))
+    with np.errstate(divide="ignore"):  # fluxes below zero are infinitely faint
+        magnitude = 20 - 2.5 * np.log10(np.asarray(table["galaxy_flux_p84"]).clip(min=0))
     np.testing.assert_allclose(table["galaxy_mag_p16"], magnitude)
 
 
@@ -656,9 +657,9 @@ def test_images_that_a_model_does_not_know(model, tile, tmp_path, capsys):
     base = ("--model", model, "--device", "cpu", "--samples", 1, "-o", tmp_path / "out.fits")
     coarse, counts = tmp_path / "coarse.fits", tmp_path / "counts.fits"
     with fits.open(tile) as hdus:
-        for key in ("CDELT1", "CDELT2", "CD1_1", "CD2_2", "PC1_1", "PC2_2"):
-            if key in hdus[0].header and not key.startswith("CDELT"):
-                hdus[0].header[key] *= 1.3
+        header = hdus[0].header  # a PC matrix that is not there is one
+        for key in ("CDELT1", "CDELT2"):
+            header[key] = 1.3 * header.get(key, 1.0)
         hdus.writeto(coarse)
     bad_header(tile, counts, BUNIT="adu")
     message = fails(capsys, "separate", coarse, *base)
