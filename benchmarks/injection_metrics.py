@@ -57,16 +57,19 @@ def correct_by(ratio, reference):
 def flux_statistics(ratio):
     """Bias, scatter and outliers of corrected flux ratios.
 
+    Two scatters: of the objects that were found, and of all, where one that was not found is as far
+    off as can be (infinite, if these are more than half).
+
     Parameters
     ----------
     ratio : ndarray, shape (N,)
-        Measured over true flux; NaN where nothing was measured, which counts as an outlier, and in
-        nothing else.
+        Measured over true flux; NaN where nothing was measured.
 
     Returns
     -------
     statistics : dict of str to float
-        ``bias``, ``scatter`` and ``outlier_fraction``; NaN where there is nothing to tell from.
+        ``bias``, ``scatter``, ``scatter_of_all`` and ``outlier_fraction``; NaN where there is
+        nothing to tell from.
 
     Examples
     --------
@@ -77,17 +80,16 @@ def flux_statistics(ratio):
     """
     found = ratio[np.isfinite(ratio)]
     if len(found) == 0:
-        return {
-            "bias": np.nan,
-            "scatter": np.nan,
-            "outlier_fraction": 1.0 if len(ratio) else np.nan,
-        }
+        nothing = dict.fromkeys(("bias", "scatter", "scatter_of_all"), np.nan)
+        return nothing | {"outlier_fraction": 1.0 if len(ratio) else np.nan}
     middle = np.median(found)
+    deviation = np.abs(ratio - middle)
     with np.errstate(invalid="ignore"):
         inside = np.abs(ratio - 1) <= OUTLIER  # False for NaN
     return {
         "bias": float(middle - 1),
-        "scatter": float(1.4826 * np.median(np.abs(found - middle))),
+        "scatter": float(1.4826 * np.nanmedian(deviation)),
+        "scatter_of_all": float(1.4826 * np.median(np.nan_to_num(deviation, nan=np.inf))),
         "outlier_fraction": float(1 - inside.mean()),
     }
 

@@ -22,7 +22,14 @@ maggies, g = 2.4e13 electrons per maggie. In 1800 s this is a zero point of 25.3
 electron a second, as it should be for the 2.6 m of the VST.
 """
 
-__all__ = ["Scene", "SceneSettings", "effective_gain", "make_scene", "measure_psf"]
+__all__ = [
+    "Measurement",
+    "Scene",
+    "SceneSettings",
+    "effective_gain",
+    "make_scene",
+    "measure_psf",
+]
 
 import warnings
 from dataclasses import asdict, dataclass, field, replace
@@ -178,6 +185,27 @@ class Scene:
     def _pixels(self, k):
         rows = self.rows(k)
         return self.catalog["x"][rows], self.catalog["y"][rows]
+
+
+class Measurement:
+    """What one method says of all galaxies of a scene.
+
+    Parameters
+    ----------
+    name : str
+        Of the method.
+    flux : ndarray, shape (N,)
+        NaN where the method found nothing, or was not asked.
+    time_per_object : float
+        In seconds: of one processor core, or of a GPU.
+    asked : ndarray of bool, shape (N,), optional
+        Of which galaxies the method was asked; by default of all.
+    """
+
+    def __init__(self, name, flux, time_per_object, asked=None):
+        self.name, self.flux = str(name), np.asarray(flux, dtype=float)
+        self.time_per_object = float(time_per_object)
+        self.asked = np.ones(len(self.flux), dtype=bool) if asked is None else np.asarray(asked)
 
 
 def effective_gain(noise, pixel, sky_magnitude=SKY_MAGNITUDE):
