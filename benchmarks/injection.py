@@ -27,7 +27,14 @@ import torch
 from astro_ddprism import DiffusionSourceSeparator
 
 from .injection_blends import deblended_segments, worst_blends
-from .injection_figures import calibration, classes_of, conservation, report, summarise
+from .injection_figures import (
+    calibration,
+    classes_of,
+    conservation,
+    coverage_rows,
+    report,
+    summarise,
+)
 from .injection_peers import (
     PeerResults,
     fit_by_scarlet2,
@@ -57,6 +64,8 @@ def parse(argv):
     parser.add_argument("--tile", type=Path, default=data / "kids_viking" / "r.fits.fz")
     parser.add_argument("--cosmos", type=Path, default=data / "cosmos")
     parser.add_argument("--n", type=int, default=SceneSettings.n, help="number of galaxies")
+    first_row = SceneSettings.first_row
+    parser.add_argument("--first-row", type=int, default=first_row, help="that holds galaxies")
     parser.add_argument("--quick", action="store_true", help=f"{N_QUICK} galaxies, in one image")
     parser.add_argument("--samples", type=int, default=16, help="posterior samples of each")
     parser.add_argument("--effective-gain", type=float, help="electrons per unit of flux")
@@ -140,17 +149,21 @@ def main(argv=None):
     """Run the study."""
     started, args = time.perf_counter(), parse(argv)
     n = min(args.n, N_QUICK) if args.quick else args.n
-    settings = SceneSettings(n=n, gain=args.effective_gain, seed=args.seed)
+    settings = SceneSettings(
+        n=n, first_row=args.first_row, gain=args.effective_gain, seed=args.seed
+    )
     scene = make_scene(args.tile, args.cosmos, settings)
     ours, separator, device, figures = None, None, "cpu", {}
     if args.model is not None:
         separator = DiffusionSourceSeparator.read(args.model, device=args.device)
         device = separator._torch_device()
         ours = measure_by_separation(scene, separator, args.samples, seed=args.seed)
-        figures |= {"calibration": calibration(ours, scene), "conservation": conservation(ours)}
+        figures |= {"calibration": calibration(ours, scene), "conservation": [conservation(ours)]}
     peers = ask_peers(scene, args)
     methods = [*([] if ours is None else [ours]), *peers.measurements.values()]
     figures["methods"] = [summarise(method, scene) for method in methods]
+    if ours is not None:
+        figures["coverage"] = coverage_rows(figures["methods"][0], figures["calibration"])
     for line in report(figures):
         print(line)
     if args.out is not None:

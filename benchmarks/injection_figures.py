@@ -9,6 +9,7 @@ __all__ = [
     "classes_of",
     "conservation",
     "corrected_ratios",
+    "coverage_rows",
     "report",
     "summarise",
 ]
@@ -106,7 +107,7 @@ def summarise(measurement, scene):
     return {
         "name": measurement.name,
         "time_per_object_s": measurement.time_per_object,
-        "correction": float(np.median(known)) if len(known) else float("nan"),
+        "correction": float(np.median(known)) if len(known) else None,
         **{name: figures(chosen) for name, chosen in classes.items()},
         "bins": bins,
     }
@@ -152,7 +153,8 @@ def _class_figures(measurement, scene, ratio, isolated, rows):
                 continue
             figures[name] = interval_coverage(samples, truth, level)
             figures[f"{name}_error"] = float(np.sqrt(level * (1 - level) / len(rows)))
-    return figures
+    # JSON knows no NaN.
+    return {name: v if v is None or np.isfinite(v) else None for name, v in figures.items()}
 
 
 def calibration(measurement, scene):
@@ -196,6 +198,37 @@ def calibration(measurement, scene):
     return result
 
 
+def coverage_rows(method, calibrated):
+    """What tells whether the errors of fluxes are honest, as rows of a table.
+
+    Parameters
+    ----------
+    method : dict
+        Of `summarise`, of this package.
+    calibrated : dict
+        Of `calibration`.
+
+    Returns
+    -------
+    rows : list of dict
+        One for each class.
+    """
+    rows = []
+    for name in ("isolated", "blended"):
+        if name in calibrated:
+            ranks, tarp = calibrated[name]["ranks"]["flux"], calibrated[name]["tarp"]
+            row = {
+                key: method[name].get(key)
+                for key in (
+                    "n",
+                    *(f"coverage_{level}{end}" for level in (68, 95) for end in ("", "_error")),
+                )
+            }
+            slope = {key: ranks[key] for key in ("slope", "slope_error")}
+            rows.append({"class": name, **row, **slope, "tarp": tarp["largest_deviation"]})
+    return rows
+
+
 def conservation(measurement):
     """Whether the separated sources add up to what was observed, in all cutouts together.
 
@@ -229,8 +262,8 @@ def report(figures):
                 f"{_text(method[group].get(name), method[group].get(f'{name}_error')):>17}"
                 for name in names
             )
-            time, correction = method["time_per_object_s"], method["correction"]
-            yield f"{method['name']:<20}{group:<10}{cells}{time:>10.2g}{correction:>11.3f}"
+            time, correction = method["time_per_object_s"], _text(method["correction"], None)
+            yield f"{method['name']:<20}{group:<10}{cells}{time:>10.2g}{correction:>11}"
     for group, part in figures.get("calibration", {}).items():
         for what, row in part.get("ranks", {}).items():
             yield (
@@ -241,8 +274,8 @@ def report(figures):
         if "tarp" in part:
             off, p_value = (part["tarp"][name] for name in ("largest_deviation", "p_value"))
             yield f"{group}, TARP: off by {off:.3f}, p = {p_value:.2g}"
-    if "conservation" in figures:
-        yield ", ".join(f"{name} {value:.2g}" for name, value in figures["conservation"].items())
+    for row in figures.get("conservation", []):
+        yield ", ".join(f"{name} {value:.2g}" for name, value in row.items())
 
 
 def _text(value, error):
