@@ -9,7 +9,8 @@
       sources.psnr_mean: PSNR [dB]
 
 Rows of further records follow. ``rows`` names the nested lists of the figures that they are made
-of; each line of the content is a key of one of them, and the title of its column.
+of; each line of the content is a key of one of them, and the title of its column. Further dots in a
+key lead into nested mappings.
 """
 
 import json
@@ -58,8 +59,10 @@ def _rows(found: dict, names: list[str], inner: str = ""):
 
 
 def _text(row: dict, key: str) -> str:
-    where, name = key.split(".", 1)
-    value = row[where].get(name)
+    where, *names = key.split(".")
+    value = row[where]
+    for name in names:
+        value = None if value is None else value.get(name)
     if isinstance(value, float):
         return f"{value:.2f}" if 0.1 <= abs(value) < 100 else f"{value:.3g}"
     return "" if value is None else str(value)
