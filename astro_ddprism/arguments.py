@@ -128,6 +128,9 @@ def _add_cutouts(commands):
     command.add_argument("--random-distance", type=_quantity, metavar="DISTANCE",
                          help="keep random positions so far from detections, in pixels or as "
                          "'5 arcsec' (default: do not avoid them)")  # fmt: skip
+    command.add_argument("--crowded-fraction", type=float, default=0.0, metavar="PART",
+                         help="part of the random positions that lie beside detections, for a "
+                         "model that has seen many blends (default: 0)")  # fmt: skip
     _add_image_options(command)
     several = command.add_argument_group("several instruments, instead of TILE.fits").add_argument
     several("--instrument", action="append", type=_instrument, metavar="NAME=FILE[,OPTION=VALUE]",
@@ -145,14 +148,6 @@ def _add_cutouts(commands):
 
 def _add_fit(commands):
     command = commands.add_parser("fit", help="learn the priors from views")
-    command.add_argument(
-        "--crowded-fraction",
-        type=float,
-        default=0.0,
-        metavar="PART",
-        help="part of the random positions that lie beside detections, for a "
-        "model that has seen many blends (default: 0)",
-    )
     command.add_argument("views", type=Path, metavar="VIEWS.asdf")
     _add_output(command, "MODEL.asdf")
     command.add_argument("--config", type=Path, metavar="FILE.toml",
