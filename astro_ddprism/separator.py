@@ -663,7 +663,8 @@ class DiffusionSourceSeparator:
         )
         # Its chains begin far above any light: there is no prior to say where it may be.
         schedule = VESchedule(self.sigma_min, 10 * self._sigma_max)
-        posterior = AmortizedPosterior(backbone, schedule, data_scale)
+        precision = getattr(torch, self.precision)
+        posterior = AmortizedPosterior(backbone, schedule, data_scale, precision)
         return posterior.to(self._torch_device())
 
     def _sampler(self, denoisers, gaussians, mixtures, posteriors) -> JointSampler:

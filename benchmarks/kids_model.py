@@ -31,28 +31,43 @@ from .record import write_record
 
 COMMON = {
     "size": 32,
-    "n_random": None,
+    "n_random": 5200,
+    # Half of the random positions lie beside detections: what separates blends must have seen many.
+    "crowded_fraction": 0.5,
     "columns": None,
     "n_compared": 64,
-    "fit": {"sources": ("los", "galaxy"), "seed": 0},
+    "fit": {
+        "sources": ("los", "galaxy"),
+        "seed": 0,
+        "posterior": "amortized",
+        "templates": ("galaxy",),
+        "flux_factors": {"galaxy": (0.2, 2.0)},
+        "precision": "bfloat16",
+    },
 }
-# An hour or less of a GPU: two networks of 600,000 weights.
+# An hour or less of a GPU.
 FULL = COMMON | {
     "fit": COMMON["fit"]
     | {
         "network_options": {"channels": (48, 96), "blocks": (1, 1)},
-        "n_first_images": 256_000,
+        "n_first_images": 512_000,
         "n_images": 128_000,
+        "n_posterior_images": 12_000_000,
         "train_batch_size": 64,
-        "n_em_iterations": 8,
+        "n_em_iterations": 2,
         "n_steps": 32,
         "batch_size": 512,
     }
 }
-# Of a size for two processor cores: a quarter of an hour.
+# Of a size for two processor cores: three quarters of an hour on one of them.
 REDUCED = COMMON | {
-    "n_random": 600,
-    "fit": COMMON["fit"] | {"n_first_images": 16_000, "n_images": 6_000, "n_em_iterations": 1},
+    "fit": COMMON["fit"]
+    | {
+        "n_first_images": 60_000,
+        "n_images": 20_000,
+        "n_posterior_images": 600_000,
+        "n_em_iterations": 1,
+    },
 }
 # Whether it runs, and nothing more.
 QUICK = COMMON | {
@@ -64,6 +79,7 @@ QUICK = COMMON | {
         "network_options": {"channels": (4, 8), "blocks": (1, 1), "embedding": 8},
         "n_first_images": 640,
         "n_images": 320,
+        "n_posterior_images": 640,
         "n_em_iterations": 1,
         "n_steps": 4,
         "warm_start_iterations": 1,
@@ -99,6 +115,7 @@ def make_views(configuration, rows) -> MultiViewDataset:
         read_part(data_file(), rows, configuration["columns"]),
         size=configuration["size"],
         n_random=configuration["n_random"],
+        crowded_fraction=configuration["crowded_fraction"],
         estimate_noise=True,
         saturation="auto",
         zero_point="MAGZERO",

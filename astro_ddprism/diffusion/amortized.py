@@ -73,7 +73,7 @@ def simulate(batch, sources: dict[str, Tensor]):
     if isinstance(batch, Sequence):
         return tuple(simulate(image, sources) for image in batch)
     light = sum(operator(sources[source]) for source, operator in batch.mixing.items())
-    noise = batch.noise.colour(torch.randn_like(light))
+    noise = batch.noise.at(light).colour(torch.randn_like(light))
     return replace(batch, y=torch.where(batch.noise.valid, light + noise, 0.0))
 
 
@@ -89,14 +89,23 @@ class AmortizedPosterior(nn.Module):
         A variance-exploding schedule.
     data_scale : float
         Typical root mean square of the sources, in units of the noise.
+    precision : torch.dtype
+        Precision of the network's arithmetic.
     """
 
     n_features = 6
 
-    def __init__(self, backbone: nn.Module, schedule: Schedule, data_scale: float):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        schedule: Schedule,
+        data_scale: float,
+        precision: torch.dtype = torch.float32,
+    ):
         super().__init__()
         self.backbone = backbone
         self.schedule = schedule
+        self.precision = precision
         self.register_buffer("data_scale", torch.tensor(float(data_scale)))
 
     def given(self, observation: JointObservation) -> "_Given":
@@ -193,7 +202,10 @@ class _Given(Denoiser):
 
     def output(self, features: Tensor, log_sigma: Tensor) -> Tensor:
         """The network's output, of shape ``(B, S, *shape)``."""
-        output = self.posterior.backbone(features, log_sigma).to(self.power)
+        precision = self.posterior.precision
+        reduced = precision != torch.float32
+        with torch.autocast(features.device.type, dtype=precision, enabled=reduced):
+            output = self.posterior.backbone(features, log_sigma).to(self.power)
         return output.unflatten(1, self.power.shape[1:3])
 
     @torch.no_grad()
