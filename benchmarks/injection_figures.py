@@ -123,12 +123,11 @@ def _class_figures(measurement, scene, ratio, isolated, rows):
         scale = np.nanmedian(ratio[scale_rows]) if len(scale_rows) else np.nan
         return flux_statistics(ratio[chosen] / scale)
 
-    same = np.isin(rows, reference).all()
+    same = np.array_equal(rows, reference)
     rng = np.random.default_rng(1)
 
     def resampled(index):
-        # The correction has its own error; where these galaxies are those that it is from, the
-        # same one.
+        # The correction has an error too; of the galaxies that it is from, the same one.
         chosen = rows[index]
         return statistics(chosen, chosen if same else rng.choice(reference, len(reference)))
 

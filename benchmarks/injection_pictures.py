@@ -48,7 +48,7 @@ def draw_errors(path, measurements, scene):
         axis.set_yscale("symlog", linthresh=0.3)
         axis.set_yticks([-1, -0.2, 0, 0.2, 1, 10], ["-1", "-0.2", "0", "0.2", "1", "10"])
         axis.set(ylabel="relative error of flux", title=title)
-    axes[0].legend(fontsize=8, ncols=3, loc="upper left")
+    _legend(axes, ncols=3, loc="upper left")
     axes[1].set_xlabel("magnitude")
     figure.savefig(path)
 
@@ -77,13 +77,13 @@ def draw_calibration(path, calibration, methods):
         error = 1 / np.sqrt(counts.mean())
         axis.axhspan(1 - error, 1 + error, color="0.9", zorder=0)
         axis.set(title=f"{name}: ranks", xlabel="rank / samples", ylim=(0, None))
-        axis.legend(fontsize=8)
+        _legend([axis])
     for k, name in enumerate(groups):
         tarp = calibration[name]["tarp"]
         axes[1, 0].plot(tarp["level"], tarp["expected_coverage"], label=name, color=f"C{k}")
     axes[1, 0].plot([0, 1], [0, 1], color="0.6", lw=0.8)
     axes[1, 0].set(title="TARP", xlabel="credibility", ylabel="expected coverage")
-    axes[1, 0].legend(fontsize=8)
+    _legend([axes[1, 0]])
     for axis, level in zip(axes[1, 1:], (68, 95), strict=True):
         axis.axhspan(level / 100 - 0.05, level / 100 + 0.05, color="0.9", zorder=0)
         axis.axhline(level / 100, color="0.6", lw=0.8)
@@ -95,7 +95,7 @@ def draw_calibration(path, calibration, methods):
             y, error = ([row[f"coverage_{level}{end}"] for row in rows] for end in ("", "_error"))
             axis.errorbar(x + 0.1 * k - 0.05, y, error, fmt="o", color=f"C{k + 1}", label=group)
         axis.set(title=f"coverage of {level} %", xlabel="magnitude", ylim=(0, 1.05))
-        axis.legend(fontsize=8, loc="lower left")
+        _legend([axis], loc="lower left")
     figure.savefig(path)
 
 
@@ -153,6 +153,14 @@ def draw_blends(path, separation, models, labels, scene):
         **models,
     }
     _draw_grid(path, columns, labels, _noise(scene))
+
+
+def _legend(axes, **style):
+    """A legend in the first of the panels that shows something."""
+    for axis in axes:
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, **style)
+            return
 
 
 def _noise(scene):

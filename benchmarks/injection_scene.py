@@ -1,4 +1,4 @@
-r"""Galaxies of known flux and shape, drawn into a real survey image.
+"""Galaxies of known flux and shape, drawn into a real survey image.
 
 Every galaxy of a scene is a parametric fit to a galaxy of HST's COSMOS survey, turned by a random
 angle, its flux set to a magnitude drawn evenly, seen through the PSF that was measured on the
@@ -8,43 +8,17 @@ is the sky's own. Half of the galaxies are at random positions, half next to a d
 Only the image's last rows are used (a model may be trained on the others). So that galaxies do not
 disturb one another, they stand far apart; for many of them several *passes* over the same rows are
 made, each an image of its own with other galaxies in it.
-
-Photons. Where the noise of blank sky is that of the sky's photons, a pixel that collects the sky's
-flux :math:`s` with the noise :math:`\sigma` has an effective gain of
-
-.. math:: g = s / \sigma^2
-
-electrons per unit of flux, since the variance in electrons, :math:`g^2 \sigma^2`, equals their
-number, :math:`g s`. It depends neither on the exposure nor on the telescope. The dark sky's r-band
-brightness of 21.0 AB magnitudes per square arcsecond (Patat 2003, A&A 400, 1183, for Paranal: 20.9
-in R, Vega) gives 4.6e-10 maggies in KiDS's pixels of 0.339 arcsec, and their noise of 4.3e-12
-maggies, g = 2.4e13 electrons per maggie. In 1800 s this is a zero point of 25.3 magnitudes for one
-electron a second, as it should be for the 2.6 m of the VST.
 """
 
-__all__ = [
-    "Measurement",
-    "Scene",
-    "SceneSettings",
-    "effective_gain",
-    "make_scene",
-    "measure_psf",
-]
+__all__ = ["Measurement", "Scene", "SceneSettings", "make_scene"]
 
-import warnings
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
-import galsim
 import numpy as np
 from astropy.coordinates import SkyCoord
-from astropy.nddata import NDData
 from astropy.table import QTable
-from astropy.utils.exceptions import AstropyUserWarning
-from photutils.psf import EPSFBuilder, extract_stars
 from photutils.segmentation import detect_sources
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import cKDTree
 
 from astro_ddprism.metrics import aperture_weights
 from astro_ddprism.survey import detect_objects, read_image, views_from_image
@@ -52,10 +26,7 @@ from astro_ddprism.survey.cutouts import pixel_angle
 from astro_ddprism.survey.noise import smooth
 from astro_ddprism.view import View
 
-SKY_MAGNITUDE = 21.0  # AB, per square arcsecond
-STAMP = 128  # pixels; side of the images that galaxies are drawn in
-PSF_SIZE = 25  # pixels
-OVERSAMPLING = 2
+from .injection_galaxies import STAMP, GalaxyCatalog, effective_gain, measure_psf
 
 
 @dataclass(frozen=True)
@@ -208,72 +179,6 @@ class Measurement:
         self.asked = np.ones(len(self.flux), dtype=bool) if asked is None else np.asarray(asked)
 
 
-def effective_gain(noise, pixel, sky_magnitude=SKY_MAGNITUDE):
-    """Electrons per maggie of an image whose noise is that of the sky's photons.
-
-    Parameters
-    ----------
-    noise : float
-        Standard deviation of a pixel of blank sky, in maggies.
-    pixel : float
-        Side of a pixel in arcseconds.
-    sky_magnitude : float
-        Brightness of the sky, AB magnitudes per square arcsecond.
-
-    Returns
-    -------
-    gain : float
-
-    Examples
-    --------
-    >>> from benchmarks.injection_scene import effective_gain
-    >>> print(f"{effective_gain(4.5e-12, 0.339):.2g}")
-    2.3e+13
-    """
-    return 10 ** (-0.4 * sky_magnitude) * pixel**2 / noise**2
-
-
-def measure_psf(image, objects, *, min_snr=100, isolation=14.0):
-    """The effective PSF of an image, from its bright, isolated, unsaturated stars.
-
-    Parameters
-    ----------
-    image : `~astro_ddprism.survey.SurveyImage`
-        The image.
-    objects : `~astropy.table.QTable`
-        From `~astro_ddprism.survey.detect_objects`.
-    min_snr : float
-        Of the stars.
-    isolation : float
-        Least distance, in pixels, from objects with more than a hundredth of the star's flux.
-
-    Returns
-    -------
-    psf : ndarray, shape (ky, kx)
-        `OVERSAMPLING` times as fine as the pixels, of sum one, with the pixel's smoothing in it.
-    n_stars : int
-        From how many stars.
-    """
-    xy = np.column_stack([objects["x"], objects["y"]])
-    flux = objects["flux"].value
-    bad = objects["saturated"] | objects["edge"] | objects["masked"]
-    stars = np.flatnonzero(objects["star"] & ~bad & (objects["snr"] > min_snr))
-    near = cKDTree(xy).query_ball_point(xy[stars], isolation)
-    alone = [sum(flux[n] > 0.01 * flux[i]) == 1 for i, n in zip(stars, near, strict=True)]
-    stars = stars[alone]
-    scale = float(np.sqrt(np.median(image.variance[~image.mask])))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyUserWarning)  # stars near the edge
-        cutouts = extract_stars(
-            NDData(image.data[0].astype(float) / scale),
-            QTable({"x": xy[stars, 0], "y": xy[stars, 1]}),
-            size=PSF_SIZE,
-        )
-        builder = EPSFBuilder(oversampling=OVERSAMPLING, maxiters=10, progress_bar=False)
-        psf = builder(cutouts)[0].data
-    return psf / psf.sum(), len(stars)
-
-
 def make_scene(tile, cosmos, settings: SceneSettings):
     """Draw galaxies into an image.
 
@@ -299,14 +204,15 @@ def make_scene(tile, cosmos, settings: SceneSettings):
     table = _place(image, objects, settings, rng)
     table["magnitude"] = rng.uniform(*settings.magnitudes, len(table))
     table["flux"] = 10 ** (-0.4 * table["magnitude"])
-    psf = galsim.InterpolatedImage(galsim.Image(fine, scale=pixel / OVERSAMPLING), flux=1.0)
-    galaxies = _Galaxies(cosmos, psf, pixel)
+    galaxies = GalaxyCatalog(cosmos, fine, pixel)
     segments = _detected_pixels(image, settings)
     stamps, truth = [], []
     columns = {name: np.empty(len(table)) for name in
                ("flux_cutout", "flux_aperture", "neighbours", "galaxy")}  # fmt: skip
     for i, row in enumerate(table):
-        drawn = galaxies.draw(row["flux"], row["x"], row["y"], settings, rng)
+        drawn = galaxies.draw(
+            row["flux"], row["x"], row["y"], settings.size, settings.in_cutout, rng
+        )
         rows, cols = _window(row["x"], row["y"], STAMP, image.shape)
         here = drawn.stamp[rows.start - drawn.y0 : rows.stop - drawn.y0,
                            cols.start - drawn.x0 : cols.stop - drawn.x0]  # fmt: skip
@@ -324,10 +230,9 @@ def make_scene(tile, cosmos, settings: SceneSettings):
         columns["galaxy"][i] = drawn.index
     for name, values in columns.items():
         table[name] = values
-    at_pixels = psf.drawImage(nx=PSF_SIZE, ny=PSF_SIZE, scale=pixel, method="no_pixel").array
     return Scene(
         image=image,
-        psf=(at_pixels / at_pixels.sum()).astype(float),
+        psf=galaxies.psf_at_pixels(),
         catalog=table,
         truth=np.array(truth),
         stamps=stamps,
@@ -335,49 +240,6 @@ def make_scene(tile, cosmos, settings: SceneSettings):
         gain=float(gain),
         settings=settings,
     )
-
-
-@dataclass
-class _Drawn:
-    """One galaxy: its image, where that begins, its cutout and its row of the catalog."""
-
-    stamp: np.ndarray
-    x0: int
-    y0: int
-    cutout: np.ndarray
-    index: int
-
-
-class _Galaxies:
-    """Draws galaxies of the catalog, at random angles."""
-
-    def __init__(self, cosmos, psf, pixel):
-        name = "real_galaxy_catalog_23.5_example.fits"
-        self.catalog = galsim.COSMOSCatalog(
-            name, dir=str(Path(cosmos)), use_real=False, exclusion_level="none"
-        )
-        self.psf, self.pixel = psf, pixel
-        self.params = galsim.GSParams(maximum_fft_size=16384)
-
-    def draw(self, flux, x, y, settings, rng, attempts=100):
-        """Draw a galaxy that has most of its light in its cutout; others are drawn again."""
-        xi, yi = int(np.rint(x)), int(np.rint(y))
-        first = STAMP // 2 - settings.size // 2
-        inner = slice(first, first + settings.size)
-        for _ in range(attempts):
-            index = int(rng.integers(self.catalog.nobjects))
-            galaxy = self.catalog.makeGalaxy(index, gal_type="parametric")
-            galaxy = galaxy.withFlux(flux).rotate(rng.uniform(0, 360) * galsim.degrees)
-            seen = galsim.Convolve(galaxy, self.psf, gsparams=self.params)
-            # Of an even number of pixels, GalSim's centre lies half a pixel below STAMP // 2.
-            stamp = seen.drawImage(
-                nx=STAMP, ny=STAMP, scale=self.pixel, method="no_pixel", dtype=float,
-                offset=(x - xi + 0.5, y - yi + 0.5),
-            ).array  # fmt: skip
-            cutout = stamp[inner, inner]
-            if cutout.sum() >= settings.in_cutout * flux:
-                return _Drawn(stamp, xi - STAMP // 2, yi - STAMP // 2, cutout, index)
-        raise RuntimeError(f"no galaxy in {attempts} fits into {settings.size} pixels")
 
 
 def _window(x, y, size, shape):

@@ -2,31 +2,6 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-pytest.importorskip("galsim")
-
-from benchmarks.injection_scene import effective_gain, measure_psf
-
-
-def test_gain_makes_photons_of_the_noise():
-    """Sky photons, counted with the gain, scatter by the noise that the gain was told."""
-    noise, pixel, magnitude = 4.5e-12, 0.339, 21.0
-    gain = effective_gain(noise, pixel, magnitude)
-    sky = 10 ** (-0.4 * magnitude) * pixel**2
-    counts = np.random.default_rng(0).poisson(gain * sky, 100_000) / gain
-    assert counts.std() == pytest.approx(noise, rel=0.02)
-    # A zero point of a telescope of 2.6 m: 25 to 26 magnitudes for an electron a second.
-    assert 25 < 2.5 * np.log10(gain / 1800) < 26
-
-
-def test_psf_is_that_of_the_field(scene, simulated_tile):
-    """The simulated field's own PSF, which the stars have; to 2 % of its peak."""
-    expected = simulated_tile[1].psf
-    assert scene.psf.shape == expected.shape
-    np.testing.assert_allclose(scene.psf, expected, atol=0.02 * expected.max())
-    fine, n_stars = measure_psf(scene.image, scene.objects)
-    assert fine.sum() == pytest.approx(1)
-    assert n_stars >= 5
-
 
 def test_galaxies_are_where_they_may_be(scene):
     catalog, settings = scene.catalog, scene.settings
