@@ -136,7 +136,8 @@ def draw(folder, scene, ours, methods, figures, separator, peers, args):
         return
     xy = peers.images["xy"]
     view = scene.view_at(scene.image, *xy.T)
-    separated = separate(separator, view, offsets(*xy.T), args.samples, args.seed)
+    aperture = scene.settings.aperture
+    separated = separate(separator, view, offsets(*xy.T), args.samples, args.seed, aperture)
     models = {
         name: peers.images[name]
         for name in ("scarlet2", "photutils segment")

@@ -144,7 +144,7 @@ def _class_figures(measurement, scene, ratio, isolated, rows):
         "time_per_object_s": measurement.time_per_object,
     }
     if isinstance(measurement, Separation):
-        truth, samples = scene.catalog["flux_cutout"][rows], measurement.flux_samples[:, rows]
+        truth, samples = scene.catalog["flux_aperture"][rows], measurement.flux_samples[:, rows]
         for level in LEVELS:
             name = f"coverage_{round(100 * level)}"
             if level > 1 - 2 / (len(samples) + 1):  # too few samples for this interval
@@ -176,7 +176,7 @@ def calibration(measurement, scene):
     offset = offsets(catalog["x"], catalog["y"])
     n_samples = len(measurement.flux_samples)
     truth = np.concatenate(
-        [catalog["flux_cutout"][:, np.newaxis], centroids_of(scene.truth, offset)], axis=1
+        [catalog["flux_aperture"][:, np.newaxis], centroids_of(scene.truth, offset)], axis=1
     )
     samples = np.concatenate(
         [measurement.flux_samples[..., np.newaxis], measurement.centroids], axis=2

@@ -18,7 +18,8 @@ class Separation(Measurement):
     Parameters
     ----------
     flux_samples : ndarray, shape (S, N)
-        Posterior samples of the flux in the cutout.
+        Posterior samples of the galaxy's flux in the aperture. Their median is its ``flux``: light
+        beyond is lost among the noise and the neighbours, as every photometry of apertures knows.
     centroids : ndarray, shape (S, N, 2)
         Posterior samples of the centroid.
     model, observed : ndarray, shape (N,)
@@ -33,7 +34,7 @@ class Separation(Measurement):
     """
 
     def __init__(self, flux_samples, centroids, model, observed, variance, chi2, images, seconds):
-        super().__init__(NAME, flux_samples.mean(axis=0), seconds)
+        super().__init__(NAME, np.median(flux_samples, axis=0), seconds)
         self.flux_samples, self.centroids = flux_samples, centroids
         self.model, self.observed, self.variance = model, observed, variance
         self.chi2, self.images = chi2, images
@@ -69,8 +70,8 @@ def centroids_of(images, offset):
     return np.clip(place, -WINDOW, WINDOW)
 
 
-def separate(separator, view, offset, n_samples, seed):
-    """Separate cutouts: a `Separation` of those of one image."""
+def separate(separator, view, offset, n_samples, seed, aperture):
+    """Separate cutouts: a `Separation` of those of one image; the aperture's radius in pixels."""
     # On a processor the time of its cores, as for the peers, whatever else runs there.
     on_gpu = separator._torch_device().type != "cpu"
     clock = time.perf_counter if on_gpu else time.process_time
@@ -82,7 +83,7 @@ def separate(separator, view, offset, n_samples, seed):
     model = samples.model().value.mean(axis=0)
     residual = (view.data[:, 0] - samples.model().value[0, :, 0]) / np.sqrt(view.variance[:, 0])
     return Separation(
-        flux_samples=samples.flux("galaxy").value[..., 0].astype(float),
+        flux_samples=samples.flux("galaxy", aperture).value[..., 0].astype(float),
         centroids=centroids_of(galaxy.astype(float), offset),
         model=np.sum(model, axis=(1, 2, 3), where=valid, dtype=float),
         observed=np.sum(view.data, axis=(1, 2, 3), where=valid, dtype=float),
@@ -116,11 +117,11 @@ def measure_by_separation(scene, separator, n_samples, seed=0):
     -------
     Separation
     """
-    parts, order = [], []
+    parts, order, aperture = [], [], scene.settings.aperture
     for k in range(scene.n_passes):
         rows = scene.rows(k)
         offset = offsets(scene.catalog["x"][rows], scene.catalog["y"][rows])
-        parts.append(separate(separator, scene.view_of(k), offset, n_samples, seed + k))
+        parts.append(separate(separator, scene.view_of(k), offset, n_samples, seed + k, aperture))
         order.append(rows)
     order = np.argsort(np.concatenate(order))
 

@@ -158,9 +158,9 @@ def write_small(model, path, view):
     worst = max(comparison[source]["flux_median_shift"] for source in view.sources)
     weights = "float16" if worst < HARMLESS else "float32"
     model.write(path, overwrite=True, weights=weights)
-    denoisers = model._state.denoisers.values()
+    networks = (*model._state.denoisers.values(), *model._state.posteriors.values())
     return {
-        "n_weights": sum(p.numel() for d in denoisers for p in d.parameters()),
+        "n_weights": sum(p.numel() for n in networks for p in n.parameters()),
         "bytes": {**sizes, "written": Path(path).stat().st_size},
         "weights": weights,
         "half_precision": comparison,

@@ -59,7 +59,7 @@ def separation(scene):
 
 def test_every_galaxy_is_in_its_row(separation, scene):
     catalog = scene.catalog
-    np.testing.assert_allclose(separation.flux / catalog["flux_cutout"], 1, atol=5 * ERROR)
+    np.testing.assert_allclose(separation.flux / catalog["flux_aperture"], 1, atol=5 * ERROR)
     assert separation.flux_samples.shape == (16, len(catalog))
     for k in range(2):
         rows = scene.rows(k)
