@@ -534,12 +534,18 @@ class DiffusionSourceSeparator:
         """Refuse a model to start from whose priors are of other sources than the dataset's."""
         initial._check_fitted()
         label = f"initial: {initial._name or 'the model'}"
-        for what, own, found in (
+        agree = [
             ("sources", set(self.sources_), set(initial.sources_)),
             ("shapes", self.source_shapes_, initial.source_shapes_),
             ("light before a PSF", self._psf, initial._psf),
             ("network", self._network(), initial._network()),
-        ):
+        ]
+        if self.posterior == initial.posterior == "amortized":
+            own, found = (
+                _listed(s.posterior_options or s.network_options) for s in (self, initial)
+            )
+            agree.append(("network of the posterior", own, found))
+        for what, own, found in agree:
             if own != found:
                 raise InputError(f"{label}: found {what} {found}, expected {own}, as of this fit")
         if self.n_em_iterations < 1:
@@ -566,6 +572,9 @@ class DiffusionSourceSeparator:
         """The priors of another separator, as the beginning of a fit."""
         known = tree_from_state(initial._state)
         begin = {"stage": 0, "iteration": 0, "draws": {}, "samples": {}, "history": []}
+        begin["posteriors"] = [
+            saved for saved in known["posteriors"] if self._amortizes(tuple(saved["sources"]))
+        ]
         return state_from_tree(
             {**known, **begin}, self._new_denoiser, self._new_posterior, self._torch_device()
         )
@@ -720,12 +729,7 @@ class DiffusionSourceSeparator:
         """What the networks are built of."""
         shapes = self.source_shapes_
         names = {s: self.network or ("unet" if len(shapes[s]) == 3 else "mlp") for s in shapes}
-        # A file keeps lists.
-        listed = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in self.network_options.items()
-        }
-        return names, listed
+        return names, _listed(self.network_options)
 
     def _provenance(self, seed):
         provenance = {"version": __version__, "seed": seed}
@@ -800,6 +804,11 @@ class DiffusionSourceSeparator:
             )
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
+
+
+def _listed(options) -> dict:
+    """Options as a file keeps them, with lists for tuples."""
+    return {k: list(value) if isinstance(value, tuple) else value for k, value in options.items()}
 
 
 def _flux(quantity, unit) -> float:

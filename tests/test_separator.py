@@ -767,6 +767,22 @@ def test_resumed_fit_of_an_amortized_posterior(amortized, images, tmp_path, monk
     assert_same(draws_of(again, images["galaxy"]), draws_of(amortized, images["galaxy"]))
 
 
+def test_fine_tuning_with_and_without_an_amortized_posterior(amortized, fitted_images, images):
+    """A posterior goes on where both have one, is left aside, or begins."""
+    for initial, options, trained in (
+        (amortized, AMORTIZED, True),
+        (amortized, IMAGES, False),
+        (fitted_images, AMORTIZED | {"network_options": IMAGES["network_options"]}, True),
+    ):
+        tuned = DiffusionSourceSeparator(**options).fit(images, initial=initial)
+        assert bool(tuned._state.posteriors) == trained
+        assert list(tuned.history_["iteration"]) == [1, 1]
+        assert np.isfinite(tuned.sample(images["galaxy"]).chi2).all()
+    other = AMORTIZED | {"posterior_options": {"channels": [8], "blocks": [1]}}
+    with pytest.raises(InputError, match="initial: .* found network of the posterior .*channels"):
+        DiffusionSourceSeparator(**other).fit(images, initial=amortized)
+
+
 def test_templates_of_a_simulated_field():
     """From an image to samples: a model whose galaxies began as symmetric parts of the light."""
     field = simulate_field((200, 200), seed=6)
