@@ -33,6 +33,8 @@ from torch import Tensor, nn
 
 # Width of the smoothing, in pixels, and of the rings of the profile; radius of the core.
 SMOOTHING, RING, CORE = 1.0, 1.5, 3.0
+# Difference of opposite light that is a galaxy's own, as a part of what both have in common.
+ASYMMETRY = 0.5
 # Surface brightness, in units of the noise, at which a profile is lost.
 FAINTEST = 0.3
 # Least peak, in units of the noise; largest light replaced and left aside the centre, against it.
@@ -57,7 +59,8 @@ def symmetric_templates(light: Tensor) -> Tensor:
     opposite = _opposite(light)
     common = torch.minimum(light.abs(), opposite.abs())
     common = torch.maximum(_smooth(common, SMOOTHING), _smooth(common, 2 * SMOOTHING))
-    weight = ((_smooth(light - opposite, SMOOTHING) - 2 - common / 2) / 2).clip(0, 1)
+    excess = _smooth(light - opposite, SMOOTHING) - 2 - ASYMMETRY * common
+    weight = (excess / 2).clip(0, 1)
     symmetric = light + weight * (opposite - light)
     radius = _radius(light)
     ring = (radius / RING).long().clip(max=int(min(light.shape[-2:]) / 2 / RING))
