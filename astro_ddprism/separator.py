@@ -291,11 +291,15 @@ class DiffusionSourceSeparator:
         with seeded(self.seed, device=device):  # what cannot be built is found before the work
             for source in self.sources_:
                 self._new_denoiser(source, 1.0)
+            for sources in {view.sources for view in dataset.values()}:
+                if self._amortizes(sources):
+                    self._new_posterior(sources, 1.0)
         progress = Progress(self.progress)
         em = ExpectationMaximization(
             dataset,
             make_sampler=self._sampler,
             make_denoiser=self._new_denoiser,
+            amortizes=self._amortizes,
             make_posterior=self._new_posterior,
             source_shapes=self.source_shapes_,
             symmetries={s: self._symmetries(s) for s in self.sources_},
@@ -515,11 +519,12 @@ class DiffusionSourceSeparator:
             raise InputError(
                 f"dataset: holds the sources {', '.join(held)}; expected {', '.join(self.sources)}"
             )
-        unknown = sorted(set(self.symmetries or {}) - set(held))
-        if unknown:
-            raise InputError(
-                f"symmetries: unknown source {', '.join(unknown)}; expected {', '.join(held)}"
-            )
+        for option in ("symmetries", "flux_factors", "templates"):
+            unknown = sorted(set(getattr(self, option) or ()) - set(held))
+            if unknown:
+                raise InputError(
+                    f"{option}: unknown source {', '.join(unknown)}; expected {', '.join(held)}"
+                )
 
     def _check_fitted(self):
         if not hasattr(self, "_state"):
@@ -529,12 +534,18 @@ class DiffusionSourceSeparator:
         """Refuse a model to start from whose priors are of other sources than the dataset's."""
         initial._check_fitted()
         label = f"initial: {initial._name or 'the model'}"
-        for what, own, found in (
+        agree = [
             ("sources", set(self.sources_), set(initial.sources_)),
             ("shapes", self.source_shapes_, initial.source_shapes_),
             ("light before a PSF", self._psf, initial._psf),
             ("network", self._network(), initial._network()),
-        ):
+        ]
+        if self.posterior == initial.posterior == "amortized":
+            own, found = (
+                _listed(s.posterior_options or s.network_options) for s in (self, initial)
+            )
+            agree.append(("network of the posterior", own, found))
+        for what, own, found in agree:
             if own != found:
                 raise InputError(f"{label}: found {what} {found}, expected {own}, as of this fit")
         if self.n_em_iterations < 1:
@@ -561,6 +572,9 @@ class DiffusionSourceSeparator:
         """The priors of another separator, as the beginning of a fit."""
         known = tree_from_state(initial._state)
         begin = {"stage": 0, "iteration": 0, "draws": {}, "samples": {}, "history": []}
+        begin["posteriors"] = [
+            saved for saved in known["posteriors"] if self._amortizes(tuple(saved["sources"]))
+        ]
         return state_from_tree(
             {**known, **begin}, self._new_denoiser, self._new_posterior, self._torch_device()
         )
@@ -635,32 +649,35 @@ class DiffusionSourceSeparator:
     def _new_denoiser(self, source, data_scale, mixture=None) -> SourceDenoiser:
         shape = self.source_shapes_[source]
         name = self.network or ("unet" if len(shape) == 3 else "mlp")
-        try:
-            backbone = BACKBONES[name](shape, SourceDenoiser.n_features, **self.network_options)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"network_options: no {name} for the source {source!r} of shape {shape} with "
-                f"{self.network_options}: {error}"
-            ) from error
+        label = f"the source {source!r}"
+        backbone = self._backbone(name, shape, SourceDenoiser, "network_options", label)
         if mixture is None:
             denoiser = SourceDenoiser(backbone, self._schedule(), data_scale)
         else:
             denoiser = MixtureResidualDenoiser(backbone, self._schedule(), data_scale, mixture)
         return denoiser.to(self._torch_device())
 
-    def _new_posterior(self, sources, data_scale) -> AmortizedPosterior | None:
-        """An untrained joint posterior of several images on one grid; None of anything else."""
+    def _backbone(self, name, shape, denoiser, option, label):
+        options = getattr(self, option)
+        try:
+            return BACKBONES[name](shape, denoiser.n_features, **options)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{option}: no {name} for {label} of shape {shape} with {options}: {error}"
+            ) from error
+
+    def _amortizes(self, sources) -> bool:
+        """Whether sources have an amortized posterior: several images of one shape do."""
         shapes = {self.source_shapes_[source] for source in sources}
-        if self.posterior != "amortized" or len(sources) < 2 or len(shapes) > 1:
-            return None
-        (shape,) = shapes
-        if len(shape) != 3:
-            return None
-        backbone = BACKBONES["unet"](
-            (len(sources) * shape[0], *shape[1:]),
-            AmortizedPosterior.n_features,
-            **(self.posterior_options or self.network_options),
-        )
+        several = len(sources) > 1 and len(shapes) == 1 and all(len(shape) == 3 for shape in shapes)
+        return self.posterior == "amortized" and several
+
+    def _new_posterior(self, sources, data_scale) -> AmortizedPosterior:
+        bands, *size = self.source_shapes_[sources[0]]
+        option = "posterior_options" if self.posterior_options else "network_options"
+        label = f"the posterior of {', '.join(sources)}"
+        shape = (len(sources) * bands, *size)
+        backbone = self._backbone("unet", shape, AmortizedPosterior, option, label)
         # Its chains begin far above any light: there is no prior to say where it may be.
         schedule = VESchedule(self.sigma_min, 10 * self._sigma_max)
         precision = getattr(torch, self.precision)
@@ -712,12 +729,7 @@ class DiffusionSourceSeparator:
         """What the networks are built of."""
         shapes = self.source_shapes_
         names = {s: self.network or ("unet" if len(shapes[s]) == 3 else "mlp") for s in shapes}
-        # A file keeps lists.
-        listed = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in self.network_options.items()
-        }
-        return names, listed
+        return names, _listed(self.network_options)
 
     def _provenance(self, seed):
         provenance = {"version": __version__, "seed": seed}
@@ -792,6 +804,11 @@ class DiffusionSourceSeparator:
             )
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
+
+
+def _listed(options) -> dict:
+    """Options as a file keeps them, with lists for tuples."""
+    return {k: list(value) if isinstance(value, tuple) else value for k, value in options.items()}
 
 
 def _flux(quantity, unit) -> float:

@@ -102,6 +102,8 @@ def test_version(capsys):
         (["cutouts", "a.fits", "-o", "b.asdf", "--size", "big"], "invalid int value: 'big'"),
         (["cutouts", "a.fits", "-o", "b.asdf", "--saturation", "x"], "expected a number or auto"),
         (["cutouts", "a.fits", "-o", "b.asdf", "--min-flux", "1 uJyy"], "found '1 uJyy', expected"),
+        (["cutouts", "a.fits", "-o", "b.asdf", "--crowded-fraction", "x"], "invalid float value"),
+        (["fit", "a.asdf", "-o", "b.asdf", "--crowded-fraction", "0.5"], "unrecognized arguments"),
         (["fit", "a.asdf", "-o", "b.asdf", "--config"], "expected one argument"),
     ],
 )
@@ -208,8 +210,8 @@ def test_every_option_of_an_image(field, tmp_path, capsys):
         "cutouts", tile, "-o", out, "--hdu", "FLUX", "--weight", "MYWEIGHT", "--mask", mask,
         "--bad-bits", 2, "--unit", "uJy", "--saturation", "auto", "--positions", catalog,
         "--random-distance", "2 arcsec", "--n-random", 30, "--size", 16, "--seed", 3,
-        "--max-masked-fraction", 0.3, "--subtract-background", "--quiet",
-        "--effective-gain", "0.5 electron/nJy",
+        "--max-masked-fraction", 0.3, "--subtract-background", "--crowded-fraction", 0.5,
+        "--effective-gain", "0.5 electron/nJy", "--quiet",
     )  # fmt: skip
     captured = capsys.readouterr()
     assert (status, captured.err, captured.out) == (0, "", "")
@@ -217,6 +219,8 @@ def test_every_option_of_an_image(field, tmp_path, capsys):
     assert set(dataset["galaxy"].ids) <= set(table["ID"])
     assert dataset.noise_scale == pytest.approx(0.0163, rel=0.1)
     assert len(dataset["random"]) == 30
+    near = dataset["random"].coordinates.match_to_catalog_sky(galaxies["sky_coord"])[1]
+    assert (near[15:] < 10.5 * field.pixel_scale).all()  # beside the galaxies of the catalog
     assert dataset.unit == u.uJy
     np.testing.assert_allclose(dataset["random"].effective_gain, 500 * u.electron / u.uJy)
     detection = ("--threshold", 2, "--min-snr", 15, "--min-flux", 0.1, "--max-flux", "9 uJy")

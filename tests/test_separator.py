@@ -18,9 +18,11 @@ from astro_ddprism.mixing import (
     Composition,
     Convolution,
     CorrelatedNoise,
+    DenseMatrix,
     Identity,
     Mask,
 )
+from astro_ddprism.simulate import simulate_field
 
 FLAT = {
     "device": "cpu",
@@ -695,6 +697,141 @@ def test_resumed_fine_tuning(fitted, views, tmp_path, monkeypatch):
     assert_same(draws_of(again, views["second"]), draws_of(whole, views["second"]))
 
 
+# --- amortized posterior ----------------------------------------
+
+AMORTIZED = IMAGES | {
+    "posterior": "amortized",
+    "posterior_options": {"channels": [4], "blocks": [1], "embedding": 8},
+    "n_posterior_images": 960,
+    "flux_factors": {"galaxy": [0.5, 2]},
+    "max_chi2": 5.0,
+}
+
+
+@pytest.fixture(scope="module")
+def amortized(images):
+    return DiffusionSourceSeparator(**AMORTIZED).fit(images)
+
+
+def test_an_amortized_posterior(amortized, images, monkeypatch):
+    """Its network draws; where only one source is seen, the prior does as ever."""
+    assert list(amortized._state.posteriors) == [("los", "galaxy")]
+    assert set(amortized._state.denoisers) == {"los", "galaxy"}
+    posterior = amortized._state.posteriors["los", "galaxy"]
+    assert posterior.schedule.sigma_max == 10 * amortized._sigma_max
+    assert list(amortized.history_["iteration"]) == [0, 1, 0, 1]
+    chains = []
+    for name in ("_run", "_run_amortized"):
+        run = getattr(module.JointSampler, name)
+        monkeypatch.setattr(
+            module.JointSampler,
+            name,
+            lambda *args, run=run, name=name: chains.append(name) or run(*args),
+        )
+    samples = amortized.sample(images["galaxy"], n_samples=2)
+    assert set(chains) == {"_run_amortized"}
+    chains.clear()
+    amortized.sample(images["random"])
+    assert set(chains) == {"_run"}
+    for x in samples.samples.values():
+        assert x.shape == (2, 12, *SHAPE)
+        assert np.isfinite(x).all()
+    assert np.median(samples.chi2) < 2
+    # The blob is the galaxy's: what the random view never holds, and only the network decides.
+    total = {s: x.value.sum(axis=(-2, -1)).mean() for s, x in samples.samples.items()}
+    assert total["galaxy"] > total["los"]
+
+
+def test_read_an_amortized_posterior(amortized, images, tmp_path):
+    amortized.write(tmp_path / "model.asdf")
+    again = DiffusionSourceSeparator.read(tmp_path / "model.asdf", device="cpu")
+    assert again.config == amortized.config
+    assert_same(draws_of(again, images["galaxy"]), draws_of(amortized, images["galaxy"]))
+    assert_same(again.sample(n_samples=2), amortized.sample(n_samples=2))
+
+
+def test_resumed_fit_of_an_amortized_posterior(amortized, images, tmp_path, monkeypatch):
+    """Killed between the two M-steps of the posterior's stage."""
+    checkpoint = tmp_path / "fit.checkpoint"
+    killing(monkeypatch, 3)
+    with pytest.raises(Killed):
+        DiffusionSourceSeparator(**AMORTIZED).fit(images, checkpoint=checkpoint)
+    with pytest.raises(InputError, match="unfinished fit, still learning galaxy"):
+        DiffusionSourceSeparator.read(checkpoint)
+    killing(monkeypatch, 0)
+    again = DiffusionSourceSeparator(**AMORTIZED)
+    again.fit(images, checkpoint=checkpoint, resume=True)
+    weights = amortized._state.posteriors["los", "galaxy"].state_dict()
+    found = again._state.posteriors["los", "galaxy"].state_dict()
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
+    assert_same(draws_of(again, images["galaxy"]), draws_of(amortized, images["galaxy"]))
+
+
+def test_fine_tuning_with_and_without_an_amortized_posterior(amortized, fitted_images, images):
+    """A posterior goes on where both have one, is left aside, or begins."""
+    for initial, options, trained in (
+        (amortized, AMORTIZED, True),
+        (amortized, IMAGES, False),
+        (fitted_images, AMORTIZED | {"network_options": IMAGES["network_options"]}, True),
+    ):
+        tuned = DiffusionSourceSeparator(**options).fit(images, initial=initial)
+        assert bool(tuned._state.posteriors) == trained
+        assert list(tuned.history_["iteration"]) == [1, 1]
+        assert np.isfinite(tuned.sample(images["galaxy"]).chi2).all()
+    other = AMORTIZED | {"posterior_options": {"channels": [8], "blocks": [1]}}
+    with pytest.raises(InputError, match=r"initial: .* found network of the posterior .*channels"):
+        DiffusionSourceSeparator(**other).fit(images, initial=amortized)
+
+
+def test_templates_of_a_simulated_field():
+    """From an image to samples: a model whose galaxies began as symmetric parts of the light."""
+    field = simulate_field((200, 200), seed=6)
+    views = MultiViewDataset.from_image(field.image, size=16, n_random=30, crowded_fraction=0.5)
+    options = AMORTIZED | {"templates": ["galaxy"], "n_em_iterations": 0}
+    separator = DiffusionSourceSeparator(**options).fit(views)
+    assert separator.templates == ("galaxy",)
+    samples = separator.sample(views["galaxy"])
+    assert np.isfinite(samples.chi2).all()
+    assert np.median(samples.chi2) < 3
+
+
+def two_shapes(second):
+    """Two sources of which one has another shape."""
+    rng = np.random.default_rng(3)
+    matrix = np.kron(np.eye(4), np.ones((1, int(np.prod(second)) // 4)))
+    mixing = {"a": DenseMatrix(np.eye(4), (1, 2, 2), (1, 2, 2)),
+              "b": DenseMatrix(matrix, second, (1, 2, 2))}  # fmt: skip
+    view = {"data": rng.normal(0, 3, (12, 1, 2, 2)), "variance": 1.0, "mixing": mixing}
+    return MultiViewDataset.from_arrays({"view": view})
+
+
+@pytest.mark.parametrize("second", [(2, 2, 2), (1, 4, 2), (8,)], ids=str)
+def test_sources_of_several_shapes_are_matched_by_moments(second):
+    """There is no amortized posterior of sources on different grids, or of vectors."""
+    options = FLAT | {"network": "mlp", "posterior": "amortized", "n_em_iterations": 0}
+    dataset = two_shapes(second)
+    separator = DiffusionSourceSeparator(**options).fit(dataset)
+    assert separator._state.posteriors == {}
+    assert separator.sample(dataset["view"]).samples["b"].shape == (1, 12, *second)
+
+
+def test_vectors_are_matched_by_moments(views):
+    separator = DiffusionSourceSeparator(**FLAT | {"posterior": "amortized"}).fit(views)
+    assert separator._state.posteriors == {}
+
+
+def test_an_amortized_posterior_that_cannot_be_built(images, monkeypatch):
+    monkeypatch.setattr(module.ExpectationMaximization, "run", None)  # no work is begun
+    label = r"no unet for the posterior of los, galaxy of shape \(2, 8, 8\)"
+    other = {"posterior_options": {}, "network": "mlp", "network_options": {"width": 8}}
+    for options, message in (
+        ({"posterior_options": {"hight": 3}}, f"posterior_options: {label} with .*hight"),
+        (other, f"network_options: {label} with .*width"),
+    ):
+        with pytest.raises(InputError, match=message):
+            DiffusionSourceSeparator(**AMORTIZED | options).fit(images)
+
+
 # --- input that cannot be used ----------------------------------------
 
 
@@ -722,6 +859,18 @@ def test_resumed_fine_tuning(fitted, views, tmp_path, monkeypatch):
         ({"sigma_min": 5, "sigma_max": 2.0}, r"sigma_min, sigma_max: found \(5, 2.0\)"),
         ({"symmetries": {"a": ["mirror"]}}, r"symmetries\['a'\]: found \['mirror'\], expected"),
         ({"symmetries": {"a": "flips"}}, r"symmetries\['a'\]: found 'flips', expected"),
+        (
+            {"posterior": "exact"},
+            "posterior: found 'exact', expected one of moment-matching, amort",
+        ),
+        ({"posterior_options": [3]}, r"posterior_options: found \[3\], expected a table"),
+        ({"n_posterior_images": 0}, "n_posterior_images: found 0, expected a positive"),
+        ({"templates": "galaxy"}, "templates: found 'galaxy', expected a sequence of names"),
+        ({"flux_factors": [1, 2]}, r"flux_factors: found \[1, 2\], expected a table"),
+        ({"flux_factors": {"a": 2.0}}, r"flux_factors\['a'\]: found 2.0, expected two positive"),
+        ({"flux_factors": {"a": [3, 2]}}, r"flux_factors\['a'\]: found \[3, 2\], expected two"),
+        ({"flux_factors": {"a": [0, 2]}}, r"flux_factors\['a'\]: found \[0, 2\], expected two"),
+        ({"flux_factors": {"a": [1, "x"]}}, r"flux_factors\['a'\]: found \[1, 'x'\], expected"),
         ({"n_setps": 3, "x": 0}, "configuration: unknown n_setps, x; expected names out of batch"),
     ],
 )
@@ -735,6 +884,8 @@ def test_options(options, message):
     [
         ({"sources": ("a", "c")}, "dataset: holds the sources a, b; expected a, c"),
         ({"symmetries": {"c": ["flips"]}}, "symmetries: unknown source c; expected a, b"),
+        ({"templates": ["c", "a"]}, "templates: unknown source c; expected a, b"),
+        ({"flux_factors": {"c": [1, 2]}}, "flux_factors: unknown source c; expected a, b"),
         ({"symmetries": {"a": ["flips"]}}, r"symmetries\['a'\]: .* expected a square image"),
         ({"device": "abacus"}, "device: found 'abacus'"),
         ({"device": "meta:x"}, "device: found 'meta:x'"),

@@ -19,7 +19,8 @@ an E-step are samples of the priors, expectation maximization trains it like any
 The network adds to what is known without it. With a Gaussian prior of variance :math:`m^2` in each
 pixel by itself, :math:`c = m^2 / (m^2 + \sigma^2)` and :math:`V = c \, \sigma^2` are the mean's
 slope and the variance given :math:`x_\sigma`. With :math:`h^\beta`, the information on a pixel
-(the diagonal of :math:`A^{\beta T} \Sigma^{-1} A^\beta`), :math:`u^\beta = \sqrt{V^\beta h^\beta}`
+(the sum of its row of :math:`A^{\beta T} \Sigma^{-1} A^\beta`), :math:`u^\beta = \pm \sqrt{V^\beta
+h^\beta}`, whose sign is that with which the source enters the observation,
 and :math:`b^\beta = A^{\beta T} \Sigma^{-1} (y - \sum_\beta A^\beta c^\beta x_\sigma^\beta)`, those
 given the observation too are
 
@@ -156,7 +157,7 @@ class _Given(Denoiser):
         self.posterior = posterior
         self.observation = observation
         data = self._project(observation.y)
-        self.information = self._information()
+        self.information, self.sign = self._information()
         seen = self.information > 0
         value = torch.where(seen, data / self.information, 0.0)
         self.significance = torch.where(seen, data * self.information.rsqrt(), 0.0)
@@ -181,7 +182,7 @@ class _Given(Denoiser):
         variance = slope * sigma2
         mean = slope * x
         residual = self._project(self.observation.y - self.observation.forward(mean.flatten(1)))
-        return _Estimate(mean, variance, self.information, residual)
+        return _Estimate(mean, variance, self.information, self.sign, residual)
 
     def inputs(self, x_t: Tensor, sigma: Tensor, estimate: "_Estimate") -> tuple[Tensor, Tensor]:
         """What the network reads: features, and the logarithm of the noise scale."""
@@ -220,25 +221,32 @@ class _Given(Denoiser):
     def _project(self, r: Tensor) -> Tensor:
         return self.stack(self.observation.adjoint(r))
 
-    def _information(self) -> Tensor:
-        """What the observation tells of each pixel of each source, alone: (B, S, *shape)."""
+    def _information(self) -> tuple[Tensor, Tensor]:
+        """What the observation tells of each pixel of each source, alone, and the source's sign.
+
+        Signs are those relative to the source that it tells most of: (B, S, *shape).
+        """
         sizes = self.observation.sizes
-        information = []
+        couplings = []
         for k in range(len(sizes)):
             parts = [self.observation.y.new_full((1, size), k == j) for j, size in enumerate(sizes)]
             light = torch.cat(parts, dim=1).expand(len(self.observation), -1)
-            information.append(self._project(self.observation.forward(light))[:, k])
-        return torch.stack(information, dim=1).clip(min=0)
+            couplings.append(self._project(self.observation.forward(light)))
+        coupling = torch.stack(couplings, dim=1)
+        information = coupling.diagonal(dim1=1, dim2=2).movedim(-1, 1).clip(min=0)
+        most = information.argmax(dim=1, keepdim=True).unsqueeze(1).expand_as(coupling[:, :, :1])
+        opposite = coupling.gather(2, most).squeeze(2) < 0
+        return information, torch.where(opposite, -1.0, 1.0).to(information)
 
 
 class _Estimate:
     """Mean and covariance of the sources' pixels, each by itself, given all but the network."""
 
-    def __init__(self, mean, variance, information, residual):
+    def __init__(self, mean, variance, information, sign, residual):
         u2 = variance * information
         self._total = 1 + u2.sum(dim=1, keepdim=True)
         self._scale = variance.sqrt()
-        self._direction = (u2 / (self._total - 1).clip(min=1e-30)).sqrt()
+        self._direction = sign * (u2 / (self._total - 1).clip(min=1e-30)).sqrt()
         self.mean = mean + variance * residual / self._total
         # The residual in units of its standard deviation, as far as each source can explain it.
         self.surprise = residual * (information * self._total).clip(min=1e-30).rsqrt()

@@ -145,9 +145,11 @@ class ExpectationMaximization:
     make_denoiser : callable
         Called with the name of a source, its data scale and its mixture or None; returns an
         untrained denoiser on its device.
+    amortizes : callable
+        Called with the sources of a view; returns whether their joint posterior is to be amortized.
     make_posterior : callable
         Called with names of sources and their data scale; returns an untrained `AmortizedPosterior`
-        on its device, or None if their joint posterior is not to be amortized.
+        on its device.
     source_shapes : dict of str to tuple of int
         Shapes of the sources.
     symmetries : dict of str to tuple of str
@@ -166,6 +168,7 @@ class ExpectationMaximization:
         *,
         make_sampler,
         make_denoiser,
+        amortizes,
         make_posterior,
         source_shapes,
         symmetries,
@@ -176,6 +179,7 @@ class ExpectationMaximization:
         self.views = views
         self.make_sampler = make_sampler
         self.make_denoiser = make_denoiser
+        self.amortizes = amortizes
         self.make_posterior = make_posterior
         self.source_shapes = source_shapes
         self.symmetries = symmetries
@@ -306,12 +310,16 @@ class ExpectationMaximization:
                     )
 
     def _maximize(self, stage: Stage, state: EMState) -> dict[str, float]:
+        held = dict.fromkeys(self.views[name].sources for name in stage.views)
+        amortized = [sources for sources in held if self.amortizes(sources)]
         losses = {}
-        for sources in dict.fromkeys(self.views[name].sources for name in stage.views):
+        for sources in amortized:
             losses |= dict.fromkeys(sources, self._maximize_posterior(stage, state, sources))
+        # Until the last iteration nothing but the chains of other views asks for the priors.
         last = state.iteration == self.settings["n_em_iterations"]
+        asking = {source for sources in held if sources not in amortized for source in sources}
         for source in stage.sources:
-            if losses.get(source) is None or last:
+            if last or source in asking:
                 losses[source] = self._maximize_prior(stage, state, source)
         return losses
 
@@ -333,8 +341,8 @@ class ExpectationMaximization:
                 self._title(stage, state, "M-step"),
             )
 
-    def _maximize_posterior(self, stage: Stage, state: EMState, sources) -> float | None:
-        """Train the joint posterior of some sources, if it is to be amortized."""
+    def _maximize_posterior(self, stage: Stage, state: EMState, sources) -> float:
+        """Train the joint posterior of some sources."""
         settings = self.settings
         samples = {
             source: self._samples(stage, state, source)
@@ -343,15 +351,13 @@ class ExpectationMaximization:
             for source in sources
         }
         first = sources not in state.posteriors
-        for source in set(settings["templates"]) & set(stage.sources) if first else ():
-            samples[source] = self._templates(stage, state, source)
+        for source in set(settings["templates"]) & set(stage.sources) & set(sources):
+            if first:
+                samples[source] = self._templates(stage, state, source)
         with self._seeded(state, _POSTERIORS):
             if first:
                 scale = max(_data_scale(x) for x in samples.values())
-                posterior = self.make_posterior(sources, scale)
-                if posterior is None:
-                    return None
-                state.posteriors[sources] = posterior
+                state.posteriors[sources] = self.make_posterior(sources, scale)
             state.posteriors[sources].requires_grad_(True)
             views = [self.views[name] for name in stage.views]
             return self._train(

@@ -31,8 +31,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-# Width of the smoothing, in pixels, and of the rings of the profile.
-SMOOTHING, RING = 1.0, 1.5
+# Width of the smoothing, in pixels, and of the rings of the profile; radius of the core.
+SMOOTHING, RING, CORE = 1.0, 1.5, 3.0
+# Difference of opposite light that is a galaxy's own, as a part of what both have in common.
+ASYMMETRY = 0.5
 # Surface brightness, in units of the noise, at which a profile is lost.
 FAINTEST = 0.3
 # Least peak, in units of the noise; largest light replaced and left aside the centre, against it.
@@ -54,10 +56,11 @@ def symmetric_templates(light: Tensor) -> Tensor:
     torch.Tensor
         Those of the observations whose light is mostly symmetric, of shape ``(n, bands, ny, nx)``.
     """
-    opposite = light.flip(-2, -1)
+    opposite = _opposite(light)
     common = torch.minimum(light.abs(), opposite.abs())
     common = torch.maximum(_smooth(common, SMOOTHING), _smooth(common, 2 * SMOOTHING))
-    weight = ((_smooth(light - opposite, SMOOTHING) - 2 - common / 2) / 2).clip(0, 1)
+    excess = _smooth(light - opposite, SMOOTHING) - 2 - ASYMMETRY * common
+    weight = (excess / 2).clip(0, 1)
     symmetric = light + weight * (opposite - light)
     radius = _radius(light)
     ring = (radius / RING).long().clip(max=int(min(light.shape[-2:]) / 2 / RING))
@@ -69,7 +72,7 @@ def symmetric_templates(light: Tensor) -> Tensor:
     template = _monotonic(symmetric * _smooth(seen, SMOOTHING), radius)
 
     # Brightest band by brightest band: one contaminated band spoils the image.
-    peak = symmetric[..., radius < 3].amax(dim=-1)
+    peak = symmetric[..., radius < CORE].amax(dim=-1)
     limit = peak.clip(min=0.1)
     side = min(light.shape[-2:]) / 2
     replaced = _smooth(light - symmetric, SMOOTHING)[..., radius < 0.75 * side].amax(dim=-1)
@@ -77,6 +80,21 @@ def symmetric_templates(light: Tensor) -> Tensor:
     flux = template[..., radius < 0.6 * side].sum(dim=-1)
     clean = (replaced < MOST_REPLACED * limit) & ((aside < MOST_ASIDE * limit) | (flux > BRIGHT))
     return template[clean.all(dim=1) & (peak > LEAST_PEAK).any(dim=1)]
+
+
+def _opposite(images: Tensor) -> Tensor:
+    """Images turned by half a turn, each about the point by which its core is most symmetric.
+
+    Cutouts have their position somewhere in pixel ``n // 2``, frames between their middle pixels:
+    the point is one of nine, half a pixel apart.
+    """
+    ny, nx = images.shape[-2:]
+    turned, core = images.flip(-2, -1), _radius(images) < CORE
+    steps = [(1 - ny % 2 + j, 1 - nx % 2 + i) for j in (-1, 0, 1) for i in (-1, 0, 1)]
+    candidates = torch.stack([turned.roll(step, dims=(-2, -1)) for step in steps])
+    difference = _smooth(images - candidates, SMOOTHING)[..., core]
+    best = difference.square().sum(dim=(-2, -1)).argmin(dim=0)
+    return candidates[best, torch.arange(len(images), device=images.device)]
 
 
 def _monotonic(images: Tensor, radius: Tensor) -> Tensor:

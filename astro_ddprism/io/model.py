@@ -151,7 +151,7 @@ def state_from_tree(tree, make_denoiser, make_posterior, device):
         to hold the weights.
     make_posterior : callable
         Called with names of sources and their data scale; returns an amortized posterior to hold
-        the weights, or None to leave them aside.
+        the weights.
     device : torch.device
         Where the state lives.
 
@@ -177,8 +177,6 @@ def state_from_tree(tree, make_denoiser, make_posterior, device):
     for saved in tree.get("posteriors", []):
         weights = {name: torch.tensor(array) for name, array in saved["weights"].items()}
         posterior = make_posterior(tuple(saved["sources"]), float(weights["data_scale"]))
-        if posterior is None:
-            continue
         posterior.load_state_dict(weights)
         posteriors[tuple(saved["sources"])] = posterior.requires_grad_(False)
     history = dict(tree["history"])

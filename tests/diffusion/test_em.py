@@ -9,6 +9,7 @@ from azula.noise import VESchedule
 
 from astro_ddprism.dataset import MultiViewDataset
 from astro_ddprism.diffusion import em as module
+from astro_ddprism.diffusion.amortized import AmortizedPosterior
 from astro_ddprism.diffusion.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.em import EMState, ExpectationMaximization, Stage, plan_stages
 from astro_ddprism.diffusion.gaussian import GaussianPrior
@@ -23,6 +24,7 @@ from astro_ddprism.mixing import Identity
 CPU = torch.device("cpu")
 SCHEDULE = VESchedule(0.1, 100.0)
 SIZE = 2
+IMAGE = (1, 2, 2)
 
 
 # --- stages ----------------------------------------
@@ -77,13 +79,19 @@ def make_views(shape=(SIZE,), **held):
     )
 
 
-def make_em(views, make_sampler=None, **settings):
+def make_em(views, make_sampler=None, amortize=False, **settings):
     def make_denoiser(source, data_scale, mixture):
         shape = views.source_shapes[source]
         backbone = MLP(shape, SourceDenoiser.n_features, width=8, depth=1, embedding=4)
         if mixture is None:
             return SourceDenoiser(backbone, SCHEDULE, data_scale)
         return MixtureResidualDenoiser(backbone, SCHEDULE, data_scale, mixture)
+
+    def make_posterior(sources, data_scale):
+        bands, *size = views.source_shapes[sources[0]]
+        shape = (len(sources) * bands, *size)
+        backbone = MLP(shape, AmortizedPosterior.n_features, width=8, depth=1, embedding=4)
+        return AmortizedPosterior(backbone, VESchedule(0.1, 1000.0), data_scale)
 
     def joint_sampler(denoisers, gaussians, mixtures, posteriors):
         return JointSampler(
@@ -108,7 +116,8 @@ def make_em(views, make_sampler=None, **settings):
         views,
         make_sampler=make_sampler(joint_sampler) if make_sampler else joint_sampler,
         make_denoiser=make_denoiser,
-        make_posterior=lambda sources, data_scale: None,  # noqa: ARG005
+        amortizes=lambda sources: amortize and len(sources) > 1,
+        make_posterior=make_posterior,
         source_shapes=views.source_shapes,
         symmetries=dict.fromkeys(views.sources, ()),
         settings={
@@ -139,6 +148,8 @@ def make_em(views, make_sampler=None, **settings):
 def leaves(tree, name=""):
     if name == "/history":
         tree = dict(tree)
+    if name == "/posteriors":
+        tree = {"".join(saved["sources"]): saved["weights"] for saved in tree}
     if isinstance(tree, dict):
         return {k: v for key in tree for k, v in leaves(tree[key], f"{name}/{key}").items()}
     return {name: tree}
@@ -210,11 +221,12 @@ def test_known_sources_stay_as_they_are(shape):
 
 @pytest.mark.parametrize(
     ("held", "shape"),
-    [(held, (SIZE,)) for held in SETTINGS[1:4]] + [(SETTINGS[1], (1, SIZE))],
-    ids=["a-ab", "a-ab-abc", "ab-ab", "a-ab-gaussian"],
+    [(held, (SIZE,)) for held in SETTINGS[1:4]]
+    + [(held, shape) for shape in ((1, SIZE), IMAGE) for held in SETTINGS[1:2]],
+    ids=["a-ab", "a-ab-abc", "ab-ab", "a-ab-gaussian", "a-ab-amortized"],
 )
 def test_goes_on_from_any_iteration_as_if_unbroken(held, shape):
-    em, state = make_em(make_views(shape, **held)), EMState()
+    em, state = make_em(make_views(shape, **held), amortize=shape == IMAGE), EMState()
     states = [copy.deepcopy(state) for _ in em.run(state)]
     for between in states[:-1]:
         torch.rand(7)  # whatever else draws random numbers
@@ -374,3 +386,114 @@ def test_views_of_few_and_of_many_numbers(first, second):
     assert set(state.mixtures) == ({"a"} if first == 3 else set())
     assert all(isinstance(prior, GaussianPrior) for prior in state.gaussians.values())
     assert all(row["n_left_out"] < 12 for row in state.history)
+
+
+# --- amortized posterior ----------------------------------------
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What networks are trained, (network, number of images, function that draws), in order."""
+    seen, train = [], module.train
+
+    def note(network, draw, **options):
+        seen.append((network, options["n_images"], draw))
+        return train(network, draw, **options)
+
+    monkeypatch.setattr(module, "train", note)
+    return seen
+
+
+def test_an_amortized_posterior_draws_after_its_first_training(trained, monkeypatch):
+    """Priors of the stage are trained on its last draws alone."""
+    chains, state = [], EMState()
+    for name in ("_run", "_run_amortized"):
+        method = getattr(JointSampler, name)
+
+        def run(*args, method=method, name=name):
+            chains.append((state.stage, state.iteration, name))
+            return method(*args)
+
+        monkeypatch.setattr(JointSampler, name, run)
+    views = make_views(IMAGE, v="a", w="ab")
+    list(make_em(views, amortize=True, n_em_iterations=2).run(state))
+    assert set(chains) == {
+        (0, 1, "_run"), (0, 2, "_run"), (1, 0, "_run"),
+        (1, 1, "_run_amortized"), (1, 2, "_run_amortized"),
+    }  # fmt: skip
+    assert list(state.posteriors) == [("a", "b")]
+    networks = [(network, n_images) for network, n_images, _ in trained]
+    a, b, both = state.denoisers["a"], state.denoisers["b"], state.posteriors["a", "b"]
+    assert networks == [(a, 200)] * 3 + [(both, 200), (both, 66), (both, 66), (b, 200)]
+    assert [row["iteration"] for row in state.history] == [0, 1, 2] * 2
+    assert np.isfinite([row["loss"] for row in state.history]).all()
+
+
+def test_one_posterior_for_views_of_the_same_sources(trained):
+    """Mixed views share one network; each of its batches is simulated as one of them."""
+    views, state = make_views(IMAGE, v="ab", w="ab", u="abc"), EMState()
+    list(make_em(views, amortize=True, n_em_iterations=1).run(state))
+    assert list(state.posteriors) == [("a", "b"), ("a", "b", "c")]
+    assert set(state.denoisers) == {"a", "b", "c"}
+    names = {id(network): name for name, network in state.denoisers.items()}
+    names |= {id(network): "".join(name) for name, network in state.posteriors.items()}
+    assert [names[id(network)] for network, _, _ in trained] == [
+        "ab", "ab", "a", "b", "abc", "abc", "c",
+    ]  # fmt: skip
+
+
+def test_a_view_without_a_posterior_needs_its_priors(trained):
+    """b is held by a view alone, too, whose chains want its denoiser in every iteration."""
+    for held in ({"v": "a", "w": "ab", "u": "b"}, {"v": "a", "u": "b", "w": "ab"}):
+        trained.clear()
+        views, state = make_views(IMAGE, **held), EMState()
+        em = make_em(views, amortize=True, n_em_iterations=2)
+        em.stages = [Stage(("a",), ("v",)), Stage(("b",), tuple(n for n in held if n != "v"))]
+        list(em.run(state))
+        b, both = state.denoisers["b"], state.posteriors["a", "b"]
+        assert [network for network, _, _ in trained][3:] == [both, b] * 3
+
+
+def test_what_is_simulated_is_what_was_drawn(trained):
+    """Sources are draws of the E-step, known ones of their own stage; y is their sum and noise."""
+    views, state = make_views(IMAGE, v="a", w="ab"), EMState()
+    em = make_em(views, amortize=True, flux_factors={"b": (2.0, 2.0)}, n_em_iterations=0)
+    steps = em.run(state)
+    next(steps)
+    a = state.samples["a"]
+    next(steps)
+    _, _, draw = trained[1]
+    x, observation = draw(500)
+    assert torch.cdist(x[:, :4], a).min(dim=1).values.max() < 1e-5
+    assert torch.cdist(x[:, 4:], 2 * state.samples["b"]).min(dim=1).values.max() < 1e-4
+    assert len(torch.cdist(x[:, :4], a).argmin(dim=1).unique()) == 12
+    residual = observation.y - x[:, :4] - x[:, 4:]  # variance 1 in all pixels
+    assert residual.mean().abs() < 5 / np.sqrt(2000)
+    assert (residual.std() - 1).abs() < 5 / np.sqrt(4000)
+
+
+def test_first_images_may_be_templates(monkeypatch):
+    """Symmetric parts of all light, once; priors never learn from them."""
+    light, learned = [], []
+    original, template = module.images, torch.full((3, *IMAGE), 7.0)
+    monkeypatch.setattr(module, "symmetric_templates", lambda x: light.append(x) or template)
+    monkeypatch.setattr(module, "images", lambda x, *args: learned.append(x) or original(x, *args))
+    views, state = make_views(IMAGE, v="a", w="ab"), EMState()
+    list(make_em(views, amortize=True, templates=("b",)).run(state))
+    assert len(light) == 1
+    data = torch.as_tensor(views["w"].data)
+    assert (light[0] - data).square().mean().sqrt() < 1.3  # noise of 1
+    # The prior of a twice; then a and b for the posterior twice, and b alone.
+    assert [x is template for x in learned] == [False, False, False, True, False, False, False]
+
+
+def test_moment_matching_takes_no_templates(monkeypatch):
+    monkeypatch.setattr(module, "symmetric_templates", None)
+    list(make_em(make_views(IMAGE, v="a", w="ab"), templates=("b",)).run(EMState()))
+
+
+def test_nothing_symmetric(monkeypatch):
+    monkeypatch.setattr(module, "symmetric_templates", lambda light: light[:0])
+    em = make_em(make_views(IMAGE, v="a", w="ab"), amortize=True, templates=("b",))
+    with pytest.raises(InputError, match="templates: found no image of the source 'b' that is sym"):
+        list(em.run(EMState()))

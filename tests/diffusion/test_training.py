@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from azula.noise import VESchedule
+from scipy.stats import kstest
 
 from astro_ddprism.diffusion.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.networks import MLP, UNet
@@ -124,3 +125,70 @@ def test_loss_of_an_untrainable_rate_is_finite():
     denoiser, loss = trained(x, mlp, n_images=2000, batch_size=32)
     assert math.isfinite(loss)
     assert all(torch.isfinite(p).all() for p in denoiser.parameters())
+
+
+# --- fluxes ----------------------------------------
+
+
+def steep_samples(n=4000, faintest=20.0, brightest=2000.0):
+    """Images of one shape each, ten times as many at a tenth of the flux."""
+    u = torch.rand(n)
+    flux = 1 / (u / brightest + (1 - u) / faintest)
+    x = torch.rand(n, 1, 3, 3)
+    return flux, x / x.sum(dim=(1, 2, 3), keepdim=True) * flux.view(-1, 1, 1, 1)
+
+
+def test_flux_factors_make_all_fluxes_equally_frequent():
+    """Over the range of the samples the distribution of log flux is flat, to a tenth.
+
+    Of the samples themselves, nine of ten are in its first half.
+    """
+    with seeded(9, device=CPU):
+        flux, x = steep_samples()
+        (drawn,) = images(x, (), CPU, (1.0, 1.0))(20_000)
+    low, high = flux.quantile(0.05).log(), flux.max().log()
+    position = (drawn.sum(dim=(1, 2, 3)).log() - low) / (high - low)
+    assert ((flux.log() - low) / (high - low) < 0.5).float().mean() > 0.85
+    # The last bin of fluxes is not full.
+    counts = torch.histc(position, bins=4, min=0, max=1) / len(position)
+    assert (counts - 0.25).abs().max() < 0.03
+    assert position.max() <= 1
+
+
+def test_flux_factors_are_uniform_in_their_logarithm():
+    """Of images of one flux, whose shapes stay as they are."""
+    with seeded(10, device=CPU):
+        x = torch.rand(50, 1, 3, 3)
+        x = 100 * x / x.sum(dim=(1, 2, 3), keepdim=True)
+        (drawn,) = images(x, (), CPU, (0.2, 5.0))(5000)
+    factor = drawn.sum(dim=(1, 2, 3)) / 100
+    position = (factor.log() / math.log(5) + 1) / 2
+    assert kstest(position.double().numpy(), "uniform").pvalue > 0.01
+    shapes = (drawn / factor.view(-1, 1, 1, 1)).flatten(1)
+    nearest = torch.cdist(shapes, x.flatten(1)).min(dim=1)
+    assert nearest.values.max() < 1e-3
+    assert len(nearest.indices.unique()) == 50
+
+
+def test_no_image_is_repeated_too_often():
+    """The only bright image of a thousand is one of 6 of the least full bin, and not half of all.
+
+    Images without light count as the faintest.
+    """
+    with seeded(11, device=CPU):
+        x = 50 * torch.ones(1000, 1, 2, 2)
+        x[0], x[1:30] = 1e4, -1.0
+        (drawn,) = images(x, (), CPU, (1.0, 1.0))(20_000)
+    share = (drawn[:, 0, 0, 0] == 1e4).double().mean()
+    # Three bins: 29 images without light, 970 of flux 200, and one, which counts as one of 6.
+    assert share == pytest.approx((1 / 6) / (1 / 6 + 1 + 1), abs=0.01)
+    assert (drawn[:, 0, 0, 0] < 0).double().mean() == pytest.approx(6 / 13, abs=0.015)
+
+
+def test_images_are_drawn_as_they_are():
+    """Without factors: the random numbers are those of the indices alone."""
+    x = torch.arange(10.0).view(10, 1)
+    with seeded(12, device=CPU):
+        (drawn,) = images(x, (), CPU)(6)
+    with seeded(12, device=CPU):
+        assert torch.equal(drawn, x[torch.randint(10, (6,))])
