@@ -27,6 +27,7 @@ NAMES = {
     "image": ("SCI", "IMAGE", "SIGNAL", "DATA"),
     "mask": ("MASK", "DQ", "MSK", "FLAGS"),
     "psf": ("PSF",),
+    "effective_gain": ("EXPOSURE", "EXPMAP", "GAIN"),
     **NOISE_NAMES,
 }
 NOT_SCIENCE = {name for role, names in NAMES.items() if role != "image" for name in names}
