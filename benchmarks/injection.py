@@ -120,6 +120,7 @@ def ask_scarlet2(scene, results, args):
     _, models, _ = fit_by_scarlet2(python, scene.image, scene.psf, xy, peaks)
     edge = (models.shape[-1] - scene.settings.size) // 2
     results.images["scarlet2"] = models[:, edge:-edge, edge:-edge]
+    keep(results, args, scene.fingerprint())
     results.add(measure_by_scarlet2(scene, python, asked))
 
 
