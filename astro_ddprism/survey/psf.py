@@ -4,9 +4,9 @@ A PSF is an odd-sized image whose middle pixel is its centre and whose sum is 1:
 image to a point source of unit flux in the middle of a pixel.
 
 Its width is told by one number, its full width at half maximum: that of the circular Gaussian,
-averaged over pixels, which fits the core best (`photutils.psf.fit_fwhm`); with its wings in the
-fit a Moffat profile would look a tenth wider than it is. It is had from the PSF itself or from the
-stars of an image, and means the same in both.
+averaged over pixels, which fits its inner part best (`photutils.psf.fit_fwhm`). A Moffat profile,
+of which wings are left there, comes out up to a tenth wider than its own. The width is had from the
+PSF itself or from the stars of an image, and means the same in both.
 """
 
 import warnings
@@ -215,7 +215,7 @@ def stellar_fwhm(image, objects):
 
 
 def _fit(data, positions, guess, mask=None):
-    side = 2 * max(1, round(guess / 2)) + 1
+    side = 2 * max(2, round(0.6 * guess)) + 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyUserWarning)  # one bad fit among many
         return fit_fwhm(data, xypos=positions, fwhm=guess, fit_shape=side, mask=mask)

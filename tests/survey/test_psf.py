@@ -82,4 +82,5 @@ def test_fwhm_of_a_profile_with_wings(fwhm):
     galsim = pytest.importorskip("galsim")
     star = galsim.Moffat(beta=3.5, fwhm=fwhm)
     kernel = star.drawImage(nx=61, ny=61, scale=1.0)
-    assert_allclose(kernel_fwhm(kernel.array.astype(float)), fwhm, rtol=0.07)
+    found = kernel_fwhm(kernel.array.astype(float))
+    assert 1 < found[0] / fwhm < 1.12
