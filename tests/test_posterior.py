@@ -293,7 +293,7 @@ def test_sources_on_pixels_that_no_wcs_tells():
     samples = PosteriorSamples({"a": np.ones((3, 1, 1, 4, 4))}, view)
     assert samples.flux("a", 1.0)[0, 0, 0].value == pytest.approx(np.pi)
     assert "a_sky_centroid" not in samples.catalog(aperture=1.0).colnames
-    with pytest.raises(InputError, match="aperture: found 1.0 arcsec"):
+    with pytest.raises(InputError, match=r"aperture: found 1\.0 arcsec"):
         samples.flux("a", 1 * u.arcsec)
     assert samples.aperture_radius(0.6 * u.arcsec)[0] == pytest.approx(2)
 
