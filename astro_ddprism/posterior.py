@@ -236,7 +236,7 @@ class PosteriorSamples:
         if aperture is None:
             return u.Quantity(images.value.sum(axis=(-2, -1), dtype=float), self.view.unit)
         positions = None if images.wcs is None else self.positions
-        flux = aperture_flux(images.value, self.aperture_radius(aperture), positions)
+        flux = aperture_flux(images.value, self.aperture_radius(aperture, source), positions)
         return u.Quantity(flux, self.view.unit)
 
     def photometry(self, source, aperture=None, *, progress=False):
@@ -265,17 +265,19 @@ class PosteriorSamples:
         return measure(
             u.Quantity(images.value, self.view.unit, copy=False),
             None if images.wcs is None else self.positions,
-            aperture=None if aperture is None else self.aperture_radius(aperture),
+            aperture=None if aperture is None else self.aperture_radius(aperture, source),
             progress=progress,
         )
 
-    def aperture_radius(self, aperture):
+    def aperture_radius(self, aperture, source=None):
         """Radius of an aperture in pixels of the sources.
 
         Parameters
         ----------
         aperture : float or Quantity
             In pixels or as an angle.
+        source : str, optional
+            For which source, should it have pixels of its own; by default on `grid`.
 
         Returns
         -------
@@ -284,13 +286,14 @@ class PosteriorSamples:
         Raises
         ------
         InputError
-            If it is neither, or an angle while the sources have no WCS.
+            If it is neither, or an angle while the source has no WCS.
         """
         if not isinstance(aperture, u.Quantity) or aperture.unit == u.pix:
             return u.Quantity(aperture, u.pix).value
-        if self.grid.wcs is None or not aperture.unit.is_equivalent(u.deg):
+        all_wcs = self.grid.wcs if source is None else self.samples[source].wcs
+        if all_wcs is None or not aperture.unit.is_equivalent(u.deg):
             raise InputError(f"aperture: found {aperture}, expected pixels, or an angle and a WCS")
-        scales = [np.sqrt(np.prod(proj_plane_pixel_scales(wcs))) for wcs in self.grid.wcs]
+        scales = [np.sqrt(np.prod(proj_plane_pixel_scales(wcs))) for wcs in all_wcs]
         return aperture.to_value(u.deg) / np.array(scales)
 
     def nddata(self, source, i, band=0):

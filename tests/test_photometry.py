@@ -63,10 +63,10 @@ def test_sersic_profiles_of_galsim(n, q):
     # A cusp narrower than a pixel, at its corner, is not where the pixels say.
     np.testing.assert_allclose(found.centroid[0, 0], centre, atol=1e-3 if n < 2 else 1e-2)
     assert found.flux[0, 0] == pytest.approx(50, rel=2e-3 if n < 2 else 1.5e-2)
-    # And the pixel makes it rounder.
+    # The pixel makes it rounder, too.
     assert found.ellipticity[0, 0] == pytest.approx(1 - q, abs=1e-2 if n < 2 else 1.5e-2)
     if q < 1:
-        assert found.orientation[0, 0] == pytest.approx(35, abs=0.2)
+        assert found.orientation[0, 0] == pytest.approx(35, abs=0.2 if n < 2 else 0.5)
     # Two independent implementations.
     growth = CurveOfGrowth(image.array, centre, np.linspace(0.2, 44, 500))
     half = 0.5 * image.array.sum() / growth.profile.max()

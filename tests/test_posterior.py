@@ -285,6 +285,19 @@ def test_sources_without_pixels_have_no_fluxes(tmp_path):
         assert "BUNIT" not in hdus["A_MEAN"].header
 
 
+def test_sources_on_pixels_that_no_wcs_tells():
+    """Theirs are not the image's: apertures are in pixels, about their middle."""
+    wcs = image_wcs()[:8, :8]
+    matrix = DenseMatrix(np.kron(np.eye(16), np.ones((1, 4))).T, (1, 8, 8), (1, 4, 4))
+    view = View(np.ones((1, 1, 8, 8)), variance=1.0, mixing={"a": matrix}, wcs=[wcs])
+    samples = PosteriorSamples({"a": np.ones((3, 1, 1, 4, 4))}, view)
+    assert samples.flux("a", 1.0)[0, 0, 0].value == pytest.approx(np.pi)
+    assert "a_sky_centroid" not in samples.catalog(aperture=1.0).colnames
+    with pytest.raises(InputError, match=r"aperture: found 1\.0 arcsec"):
+        samples.flux("a", 1 * u.arcsec)
+    assert samples.aperture_radius(0.6 * u.arcsec)[0] == pytest.approx(2)
+
+
 def test_bad_samples_are_named(samples, view):
     good = {source: x.value for source, x in samples.samples.items()}
     with pytest.raises(InputError, match="found sources los, expected los, galaxy"):
