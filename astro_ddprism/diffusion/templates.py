@@ -68,18 +68,20 @@ def symmetric_templates(light: Tensor) -> Tensor:
         [symmetric[..., ring == k].mean(dim=-1) for k in range(int(ring.max()) + 1)], dim=-1
     )
     profile = profile.clip(min=0).cummin(dim=-1).values
-    seen = (profile**2 / (profile**2 + FAINTEST**2))[..., ring]
-    template = _monotonic(symmetric * _smooth(seen, SMOOTHING), radius)
+    weight = (profile**2 / (profile**2 + FAINTEST**2))[..., ring]
+    template = _monotonic(symmetric * _smooth(weight, SMOOTHING), radius)
 
-    # Brightest band by brightest band: one contaminated band spoils the image.
+    # Band by band: one that is contaminated spoils the image, one of nothing but noise does not.
     peak = symmetric[..., radius < CORE].amax(dim=-1)
-    limit = peak.clip(min=0.1)
+    limit = peak.clip(min=LEAST_PEAK)
+    seen = peak > LEAST_PEAK
     side = min(light.shape[-2:]) / 2
     replaced = _smooth(light - symmetric, SMOOTHING)[..., radius < 0.75 * side].amax(dim=-1)
     aside = symmetric[..., (radius > side / 4) & (radius < 0.6 * side)].amax(dim=-1)
     flux = template[..., radius < 0.6 * side].sum(dim=-1)
-    clean = (replaced < MOST_REPLACED * limit) & ((aside < MOST_ASIDE * limit) | (flux > BRIGHT))
-    return template[clean.all(dim=1) & (peak > LEAST_PEAK).any(dim=1)]
+    central = ~seen | (aside < MOST_ASIDE * limit) | (flux > BRIGHT)
+    clean = central & (replaced < MOST_REPLACED * limit)
+    return template[clean.all(dim=1) & seen.any(dim=1)]
 
 
 def _opposite(images: Tensor) -> Tensor:
