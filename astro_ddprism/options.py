@@ -65,7 +65,8 @@ def check_options(separator):
     templates = separator.templates
     _expect(not isinstance(templates, str), "templates", templates, "a sequence of names")
     for source, factors in separator.flux_factors.items():
-        right = np.shape(factors) == (2,) and 0 < factors[0] <= factors[1]
+        numbers = np.shape(factors) == (2,) and all(isinstance(f, Real) for f in factors)
+        right = numbers and 0 < factors[0] <= factors[1]
         _expect(right, f"flux_factors[{source!r}]", factors, "two positive numbers in order")
     for source, names in (separator.symmetries or {}).items():
         _expect(

@@ -5,24 +5,20 @@ r"""Expectation maximization: from views to learned priors.
 (`~astro_ddprism.diffusion.training`). Both raise, in expectation, a lower bound of the likelihood
 of all observations (Rozet et al. 2024, arXiv:2405.13712).
 
-Sources are learned in *stages*. A stage takes the views that bring the fewest new sources and
-learns those, with all sources learned before held fixed: contrastive views, the k-th of which holds
-sources 1 to k, give one source a stage; mixed views, which all hold all sources, give one stage
-with all of them.
-
-Every stage begins with its warm start. That of images is Gaussian, and its first E-step puts the
-Gaussian priors of the new sources beside the diffusion priors of the known ones; the first stage
-has none, and its first draws are exact. Sources of a few numbers start from mixtures of Gaussians
-(`~astro_ddprism.diffusion.growth`), whose draws are always exact. A state that has all priors to
-begin with, those of another fit, needs no warm start: its EM iterations begin with the first one
-that draws from networks.
+Sources are learned in *stages* (`~astro_ddprism.diffusion.stages`), with all sources learned before
+held fixed. Every stage begins with its warm start. That of images is Gaussian, and its first E-step
+puts the Gaussian priors of the new sources beside the diffusion priors of the known ones; the first
+stage has none, and its first draws are exact. Sources of a few numbers start from mixtures of
+Gaussians (`~astro_ddprism.diffusion.growth`), whose draws are always exact. A state that has all
+priors to begin with, those of another fit, needs no warm start: its EM iterations begin with the
+first one that draws from networks.
 
 Where the posterior is *amortized* (`~astro_ddprism.diffusion.amortized`), an M-step of views that
 hold several sources trains one network for the joint posterior of all of them, which makes the next
 draws; the priors of their new sources are trained on the last draws alone.
 """
 
-__all__ = ["EMState", "ExpectationMaximization", "Stage", "plan_stages"]
+__all__ = ["EMState", "ExpectationMaximization"]
 
 import time
 from dataclasses import dataclass, field
@@ -38,6 +34,7 @@ from .growth import Designed, MixtureWarmStart, is_small
 from .mixture import GaussianMixture
 from .random import seeded
 from .sampling import Draws
+from .stages import Stage, plan_stages
 from .templates import symmetric_templates
 from .training import images, train
 from .warmstart import GaussianWarmStart
@@ -47,54 +44,6 @@ _WARM_START, _NETWORKS, _E_STEP, _M_STEP, _POSTERIORS = range(5)
 
 # Draws of a source of an earlier stage that are kept, for later stages to begin from.
 N_KEPT = 8192
-
-
-@dataclass(frozen=True)
-class Stage:
-    """New sources, and the views that they are learned from."""
-
-    sources: tuple[str, ...]
-    views: tuple[str, ...]
-
-
-def plan_stages(view_sources: dict[str, tuple[str, ...]]) -> list[Stage]:
-    """Order the sources into stages.
-
-    Parameters
-    ----------
-    view_sources : dict of str to tuple of str
-        The sources that each view holds.
-
-    Returns
-    -------
-    list of Stage
-        Every source is new in exactly one stage. A view takes part in a stage if it holds a new
-        source and no source that is yet unknown.
-
-    Examples
-    --------
-    >>> plan_stages({"random": ("los",), "galaxy": ("los", "galaxy")})
-    [Stage(sources=('los',), views=('random',)), Stage(sources=('galaxy',), views=('galaxy',))]
-    """
-    stages, known = [], set()
-    while any(set(sources) - known for sources in view_sources.values()):
-        new = min(
-            (
-                [s for s in held if s not in known]
-                for held in view_sources.values()
-                if set(held) - known
-            ),
-            key=len,
-        )
-        available = known | set(new)
-        views = tuple(
-            name
-            for name, held in view_sources.items()
-            if set(held) <= available and set(held) & set(new)
-        )
-        stages.append(Stage(tuple(new), views))
-        known = available
-    return stages
 
 
 @dataclass

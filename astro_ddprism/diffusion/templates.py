@@ -71,12 +71,12 @@ def symmetric_templates(light: Tensor) -> Tensor:
     radius = _radius(light)
     template = _monotonic(symmetric + t * (outer - symmetric), radius)
 
-    # Brightest band by brightest band: one contaminated band spoils the image.
+    # Band by band: one that is contaminated spoils the image, one of nothing but noise does not.
     peak = torch.where(ellipse < CORE, symmetric, -torch.inf).amax(dim=(-2, -1))
     left = _smooth(light - template, SMOOTHING)
     inside = torch.where(ellipse < BLEND[1], left, -torch.inf).amax(dim=(-2, -1))
     beside = torch.where(radius < min(light.shape[-2:]) / 2, left, -torch.inf).amax(dim=(-2, -1))
-    limit = peak.clip(min=0.1)
+    limit = peak.clip(min=LEAST_PEAK)
     clean = (inside < MOST_INSIDE * limit + 1) & (beside < MOST_BESIDE * limit)
     return template[clean.all(dim=1) & (peak > LEAST_PEAK).any(dim=1)]
 

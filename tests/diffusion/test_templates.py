@@ -53,37 +53,38 @@ def test_isolated_galaxies_stay_as_they_are(size, offset):
     templates = symmetric_templates(noisy(truth[:, None]))
     assert templates.shape == (20, 1, size, size)
     ratio = fluxes(templates) / truth.sum(axis=(1, 2))
-    assert 0.93 < np.median(ratio) < 1
-    assert ratio.min() > 0.85
+    assert 0.95 < np.median(ratio) < 1
+    assert ratio.min() > 0.92
     error = np.abs(templates[:, 0].numpy() - truth).max(axis=(1, 2))
     assert (error < 0.1 * truth.max(axis=(1, 2)) + 4 * NOISE).all()
 
 
-@pytest.mark.parametrize(("distance", "most"), [(4, 0.8), (5, 0.55), (7, 0.3), (9, 0.17)])
+@pytest.mark.parametrize(("distance", "most"), [(4, 0.8), (5, 0.6), (7, 0.3), (9, 0.2)])
 def test_neighbours_are_removed(distance, most):
-    """What is left of a neighbour with a fifth of the galaxy's light, the less the further away."""
-    truth = galaxies(16)
-    angles = np.random.default_rng(2).uniform(0, 2 * np.pi, 16)
+    """Of a neighbour with a fifth of the galaxy's light, in the median of the images that are kept.
+
+    What is as bright as the galaxy's own outskirts stays: most of a neighbour at 4 pixels. The
+    farther out it is, the more images are left out, and the less is left in the others.
+    """
+    truth = galaxies(12)
+    angles = np.random.default_rng(2).uniform(0, 2 * np.pi, 12)
     profile = galsim.Gaussian(sigma=0.5, flux=400)
-    neighbours = np.array(
-        [draw(profile, 24, distance * np.cos(a), distance * np.sin(a)) for a in angles]
-    )
-    noise = noisy(0 * truth)[:, None]
-    alone, both = (
-        [
-            symmetric_templates(noise[i : i + 1] + torch.as_tensor(x[i], dtype=torch.float32))
-            for i in range(16)
-        ]
-        for x in (truth, truth + neighbours)
-    )
-    left = [float((b - a).sum()) / 400 for a, b in zip(alone, both, strict=True) if len(b)]
-    ratio = [float(b.sum()) / t.sum() for b, t in zip(both, truth, strict=True) if len(b)]
-    assert len(left) >= 12
-    assert np.abs(np.median(left)) < most
+    neighbours = [draw(profile, 24, distance * np.cos(a), distance * np.sin(a)) for a in angles]
+    noise = noisy(0 * truth)[:, None, None]
+    left = []
+    for x, neighbour, eta in zip(truth, neighbours, noise, strict=True):
+        alone, both = (
+            symmetric_templates(eta + torch.as_tensor(light, dtype=torch.float32))
+            for light in (x, x + neighbour)
+        )
+        assert len(alone) == 1
+        left += [float((image - alone[0]).sum()) / 400 for image in both]
+    assert len(left) >= 2
+    assert -0.05 < np.median(left) < most
 
 
 def falls_outwards(image):
-    """Brute force: no pixel is brighter than all of its neighbours that are closer to the centre."""
+    """Brute force: no pixel is brighter than all of its neighbours closer to the centre."""
     ny, nx = image.shape
     y, x = np.mgrid[:ny, :nx]
     radius = np.hypot(y - (ny - 1) / 2, x - (nx - 1) / 2)

@@ -218,7 +218,7 @@ def test_no_room_beside_objects(image):
             place_randoms(image, 5, avoid=OBJECTS, crowded_fraction=fraction)
     with pytest.raises(InputError, match="crowded_fraction: found no positions to avoid"):
         place_randoms(image, 5, crowded_fraction=0.5)
-    with pytest.raises(InputError, match="pixels beside detections .* expected at least 900"):
+    with pytest.raises(InputError, match=r"pixels beside detections .* expected at least 900"):
         place_randoms(image, 1000, avoid=OBJECTS, crowded_fraction=0.9)
     outside = QTable({"x": [-50.0], "y": [3.0]})
     with pytest.raises(InputError, match="found 0 pixels beside detections"):
