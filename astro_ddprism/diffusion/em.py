@@ -35,6 +35,7 @@ from .mixture import GaussianMixture
 from .random import seeded
 from .sampling import Draws
 from .stages import Stage, plan_stages
+from .symmetries import random_transform, random_transform_about_pixel
 from .templates import symmetric_templates
 from .training import images, train
 from .warmstart import GaussianWarmStart
@@ -335,9 +336,14 @@ class ExpectationMaximization:
     def _simulations(self, samples, views):
         """Sources drawn at random, and what would be observed of them."""
         sampler = self.make_sampler({}, {}, {}, {})
+        factors, templates = self.settings["flux_factors"], self.settings["templates"]
         priors = [
             images(
-                x, self.symmetries[source], self.device, self.settings["flux_factors"].get(source)
+                x,
+                self.symmetries[source],
+                self.device,
+                factors.get(source),
+                random_transform_about_pixel if source in templates else random_transform,
             )
             for source, x in samples.items()
         ]

@@ -4,10 +4,10 @@ A galaxy looks no different turned by a right angle or mirrored, and neither doe
 that holds, every drawn image stands for up to eight, and a covariance has a smaller error.
 """
 
-__all__ = ["SYMMETRIES", "orbit", "random_transform"]
+__all__ = ["SYMMETRIES", "orbit", "random_transform", "random_transform_about_pixel"]
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 #: Known symmetries of images, and the transformations of the last two axes that each generates.
 SYMMETRIES = ("rotations", "flips")
@@ -40,3 +40,19 @@ def random_transform(x: Tensor, symmetries: tuple[str, ...]) -> Tensor:
         chosen = choice == k
         out[chosen] = _transform(x[chosen], *element)
     return out
+
+
+def random_transform_about_pixel(x: Tensor, symmetries: tuple[str, ...]) -> Tensor:
+    """Transform images about pixel ``n // 2`` instead of their middle.
+
+    That pixel holds the position of a cutout; in cutouts of even size it is beside the middle, and
+    turned about that a galaxy would be in any of four pixels. Edge pixels that come from outside
+    are those that were there.
+    """
+    ny, nx = x.shape[-2:]
+    if ny % 2 and nx % 2:
+        return random_transform(x, symmetries)
+    padding = (0, 1 - nx % 2, 0, 1 - ny % 2)
+    padded = nn.functional.pad(x.flatten(0, -3)[None], padding, mode="replicate")[0]
+    padded = padded.unflatten(0, x.shape[:-2])
+    return random_transform(padded, symmetries)[..., :ny, :nx]

@@ -26,6 +26,7 @@ def images(
     symmetries: tuple[str, ...],
     device: torch.device,
     flux_factors: tuple[float, float] | None = None,
+    transform=random_transform,
 ):
     """Images of one source to train on.
 
@@ -42,6 +43,8 @@ def images(
         multiplied by a factor in this range, uniform in its logarithm. So a prior of flux that is
         steep, as counts of galaxies are, becomes nearly uninformative over the range of the samples
         and beyond.
+    transform : callable
+        How images are transformed: `random_transform`, or `random_transform_about_pixel`.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def images(
 
     def draw(n: int) -> tuple[Tensor]:
         index = torch.randint(len(samples), (n,))
-        return (random_transform(samples[index].to(device), symmetries),)
+        return (transform(samples[index].to(device), symmetries),)
 
     if flux_factors is None:
         return draw
@@ -61,7 +64,7 @@ def images(
     def draw_balanced(n: int) -> tuple[Tensor]:
         index = torch.multinomial(frequency, n, replacement=True)
         factor = (low + (high - low) * torch.rand(n, *(1,) * (samples.ndim - 1))).exp()
-        return (random_transform((factor * samples[index]).to(device), symmetries),)
+        return (transform((factor * samples[index]).to(device), symmetries),)
 
     return draw_balanced
 

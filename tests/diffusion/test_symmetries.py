@@ -5,7 +5,12 @@ import pytest
 import torch
 
 from astro_ddprism.diffusion.random import seeded
-from astro_ddprism.diffusion.symmetries import SYMMETRIES, orbit, random_transform
+from astro_ddprism.diffusion.symmetries import (
+    SYMMETRIES,
+    orbit,
+    random_transform,
+    random_transform_about_pixel,
+)
 
 GROUPS = {(): 1, ("flips",): 2, ("rotations",): 4, ("rotations", "flips"): 8}
 
@@ -64,3 +69,20 @@ def test_flips_of_images_that_are_not_square():
     x = torch.arange(12.0).reshape(1, 1, 3, 4)
     assert torch.equal(orbit(x, ("flips",))[1:], x.flip(-1))
     assert random_transform(x, ("flips",)).shape == x.shape
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_about_the_pixel_of_the_position(size):
+    """Light in pixel n // 2 stays there, and its neighbours stay beside it."""
+    x = torch.zeros(64, 2, size, size)
+    x[:, :, size // 2, size // 2] = 2.0
+    x[:, :, size // 2 - 1, size // 2] = 1.0
+    with seeded(1, device=torch.device("cpu")):
+        turned = random_transform_about_pixel(x, ("rotations", "flips"))
+    assert turned.shape == x.shape
+    assert (turned[:, :, size // 2, size // 2] == 2).all()
+    beside = turned[:, 0] == 1
+    assert (beside.sum(dim=(1, 2)) == 1).all()
+    assert sorted(map(tuple, beside.any(dim=0).nonzero().tolist())) == sorted(
+        (size // 2 + j, size // 2 + i) for j, i in ((-1, 0), (1, 0), (0, -1), (0, 1))
+    )
