@@ -1,8 +1,8 @@
 """The worst blends of the field itself, which nobody knows the truth of.
 
 Of the galaxies that are detected in the rows where a scene's galaxies are, those are taken whose
-neighbours bring the most light into their apertures, up to as much as their own; where it is more,
-what was detected is often a part of the neighbour.
+neighbours bring the most light into their apertures, up to twice their own; where it is more, what
+was detected is often a part of the neighbour.
 """
 
 __all__ = ["deblended_segments", "worst_blends"]
@@ -14,8 +14,11 @@ from astro_ddprism.survey import select_galaxies
 
 from .injection_peers import segment_of
 
-FAINTEST = 10 ** (-0.4 * 22.5)
+FAINTEST = 10 ** (-0.4 * 24.0)
 """Least flux of a galaxy, in maggies."""
+
+MOST = 2.0
+"""Most light of the neighbours, over a galaxy's own."""
 
 
 def worst_blends(scene, n=10):
@@ -55,7 +58,7 @@ def worst_blends(scene, n=10):
     chosen = []
     for i in np.argsort(-degree):
         apart = all(np.abs(xy[i] - xy[j]).max() >= settings.size for j in chosen)
-        if 0 < degree[i] <= 1 and apart:
+        if 0 < degree[i] <= MOST and apart:
             chosen.append(i)
     chosen = chosen[:n]
     return xy[chosen], degree[chosen]

@@ -94,7 +94,9 @@ def draw_calibration(path, calibration, methods):
             x = np.array([np.mean([float(v) for v in row["range"].split(" to ")]) for row in rows])
             y, error = ([row[f"coverage_{level}{end}"] for row in rows] for end in ("", "_error"))
             axis.errorbar(x + 0.1 * k - 0.05, y, error, fmt="o", color=f"C{k + 1}", label=group)
+        low, high = MAGNITUDE_EDGES[0], MAGNITUDE_EDGES[-1]
         axis.set(title=f"coverage of {level} %", xlabel="magnitude", ylim=(0, 1.05))
+        axis.set_xlim(low, high)
         _legend([axis], loc="lower left")
     figure.savefig(path)
 

@@ -132,7 +132,7 @@ def test_worst_blends(scene):
     xy, degree = worst_blends(scene, 3)
     assert len(xy) == 3
     assert (np.diff(degree) <= 0).all()
-    assert (degree <= 1).all()
+    assert (degree <= 2).all()
     assert degree[-1] > 0
     assert (xy[:, 1] >= scene.settings.first_row).all()
     segments = deblended_segments(scene, xy)
