@@ -288,7 +288,7 @@ def test_sources_without_pixels_have_no_fluxes(tmp_path):
 def test_sources_on_pixels_that_no_wcs_tells():
     """Theirs are not the image's: apertures are in pixels, about their middle."""
     wcs = image_wcs()[:8, :8]
-    matrix = DenseMatrix(np.kron(np.eye(16), np.ones((1, 4))).T, (1, 8, 8), (1, 4, 4))
+    matrix = DenseMatrix(np.kron(np.eye(16), np.ones((1, 4))).T, (1, 4, 4), (1, 8, 8))
     view = View(np.ones((1, 1, 8, 8)), variance=1.0, mixing={"a": matrix}, wcs=[wcs])
     samples = PosteriorSamples({"a": np.ones((3, 1, 1, 4, 4))}, view)
     assert samples.flux("a", 1.0)[0, 0, 0].value == pytest.approx(np.pi)
