@@ -26,6 +26,7 @@ import torch
 from azula.noise import VESchedule
 from azula.sample import DDPMSampler
 from scipy.stats import ks_2samp
+from scipy.stats import t as student
 from torch import nn
 
 from astro_ddprism.diffusion.amortized import AmortizedPosterior, simulate
@@ -45,19 +46,19 @@ from .record import write_record
 
 SHAPE = (1, SIZE, SIZE)
 FULL = {
-    "light": {"n_shapes": 1500, "peaks": (0.5, 3000.0), "n_los": 1.5, "los_slope": 0.2, "seed": 1},
-    "n_images": 24_000,
-    "n_posterior_images": 40_000,
+    "light": {"n_shapes": 800, "peaks": (0.5, 3000.0), "n_los": 1.5, "los_slope": 0.2, "seed": 1},
+    "n_images": 16_000,
+    "n_posterior_images": 32_000,
     "batch_size": 32,
     "learning_rate": 3e-3,
-    "n_steps": 20,
+    "n_steps": 16,
     "solver_iterations": 2,
     "chains_batch": 128,
-    "n_settle": 32,
+    "n_settle": 24,
     "n_settle_draws": 3,
-    "n_observations": 80,
-    "n_draws": 6,
-    "n_prior": 256,
+    "n_observations": 64,
+    "n_draws": 5,
+    "n_prior": 200,
     # Noise ranges begin at sigma_min and end at ten times the root mean square of bright images.
     "linear": {"sigma_min": 0.1},
     "stretched": [
@@ -281,41 +282,35 @@ def draw_prior(denoiser, way, light: Light, source: str, configuration: dict) ->
         return way.inverse(denoiser(x, torch.zeros(())).mean)[:, 0].numpy()
 
 
-def ranks(truth: np.ndarray, draws: np.ndarray, rng) -> np.ndarray:
-    """Ranks of the truth among draws, uniform in [0, 1] where these are from the posterior."""
-    return ((draws < truth).sum(axis=0) + rng.random(truth.shape)) / (len(draws) + 1)
-
-
-def coverage(rank: np.ndarray, level: float):
-    """How many ranks are in the central interval."""
-    return float(np.mean(abs(rank - 0.5) < level / 2)) if rank.size else None
+def coverage(truth: np.ndarray, draws: np.ndarray, level: float):
+    """How many truths are in the interval of Student's t about the mean of their draws."""
+    n = len(draws)
+    half = student.ppf((1 + level) / 2, n - 1) * draws.std(axis=0, ddof=1) * (1 + 1 / n) ** 0.5
+    return float(np.mean(abs(truth - draws.mean(axis=0)) < half)) if truth.size else None
 
 
 def summarise(view, truth: np.ndarray, draws: np.ndarray, chi2: np.ndarray) -> dict:
     """What draws of one source tell of its truth, of shapes (n, N, ny, nx) and (N, ny, nx)."""
-    rng = np.random.default_rng(0)
     draws = np.nan_to_num(draws.astype(float), nan=0.0, posinf=1e9, neginf=-1e9)
     flux, fluxes = truth.sum(axis=(1, 2)), draws.sum(axis=(2, 3))
     peak = truth.max(axis=(1, 2))
     error = np.sqrt(np.square(draws.mean(axis=0) - truth).mean(axis=(1, 2)))
-    flux_rank = ranks(flux, fluxes, rng)
-    pixel_rank = ranks(truth, draws, rng)
-    bright = view.data[:, 0] > 2  # chosen by the data, which leaves calibrated ranks uniform
+    bright = view.data[:, 0] > 2  # chosen by the data, which leaves calibrated draws calibrated
     limit = max(2.0, 1 + 6 * np.sqrt(2 / float(np.mean(view.n_valid()))))
 
     def row(chosen):
         relative = fluxes.mean(axis=0)[chosen] / flux[chosen] - 1
         low, middle, high = np.percentile(relative, [15.87, 50, 84.13])
-        pixels = pixel_rank[chosen][bright[chosen]]
+        pixels = truth[chosen][bright[chosen]], draws[:, chosen][:, bright[chosen]]
         return {
             "n": int(chosen.sum()),
             "bias": float(middle),
             "scatter": float(high - low) / 2,
             "rms_error": float(np.median(error[chosen])),
-            "flux_68": coverage(flux_rank[chosen], 0.68),
-            "flux_95": coverage(flux_rank[chosen], 0.95),
-            "pixels_68": coverage(pixels, 0.68),
-            "pixels_95": coverage(pixels, 0.95),
+            "flux_68": coverage(flux[chosen], fluxes[:, chosen], 0.68),
+            "flux_95": coverage(flux[chosen], fluxes[:, chosen], 0.95),
+            "pixels_68": coverage(*pixels, 0.68),
+            "pixels_95": coverage(*pixels, 0.95),
             "chi2": float(np.median(chi2[:, chosen])),
             "failed": float(np.mean(~(chi2[:, chosen] < limit))),
         }
