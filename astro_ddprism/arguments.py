@@ -140,17 +140,7 @@ def _add_cutouts(commands):
                          help="part of the random positions that lie beside detections, for a "
                          "model that has seen many blends (default: 0)")  # fmt: skip
     _add_image_options(command)
-    several = command.add_argument_group("several instruments, instead of TILE.fits").add_argument
-    several("--instrument", action="append", type=_instrument, metavar="NAME=FILE[,OPTION=VALUE]",
-            help="image of an instrument; once more with the same name for each further band, on "
-            "the same pixel grid. Options: psf=FITS, with psf_scale=ARCSEC or oversampling=N where "
-            "its header does not tell; bands=W:W:..., the shares of the source's bands in this "
-            "one; and hdu, uncertainty, variance, ivar, weight, mask, effective_gain, saturation, "
-            "unit, as for TILE.fits")  # fmt: skip
-    several("--frame-scale", type=_angle, metavar="ARCSEC",
-            help="pixels of the sources (default: the smallest of all images)")  # fmt: skip
-    several("--frame-size", type=_angle, metavar="ARCSEC",
-            help="side of the sources (default: covers all images)")  # fmt: skip
+    _add_instrument_options(command)
     return command
 
 
@@ -171,7 +161,7 @@ def _add_fit(commands):
 
 def _add_separate(commands):
     command = commands.add_parser("separate", help="draw the sources of every observation")
-    command.add_argument("images", nargs="+", type=Path, metavar="TILE.fits|VIEWS.asdf",
+    command.add_argument("images", nargs="*", type=Path, metavar="TILE.fits|VIEWS.asdf",
                          help="image (several are bands), or views cut out of one")  # fmt: skip
     command.add_argument("--model", type=Path, required=True, metavar="MODEL.asdf|NAME",
                          help="a file, or the name of one that comes with the package")  # fmt: skip
@@ -189,6 +179,7 @@ def _add_separate(commands):
     command.add_argument("--view", help="which view of VIEWS.asdf (default: that of most sources)")
     command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
     _add_image_options(command)
+    _add_instrument_options(command)
     return command
 
 
@@ -256,3 +247,17 @@ def _add_image_options(command):
     image("--correlated-noise", type=int, nargs="?", const=3, metavar="LAG",
           help="measure how neighbouring pixels share their noise, up to this distance "
           "(default: independent; without a number: 3)")  # fmt: skip
+
+
+def _add_instrument_options(command):
+    several = command.add_argument_group("several instruments, instead of TILE.fits").add_argument
+    several("--instrument", action="append", type=_instrument, metavar="NAME=FILE[,OPTION=VALUE]",
+            help="image of an instrument; once more with the same name for each further band, on "
+            "the same pixel grid. Options: psf=FITS, with psf_scale=ARCSEC or oversampling=N where "
+            "its header does not tell; bands=W:W:..., the shares of the source's bands in this "
+            "one; and hdu, uncertainty, variance, ivar, weight, mask, effective_gain, saturation, "
+            "unit, zero_point, as for TILE.fits")  # fmt: skip
+    several("--frame-scale", type=_angle, metavar="ARCSEC",
+            help="pixels of the sources (default: the smallest of all images)")  # fmt: skip
+    several("--frame-size", type=_angle, metavar="ARCSEC",
+            help="side of the sources (default: that of the model, or all images)")  # fmt: skip

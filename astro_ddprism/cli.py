@@ -95,21 +95,16 @@ def _cutouts(args):
     _check_outputs(args, args.output)
     from .dataset import MultiViewDataset
 
-    if bool(args.images) == bool(args.instrument):
-        found = "both" if args.images else "neither"
-        raise InputError(f"found {found} of TILE.fits and --instrument, expected one of them")
-    options = {
-        **_cutout_options(args),
-        "size": 32 if args.size is None else args.size,
-        "n_random": args.n_random,
-        "random_distance": args.random_distance,
-        "crowded_fraction": args.crowded_fraction,
-    }
-    if args.instrument:
-        images, own = _instruments(args)
-        dataset = MultiViewDataset.from_image(images, **{**options, **own})
-    else:
-        dataset = MultiViewDataset.from_image(_images(args), **options)
+    _check_images(args)
+    images, options = _tiles(args)
+    dataset = MultiViewDataset.from_image(
+        images,
+        **options,
+        size=32 if args.size is None else args.size,
+        n_random=args.n_random,
+        random_distance=args.random_distance,
+        crowded_fraction=args.crowded_fraction,
+    )
     dataset.write(args.output, overwrite=args.overwrite)
 
 
@@ -142,6 +137,7 @@ def _fit(args):
 
 def _separate(args):
     _check_outputs(args, args.output, args.catalog)
+    _check_images(args, "TILE.fits or VIEWS.asdf")
     catalog_format = _catalog_format(args.catalog)
     from .io.fits import replacing
     from .io.product import plain_catalog
@@ -164,7 +160,7 @@ def _separate(args):
 
 def _catalog_zero_point(args):
     """The magnitude of a flux of 1 in views that have no unit; an image got its unit from it."""
-    if args.zero_point is None or not _is_asdf(args.images[0]):
+    if args.zero_point is None or not (args.images and _is_asdf(args.images[0])):
         return None
     try:
         (zero_point,) = map(float, args.zero_point)
@@ -177,17 +173,17 @@ def _catalog_zero_point(args):
 
 
 def _view_to_separate(args, separator):
-    """The given view of a dataset, or the galaxies of an image, cut out as the model wants them."""
-    if len(args.images) == 1 and _is_asdf(args.images[0]):
-        from .dataset import MultiViewDataset
+    """The given view of a dataset, or the galaxies of images, cut out as the model wants them."""
+    from .dataset import MultiViewDataset
 
-        options = ("positions", "psf", "psf_fwhm", "size")
-        given = [name for name in options if getattr(args, name)]
+    if len(args.images) == 1 and not args.instrument and _is_asdf(args.images[0]):
+        names = ("positions", "psf", "psf_fwhm", "size", "frame_scale", "frame_size")
+        given = [name for name in names if getattr(args, name) is not None]
         if given:
-            option = given[0].replace("_", "-")
+            option = "--" + given[0].replace("_", "-")
             raise InputError(
-                f"{args.images[0]}: found --{option}, which is an option for images; the views "
-                "were cut out already"
+                f"{args.images[0]}: found {option}, which is an option for images; the views were "
+                "cut out already"
             )
         dataset = MultiViewDataset.read(args.images[0])
         # The view that holds the most sources is the one in which there is something to separate.
@@ -195,14 +191,18 @@ def _view_to_separate(args, separator):
         if name not in dataset:
             raise InputError(f"--view: found {name!r}, expected one of {', '.join(dataset)}")
         return dataset[name]
-    from .survey import views_from_image
-
     if args.view is not None:
         raise InputError("--view: found it with an image, expected a file of views")
+    n_pixels = next(iter(separator.source_shapes_.values()))[-1]
+    images, options = _tiles(args)
     size = args.size
-    if size is None:
-        size = next(iter(separator.source_shapes_.values()))[-1]
-    return views_from_image(_images(args), size=size, n_random=0, **_cutout_options(args))["galaxy"]
+    if args.instrument:
+        # Stamps and sources have pixels of their own.
+        size = 32 if size is None else size
+        options["frame"] = {"size": n_pixels, **options["frame"]}
+    elif size is None:
+        size = n_pixels
+    return MultiViewDataset.from_image(images, **options, size=size, n_random=0)["galaxy"]
 
 
 def _info(args):
@@ -316,6 +316,26 @@ def _config(path):
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from error
+
+
+def _check_images(args, what="TILE.fits"):
+    if bool(args.images) == bool(args.instrument):
+        found = "both" if args.images else "neither"
+        raise InputError(f"found {found} of {what} and --instrument, expected one of them")
+
+
+def _tiles(args):
+    """The image, or that of every instrument, and the options of its cutouts."""
+    options = _cutout_options(args)
+    if not args.instrument:
+        if (args.frame_scale, args.frame_size) != (None, None):
+            raise InputError(
+                "--frame-scale, --frame-size: found one without --instrument, expected the sources "
+                "to have the pixels of the image"
+            )
+        return _images(args), options
+    images, own = _instruments(args)
+    return images, {**options, **own}
 
 
 def _images(args):

@@ -19,6 +19,7 @@ so that its PSF is no wider than the sharpest of theirs, finer ones where needed
 """
 
 import math
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,8 +116,8 @@ class SourceFrame:
         scale : `~astropy.units.Quantity`, optional
             Angle of a pixel's side. By default that of the smallest pixels of all, or 1 / 2.5 of
             the width of the sharpest PSF where that is less.
-        size : `~astropy.units.Quantity`, optional
-            Angle of the frame's side; by default it covers all images.
+        size : int or `~astropy.units.Quantity`, optional
+            Side of the frame, in its pixels or as an angle; by default it covers all images.
         position_angle : `~astropy.units.Quantity`, optional
             Direction of the y axis, from north through east.
         names : sequence of sequence of str, optional
@@ -144,9 +145,10 @@ class SourceFrame:
                     "expected n_bands, the number of the source's"
                 )
             n_bands = found.pop()
-        for name, angle in (("scale", scale), ("size", size)):
-            if angle is not None:
-                _check_angle(name, angle, positive=True)
+        if scale is not None:
+            _check_angle("scale", scale, positive=True)
+        if size is not None:
+            _check_size(size)
         psfs = [psf for _, _, psf in images]
         if None in psfs and any(psfs):
             raise InputError(
@@ -155,8 +157,11 @@ class SourceFrame:
         finest, sharpest, extent = _measure(images, coordinates, position_angle, names)
         if scale is None:
             scale = finest if None in psfs else min(finest, sharpest / _SAMPLING)
-        extent = 2 * extent if size is None else size
-        n = math.ceil((extent / scale).to_value(u.one) - 1e-6)
+        if isinstance(size, numbers.Integral):
+            n = int(size)
+        else:
+            extent = 2 * extent if size is None else size
+            n = math.ceil((extent / scale).to_value(u.one) - 1e-6)
         psf = None if None in psfs else GaussianPSF(_SAMPLING * u.pixel, includes_pixel=True)
         return cls(scale, (n_bands, n, n), psf=psf, position_angle=position_angle)
 
@@ -227,6 +232,14 @@ def _check_angle(name, value, *, positive=False):
         raise InputError(f"{name}: found {value}, expected one finite angle")
     if positive and value <= 0:
         raise InputError(f"{name}: found {value}, expected a positive angle")
+
+
+def _check_size(size):
+    if isinstance(size, numbers.Integral):
+        if size < 1:
+            raise InputError(f"size: found {size}, expected a positive number of pixels")
+    else:
+        _check_angle("size", size, positive=True)
 
 
 def _measure(images, coordinates, position_angle, names):

@@ -150,8 +150,10 @@ def test_cutouts_with_correlated_noise(tile, tmp_path, capsys):
     assert "pairs of blank pixels" in message
 
 
-def test_cutouts_of_several_instruments(tile, psf, field, tmp_path, capsys):
-    """A tile and a part of it, binned by three, and a second band of it."""
+@pytest.fixture(scope="module")
+def instruments(tile, psf, field, tmp_path_factory):
+    """Options for a tile and two bands of a part of it that was binned by three; and positions."""
+    folder = tmp_path_factory.mktemp("instruments")
     whole = field.image
     part = whole[:240, 60:300]
     data = part.data.reshape(80, 3, 80, 3).sum(axis=(1, 3))
@@ -162,16 +164,20 @@ def test_cutouts_of_several_instruments(tile, psf, field, tmp_path, capsys):
     wcs.wcs.cd = 3 * wcs.pixel_scale_matrix
     coarse = CCDData(data, mask=mask, unit=whole.unit, wcs=wcs,
                      uncertainty=type(whole.uncertainty)(noise))  # fmt: skip
-    coarse.write(tmp_path / "coarse.fits")
+    coarse.write(folder / "coarse.fits")
     galaxies = field.catalog[field.catalog["kind"] == "galaxy"]
-    galaxies["id", "sky_coord"].write(tmp_path / "galaxies.ecsv")
-    out = tmp_path / "views.asdf"
+    galaxies["id", "sky_coord"][:30].write(folder / "galaxies.ecsv")
     fine = f"fine={tile},psf={psf},oversampling=1,bands=0:1"
-    bands = [f"coarse={tmp_path / 'coarse.fits'},psf={psf},psf_scale=0.2,bands={w}"
+    bands = [f"coarse={folder / 'coarse.fits'},psf={psf},psf_scale=0.2,bands={w}"
              for w in ("0.5:0.5", "0:1")]  # fmt: skip
-    arguments = ["cutouts", "--instrument", fine, "--instrument", bands[0], "-o", out]
-    arguments += ["--positions", tmp_path / "galaxies.ecsv", "--size", 18, "--frame-size", "4"]
-    assert run(*arguments, "--instrument", bands[1]) == 0
+    options = [word for one in (fine, *bands) for word in ("--instrument", one)]
+    return [*options, "--positions", folder / "galaxies.ecsv"]
+
+
+def test_cutouts_of_several_instruments(tile, psf, instruments, field, tmp_path, capsys):
+    out = tmp_path / "views.asdf"
+    arguments = ["cutouts", *instruments, "-o", out, "--size", 18, "--frame-size", "4"]
+    assert run(*arguments) == 0
     assert "galaxy: coarse has" in capsys.readouterr().err
     view = MultiViewDataset.read(out)["galaxy"]
     shapes = {name: image.observation_shape for name, image in view.images.items()}
@@ -182,8 +188,8 @@ def test_cutouts_of_several_instruments(tile, psf, field, tmp_path, capsys):
     assert view.source_shapes["galaxy"][1] >= 4 / scale
     assert run("info", out) == 0
     assert "galaxy, coarse: " in capsys.readouterr().out
-    again = [*arguments[:3], "--instrument", bands[1].rpartition(",")[0], *arguments[3:]]
-    message = fails(capsys, *again, "--overwrite")
+    arguments[6] = arguments[6].rpartition(",")[0]
+    message = fails(capsys, *arguments, "--overwrite")
     assert "--instrument coarse: found 1 times bands, expected one for each of 2 bands" in message
     message = fails(capsys, "cutouts", "--instrument", f"a={tile},psf={psf}", "-o", tmp_path / "x")
     assert "psf_r.fits" in message
@@ -568,6 +574,18 @@ def test_separate_with_options_that_do_not_fit(fake, views, tile, tmp_path, caps
         capsys, "separate", views, *base, "--view", "x"
     )
     assert "--view: found it with an image" in fails(capsys, "separate", tile, *base, "--view", "x")
+    assert "--frame-scale, which is an option for images" in fails(
+        capsys, "separate", views, *base, "--frame-scale", 1
+    )
+    assert "--frame-scale, --frame-size: found one without --instrument" in fails(
+        capsys, "separate", tile, *base, "--frame-size", 4
+    )
+    assert "found neither of TILE.fits or VIEWS.asdf and --instrument" in fails(
+        capsys, "separate", *base
+    )
+    assert "found both of TILE.fits or VIEWS.asdf and --instrument" in fails(
+        capsys, "separate", views, *base, "--instrument", f"a={tile}"
+    )
     assert "ending '.doc'" in fails(capsys, "separate", tile, *base, "--catalog", "c.doc")
     assert not out.exists()
 
@@ -688,6 +706,31 @@ def test_separate_an_image_like_its_views(model, tile, views, tmp_path):
         np.testing.assert_allclose(
             a["GALAXY_MEAN"].data, b["GALAXY_MEAN"].data, rtol=1e-4, atol=1e-5
         )
+
+
+def test_separate_images_of_several_instruments_like_their_views(
+    instruments, config, tmp_path, capsys
+):
+    """Stamps of both are cut out again, the sources get the pixels that the model has learned."""
+    views, model = tmp_path / "views.asdf", tmp_path / "model.asdf"
+    options = ("--size", 15, "-q")
+    cutouts = ("--frame-size", 4, "--n-random", 20, "-o", views)
+    assert run("cutouts", *instruments, *options, *cutouts) == 0
+    assert run("fit", views, "--config", config, "--device", "cpu", "-q", "-o", model) == 0
+    first, second = tmp_path / "views.fits", tmp_path / "images.fits"
+    separate = ("--model", model, "--samples", 2, "--seed", 1, "--device", "cpu")
+    assert run("separate", views, "-o", first, *separate, "-q") == 0
+    assert run("separate", *instruments, *options, "-o", second, *separate) == 0
+    with fits.open(first) as a, fits.open(second) as b:
+        np.testing.assert_array_equal(a["CATALOG"].data["id"], b["CATALOG"].data["id"])
+        np.testing.assert_allclose(
+            a["GALAXY_MEAN"].data, b["GALAXY_MEAN"].data, rtol=1e-4, atol=1e-5
+        )
+    message = fails(
+        capsys, "separate", *instruments, *options, "--frame-size", 6,
+        "-o", tmp_path / "third.fits", *separate,
+    )  # fmt: skip
+    assert "(2, 28, 28); expected (2, 19, 19) as in the model" in message
 
 
 def test_fit_is_resumed_after_it_was_killed(model, views, config, tmp_path, monkeypatch, capsys):

@@ -95,6 +95,13 @@ def test_from_images_as_the_user_wants():
     assert frame.shape == (6, 20, 20)
     assert frame.psf is None
     assert frame.position_angle == 5 * u.deg
+    frame = SourceFrame.from_images(images, HERE, n_bands=1, size=33)
+    assert frame.shape == (1, 33, 33)
+    assert frame.scale.to_value(u.arcsec) == pytest.approx(0.03, rel=1e-6)
+    for size, message in ((0, "size: found 0, expected a positive number of pixels"),
+                          (2.0, "size: found 2.0, expected an angle")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            SourceFrame.from_images(images, HERE, n_bands=1, size=size)
 
 
 @pytest.mark.parametrize(
