@@ -194,7 +194,8 @@ def make_scene(tile, cosmos, settings: SceneSettings):
     -------
     Scene
     """
-    image = read_image(tile, estimate_noise=True, saturation="auto")
+    # Maggies, as its zero point of 0 says.
+    image = read_image(tile, estimate_noise=True, saturation="auto", unit="mgy")
     objects = detect_objects(image)
     pixel = pixel_angle(image).to_value("arcsec")
     fine, _ = measure_psf(image, objects)

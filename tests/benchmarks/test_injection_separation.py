@@ -152,7 +152,8 @@ def test_coverage_and_ranks(scene):
 def test_the_whole_study(simulated_tile, cosmos, tmp_path):
     """From the command line, with a model that has learned next to nothing."""
     tile, _ = simulated_tile
-    views = MultiViewDataset.from_image(tile, estimate_noise=True, saturation="auto", n_random=20)
+    options = {"estimate_noise": True, "saturation": "auto", "unit": "mgy"}
+    views = MultiViewDataset.from_image(tile, **options, n_random=20)
     views = MultiViewDataset({name: view[:20] for name, view in views.items()})
     model, out, peers = (tmp_path / name for name in ("model.asdf", "out.json", "peers.npz"))
     separator = DiffusionSourceSeparator(
