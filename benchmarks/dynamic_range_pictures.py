@@ -23,7 +23,7 @@ def draw_fluxes(path: Path, results: list[dict]):
 
     rows = [row for row in results if row["source"] == "galaxy"]
     problems = list(dict.fromkeys(row["problem"] for row in rows))
-    colours = {way: f"C{k}" for k, way in enumerate(("linear", "stretched", "amortized"))}
+    colours = {way: f"C{k}" for k, way in enumerate(dict.fromkeys(r["way"] for r in rows))}
     figure, axes = plt.subplots(
         2, len(problems), figsize=(9, 5), sharex=True, sharey="row", squeeze=False,
         layout="constrained",

@@ -220,13 +220,14 @@ def test_study_runs_and_keeps_its_networks(tmp_path):
         "n_prior": 8,
     }
     figures = dynamic_range.Study(configuration, tmp_path).run()
-    assert [row["way"] for row in figures["settings"]] == ["linear", "stretched", "stretched"]
+    ways = ("linear", "linear, deeper", "stretched")
+    assert [row["way"] for row in figures["settings"]] == ["linear"] * 2 + ["stretched"] * 2
     assert figures["chosen"] in configuration["stretched"]
     found = [(row["problem"], row["way"], row["source"]) for row in figures["results"]]
-    both = [("galaxy + line of sight", way) for way in ("linear", "stretched", "amortized")]
+    both = [("galaxy + line of sight", way) for way in (*ways, "amortized")]
     assert found == [
         *((problem, way, "galaxy") for problem in ("galaxy", "galaxy, degraded")
-          for way in ("linear", "stretched")),
+          for way in ways),
         *((*row, source) for row in both for source in LIGHT),
     ]  # fmt: skip
     assert len(figures["networks"]) == len(list(tmp_path.iterdir())) == 6
