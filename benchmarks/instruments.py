@@ -252,8 +252,8 @@ def power_law(view, field):
     pixels = torch.as_tensor(hsc.data[0]).flatten(1).double()
     shrink = (hsc.data[0, 0].size / (field.shape[1] * field.shape[2])) ** 2
     power = (1 + (field.k / 10) ** 2) ** -1.5
-    rings = torch.zeros(int(field.ring.max()) + 1, dtype=torch.float64)
-    rings.index_reduce_(0, field.ring.flatten(), power.flatten(), "mean", include_self=False)
+    ring = field.ring.flatten()
+    rings = torch.bincount(ring, power.flatten().double()) / torch.bincount(ring).clip(min=1)
     return torch.cov(pixels) * shrink * (rings / power.mean())[:, None, None]
 
 
