@@ -54,6 +54,7 @@ FULL = {
     "batch_size": 32,
     "learning_rate": 3e-3,
     "n_steps": 16,
+    "amortized_steps": 24,
     "chains_batch": 128,
     "n_settle": 24,
     "n_settle_draws": 3,
@@ -80,6 +81,7 @@ QUICK = FULL | {
     "n_images": 640,
     "n_posterior_images": 640,
     "n_steps": 6,
+    "amortized_steps": 6,
     "n_settle": 12,
     "n_settle_draws": 2,
     "n_observations": 24,
@@ -178,7 +180,7 @@ class Networks:
         def make():
             scale = bright_rms(draw(2000)[0])
             backbone = UNet(SHAPE, SourceDenoiser.n_features)
-            return SourceDenoiser(backbone, VESchedule(sigma_min, 10 * scale), scale)
+            return SourceDenoiser(backbone, VESchedule(sigma_min, self._sigma_max(way)), scale)
 
         return self._get(name, make, draw, self.configuration["n_images"])
 
@@ -199,6 +201,11 @@ class Networks:
             return AmortizedPosterior(backbone, VESchedule(sigma_min, 100 * scale), scale)
 
         return self._get("amortized", make, draw, self.configuration["n_posterior_images"])
+
+    def _sigma_max(self, way) -> float:
+        """Top of the noise schedule, which all sources share: ten times the brightest's scale."""
+        with seeded(_TRAINING, device=torch.device("cpu")):
+            return 10 * max(bright_rms(way.transform(x)) for x in self._sources(2000).values())
 
     def _sources(self, n):
         return {source: self.light.draw(source, n) for source in LIGHT}
@@ -246,7 +253,7 @@ def select(batch, index):
     return type(batch)(batch.y[index], batch.mixing, batch.noise[index])
 
 
-def run_chain(denoiser, size: int, n_steps: int, sampler=DDPMSampler) -> torch.Tensor:
+def run_chain(denoiser, size: int, n_steps: int, sampler) -> torch.Tensor:
     """A draw for each observation of a joint denoiser, from the top of the noise schedule."""
     time_ = torch.ones(())
     z = denoiser.schedule(time_)[1] * torch.randn(len(denoiser.observation), size)
@@ -257,24 +264,28 @@ def run_chain(denoiser, size: int, n_steps: int, sampler=DDPMSampler) -> torch.T
     return denoiser(x, torch.zeros_like(time_)).mean
 
 
-def draw_posterior(view, make_joint, inverse, configuration, n_draws: int, sampler=DDPMSampler):
+def draw_posterior(view, make_joint, inverse, n_draws: int, *, batch_size, n_steps, sampler):
     """Draws of all sources of a view, in light, and their reduced chi-squared.
 
     Returns
     -------
     draws : ndarray, shape (n_draws, N, n_sources, ny, nx)
     chi2 : ndarray, shape (n_draws, N)
+    seconds : float
+        Processor time of one draw.
     """
+    started = time.process_time()
     index = np.tile(np.arange(len(view)), n_draws)
     shapes, draws, chi2 = dict.fromkeys(view.sources, SHAPE), [], []
-    for rows in np.array_split(index, -(-len(index) // configuration["chains_batch"])):
+    for rows in np.array_split(index, -(-len(index) // batch_size)):
         observation = JointObservation(view.batch(rows), shapes)
         size = sum(observation.sizes)
-        x = inverse(run_chain(make_joint(observation), size, configuration["n_steps"], sampler))
+        x = inverse(run_chain(make_joint(observation), size, n_steps, sampler))
         draws.append(x)
         chi2.append(observation.chi2(x))
     draws = torch.cat(draws).reshape(n_draws, len(view), len(shapes), SIZE, SIZE)
-    return draws.numpy(), torch.cat(chi2).reshape(n_draws, -1).numpy()
+    chi2 = torch.cat(chi2).reshape(n_draws, -1).numpy()
+    return draws.numpy(), chi2, (time.process_time() - started) / chi2.size
 
 
 def draw_prior(denoiser, way, light: Light, source: str, configuration: dict) -> np.ndarray:
@@ -360,7 +371,27 @@ class Study:
         def joint(observation):
             return way.joint(denoisers, observation)
 
-        return draw_posterior(view, joint, way.inverse, self.configuration, n_draws)
+        return self._draw(view, joint, way.inverse, n_draws, "n_steps", DDPMSampler)
+
+    def amortized(self, view, n_draws):
+        """Draws by the joint posterior that was learned."""
+        linear, setting = self.linear["linear"]
+        given = self.networks.posterior(setting["sigma_min"]).given
+        return self._draw(
+            view, given, linear.inverse, n_draws, "amortized_steps", AMORTIZED_SAMPLER
+        )
+
+    def _draw(self, view, make_joint, inverse, n_draws, steps, sampler):
+        configuration = self.configuration
+        return draw_posterior(
+            view,
+            make_joint,
+            inverse,
+            n_draws,
+            batch_size=configuration["chains_batch"],
+            n_steps=configuration[steps],
+            sampler=sampler,
+        )
 
     def settle(self) -> list[dict]:
         """Try all settings on observations of single galaxies."""
@@ -374,8 +405,8 @@ class Study:
         for way, setting in settings:
             with seeded(_SETTLING, 1, device=torch.device("cpu")):
                 view = observe(truth, degraded=False)
-                found = self.separate(["galaxy"], way, setting["sigma_min"], view, n_draws)
-            row = summarise(view, truth["galaxy"][:, 0].numpy(), found[0][:, :, 0], found[1])
+                draws, chi2, _ = self.separate(["galaxy"], way, setting["sigma_min"], view, n_draws)
+            row = summarise(view, truth["galaxy"][:, 0].numpy(), draws[:, :, 0], chi2)
             del row["decades"]
             rows.append({"way": way.name, **setting, **row})
             print(rows[-1], flush=True)
@@ -390,11 +421,9 @@ class Study:
         truth = self.truth(sources, self.configuration["n_observations"], _EVALUATION)
         rows = []
         for name, separate in ways.items():
-            started = time.process_time()
             with seeded(_EVALUATION, 1, device=torch.device("cpu")):
                 view = observe(truth, degraded=problem == "galaxy, degraded")
-                draws, chi2 = separate(sources, view, self.configuration["n_draws"])
-            seconds = (time.process_time() - started) / chi2.size
+                draws, chi2, seconds = separate(sources, view, self.configuration["n_draws"])
             for k, source in enumerate(sources):
                 result = summarise(view, truth[source][:, 0].numpy(), draws[:, :, k], chi2)
                 rows.append({"problem": problem, "way": name, "source": source, **result,
@@ -438,18 +467,11 @@ class Study:
             )
             for name, (way, setting) in chosen.items()
         }
-        linear, setting = self.linear["linear"]
-
-        def amortized(sources, view, n):  # noqa: ARG001
-            given = self.networks.posterior(setting["sigma_min"]).given
-            return draw_posterior(
-                view, given, linear.inverse, self.configuration, n, AMORTIZED_SAMPLER
-            )
-
+        both = ways | {"amortized": lambda _, view, n: self.amortized(view, n)}
         results = [
             *self.evaluate("galaxy", ways),
             *self.evaluate("galaxy, degraded", ways),
-            *self.evaluate("galaxy + line of sight", ways | {"amortized": amortized}),
+            *self.evaluate("galaxy + line of sight", both),
         ]
         return {
             "settings": settled,

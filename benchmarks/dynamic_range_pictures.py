@@ -42,6 +42,6 @@ def draw_fluxes(path: Path, results: list[dict]):
         lower.set(xlabel="brightest pixel / noise", yscale="log")
     axes[0, 0].set(ylabel="median of flux / truth - 1")
     axes[1, 0].set(ylabel="scatter of flux / truth")
-    axes[0, -1].legend()
+    axes[1, -1].legend(fontsize=8, loc="lower left")
     figure.savefig(path, dpi=80)
     plt.close(figure)

@@ -215,6 +215,7 @@ def test_study_runs_and_keeps_its_networks(tmp_path):
         "n_posterior_images": 80,
         "batch_size": 4,
         "n_steps": 2,
+        "amortized_steps": 2,
         "n_settle": 4,
         "n_observations": 8,
         "n_prior": 8,
@@ -231,6 +232,8 @@ def test_study_runs_and_keeps_its_networks(tmp_path):
         *((*row, source) for row in both for source in LIGHT),
     ]  # fmt: skip
     assert len(figures["networks"]) == len(list(tmp_path.iterdir())) == 6
+    sigma_max = {row["network"]: row["sigma_max"] for row in figures["networks"]}
+    assert sigma_max["los-linear-0.1"] == sigma_max["galaxy-linear-0.1"]  # one schedule for all
     draw_fluxes(tmp_path / "picture.png", figures["results"])
     assert (tmp_path / "picture.png").stat().st_size > 10_000
     again = dynamic_range.Study(configuration, tmp_path)
