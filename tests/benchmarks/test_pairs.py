@@ -33,9 +33,9 @@ def test_operators_see_what_galsim_drew(sky):
         seen = n_valid[name] > 0
         truth = torch.as_tensor(sky.truth, dtype=torch.float32)
         residual = image.data - image.mixing["galaxy"](truth).numpy()
-        chi2 = (residual**2 / image.variance)[seen].mean()
-        # Light from beyond the frame is missing; of the noise, a standard error is 0.05.
-        assert 0.8 < chi2 < 1.3, name
+        chi2 = (residual**2 / image.variance)[seen].mean(axis=(1, 2, 3))
+        # The light of the largest galaxies reaches beyond the frame; that of most does not.
+        assert 0.85 < np.median(chi2) < 1.2, name
 
 
 def test_figures_of_known_images(sky):
