@@ -30,7 +30,10 @@ default_role = "autolink"  # `name` is a link where there is such a name, and te
 nitpicky = True
 suppress_warnings = ["ref.citation"]  # numpydoc makes a citation of every reference, cited or not
 # Types of other packages are text here, and so are base classes that are nobody's business.
-_others = "abc|asdf|astropy|azula|collections|enum|matplotlib|np|numpy|os|pathlib|photutils|scipy|torch|typing"
+_others = (
+    "abc|asdf|astropy|azula|collections|enum|matplotlib|np|numpy|os|pathlib|photutils|scipy|torch|"
+    "typing"
+)
 nitpick_ignore_regex = [
     ("py:.*", rf"({_others})(\..*)?"),
     ("py:.*", r"astro_ddprism\..*\._\w+"),

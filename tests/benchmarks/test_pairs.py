@@ -57,9 +57,9 @@ def test_estimates_without_diffusion(sky):
     flux = sky.truth.sum(axis=(1, 2, 3))
     interpolated = pairs.interpolated(view, TOY)
     np.testing.assert_allclose(interpolated.sum(axis=(1, 2, 3)), flux, rtol=0.4)
-    # With the truths themselves for a sample the posterior mean has to be near.
+    # With the truths themselves for a sample the posterior mean has to be near, if nearer theirs.
     linear = pairs.best_linear(view, sky.truth)
-    np.testing.assert_allclose(linear.sum(axis=(1, 2, 3)), flux, rtol=0.1)
+    np.testing.assert_allclose(linear.sum(axis=(1, 2, 3)), flux, rtol=0.2)
     errors = [((x - sky.truth) ** 2).mean() for x in (linear, interpolated)]
     assert errors[0] < 0.2 * errors[1]
 
