@@ -9,44 +9,33 @@ with priors trained on clean images, so that nothing but the way differs:
   (`benchmarks.dynamic_range_stretched`);
 * ``amortized``: for two sources, the joint posterior learned from simulated observations.
 
-Networks, training images and steps of the sampler are the same, and so are the solver's. Settings
+Networks, training images, steps of the sampler and iterations of the solver are the same. Settings
 of the stretched way are tried first, on observations of their own, and the best that takes no more
-iterations goes on. Writes a
-JSON, and with ``--docs`` the picture of the documentation's page:
+iterations goes on. Writes a JSON, and with ``--docs`` the picture of the documentation's page:
 
     python -m benchmarks.dynamic_range --out benchmarks/results/dynamic_range.json --docs docs
 """
 
 import argparse
-import itertools
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from azula.noise import VESchedule
 from azula.sample import DDPMSampler
 from scipy.stats import ks_2samp
-from scipy.stats import t as student
-from torch import nn
 
-from astro_ddprism.diffusion.amortized import AmortizedPosterior, simulate
-from astro_ddprism.diffusion.denoiser import SourceDenoiser
-from astro_ddprism.diffusion.joint import JointPosteriorDenoiser
-from astro_ddprism.diffusion.networks import UNet
 from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.diffusion.sampling import AMORTIZED_SAMPLER, AMORTIZED_STARTS
 from astro_ddprism.diffusion.solvers import GMRES
-from astro_ddprism.diffusion.training import train
 
+from .dynamic_range_networks import TRAINING, Linear, Networks, stretched_way
 from .dynamic_range_pictures import draw_fluxes
-from .dynamic_range_problem import LIGHT, SIZE, Light, observe
-from .dynamic_range_stretched import Stretch, StretchedPosteriorDenoiser
+from .dynamic_range_problem import LIGHT, SHAPE, SIZE, Light, observe
+from .dynamic_range_summary import summarise
 from .record import write_record
 
-SHAPE = (1, SIZE, SIZE)
 FULL = {
     "light": {"n_shapes": 800, "peaks": (0.5, 3000.0), "n_los": 1.5, "los_slope": 0.2, "seed": 1},
     "n_images": 16_000,
@@ -89,168 +78,8 @@ QUICK = FULL | {
     "n_prior": 32,
     "stretched": [FULL["stretched"][k] for k in (1, 5)],
 }
-#: Brightest pixels, in units of the noise, at which observations are told apart.
-DECADES = (0.5, 3.0, 30.0, 300.0, 3000.0)
 # Of `seeded`: what random numbers are for.
-_TRAINING, _SETTLING, _EVALUATION, _PRIOR = range(4)
-
-
-@dataclass
-class Linear:
-    """Diffusion of linear light: what the package has."""
-
-    solver: GMRES
-    name = "linear"
-
-    def transform(self, x):
-        """Light to what diffuses."""
-        return x
-
-    def inverse(self, u):
-        """What diffuses to light."""
-        return u
-
-    def joint(self, denoisers, observation):
-        """The denoiser of the joint posterior."""
-        return JointPosteriorDenoiser(denoisers, observation, self.solver)
-
-
-@dataclass
-class Stretched:
-    """Diffusion of stretched light."""
-
-    solver: GMRES
-    stretch: Stretch
-    n_linearizations: int
-    name = "stretched"
-
-    def transform(self, x):
-        """Light to what diffuses."""
-        return self.stretch(x)
-
-    def inverse(self, u):
-        """What diffuses to light."""
-        return self.stretch.inverse(u)
-
-    def joint(self, denoisers, observation):
-        """The denoiser of the joint posterior."""
-        return StretchedPosteriorDenoiser(
-            denoisers, observation, self.solver, self.stretch, self.n_linearizations
-        )
-
-
-def stretched_way(setting: dict, configuration: dict) -> Stretched:
-    """The stretched way with a setting, and a range of light that holds all of the truth."""
-    brightest = 2 * configuration["light"]["peaks"][1]
-    stretch = Stretch(setting["softening"], faintest=-10.0, brightest=brightest)
-    return Stretched(GMRES(setting["iterations"]), stretch, setting["linearizations"])
-
-
-def bright_rms(x: torch.Tensor) -> float:
-    """Root mean square of an image that is brighter than nine of ten, as the package takes it."""
-    return float(x.flatten(1).square().mean(dim=1).sqrt().quantile(0.9))
-
-
-class Networks:
-    """Trains networks, each once.
-
-    Parameters
-    ----------
-    configuration : dict
-        That of the study.
-    light : Light
-        What they learn.
-    folder : Path, optional
-        Where trained networks are kept, and taken from if they are there.
-    """
-
-    def __init__(self, configuration: dict, light: Light, folder: Path | None):
-        self.configuration, self.light, self.folder = configuration, light, folder
-        self.rows: list[dict] = []
-        self._known: dict[str, nn.Module] = {}
-
-    def prior(self, source: str, way, sigma_min: float) -> SourceDenoiser:
-        """The denoiser of a source, in the space of a way."""
-        softening = f"-{way.stretch.softening:g}" if isinstance(way, Stretched) else ""
-        name = f"{source}-{way.name}{softening}-{sigma_min:g}"
-
-        def draw(n):
-            return (way.transform(self.light.draw(source, n)),)
-
-        def make():
-            scale = bright_rms(draw(2000)[0])
-            backbone = UNet(SHAPE, SourceDenoiser.n_features)
-            return SourceDenoiser(backbone, VESchedule(sigma_min, self._sigma_max(way)), scale)
-
-        return self._get(name, make, draw, self.configuration["n_images"])
-
-    def posterior(self, sigma_min: float) -> AmortizedPosterior:
-        """The denoiser of the joint posterior of both sources, learned."""
-        batch = observe(self._sources(1), degraded=False).batch()
-
-        def draw(n):
-            x = self._sources(n)
-            observation = JointObservation(
-                simulate(select(batch, np.zeros(n, int)), x), dict.fromkeys(LIGHT, SHAPE)
-            )
-            return observation.join(list(x.values())), observation
-
-        def make():
-            scale = max(bright_rms(x) for x in self._sources(2000).values())
-            backbone = UNet((len(LIGHT), SIZE, SIZE), AmortizedPosterior.n_features)
-            return AmortizedPosterior(backbone, VESchedule(sigma_min, 100 * scale), scale)
-
-        return self._get("amortized", make, draw, self.configuration["n_posterior_images"])
-
-    def _sigma_max(self, way) -> float:
-        """Top of the noise schedule, which all sources share: ten times the brightest's scale."""
-        with seeded(_TRAINING, device=torch.device("cpu")):
-            return 10 * max(bright_rms(way.transform(x)) for x in self._sources(2000).values())
-
-    def _sources(self, n):
-        return {source: self.light.draw(source, n) for source in LIGHT}
-
-    def _get(self, name: str, make, draw, n_images: int):
-        if name not in self._known:
-            with seeded(_TRAINING, device=torch.device("cpu")):
-                self._known[name] = self._train(name, make(), draw, n_images)
-        return self._known[name]
-
-    def _train(self, name, network, draw, n_images):
-        path = self.folder / f"{name}.pt" if self.folder else None
-        if path is not None and path.is_file():
-            stored = torch.load(path, weights_only=True)
-            network.load_state_dict(stored["weights"])
-            row = stored["row"]
-        else:
-            started = time.process_time()
-            loss = train(
-                network,
-                draw,
-                n_images=n_images,
-                batch_size=self.configuration["batch_size"],
-                learning_rate=self.configuration["learning_rate"],
-                precision=torch.bfloat16,
-                track=iter,
-            )
-            row = {
-                "network": name,
-                "n_images": n_images,
-                "loss": loss,
-                "data_scale": float(network.data_scale),
-                "sigma_max": float(network.schedule(torch.tensor(1.0))[1]),
-                "cpu_time_s": time.process_time() - started,
-            }
-            if path is not None:
-                torch.save({"weights": network.state_dict(), "row": row}, path)
-        self.rows.append(row)
-        print(row, flush=True)
-        return network.requires_grad_(False)
-
-
-def select(batch, index):
-    """Some observations of a batch whose operators are shared."""
-    return type(batch)(batch.y[index], batch.mixing, batch.noise[index])
+_SETTLING, _EVALUATION, _PRIOR = range(TRAINING + 1, TRAINING + 4)
 
 
 def run_chain(denoiser, size: int, n_steps: int, sampler) -> torch.Tensor:
@@ -299,50 +128,6 @@ def draw_prior(denoiser, way, light: Light, source: str, configuration: dict) ->
     x = DDPMSampler(denoiser, steps=2 * configuration["n_steps"], silent=True)(x)
     with torch.no_grad():
         return way.inverse(denoiser(x, torch.zeros(())).mean)[:, 0].numpy()
-
-
-def coverage(truth: np.ndarray, draws: np.ndarray, level: float):
-    """How many truths are in the interval of Student's t about the mean of their draws."""
-    n = len(draws)
-    half = student.ppf((1 + level) / 2, n - 1) * draws.std(axis=0, ddof=1) * (1 + 1 / n) ** 0.5
-    return float(np.mean(abs(truth - draws.mean(axis=0)) < half)) if truth.size else None
-
-
-def summarise(view, truth: np.ndarray, draws: np.ndarray, chi2: np.ndarray) -> dict:
-    """What draws of one source tell of its truth, of shapes (n, N, ny, nx) and (N, ny, nx)."""
-    draws = np.nan_to_num(draws.astype(float), nan=0.0, posinf=1e9, neginf=-1e9)
-    flux, fluxes = truth.sum(axis=(1, 2)), draws.sum(axis=(2, 3))
-    peak = truth.max(axis=(1, 2))
-    error = np.sqrt(np.square(draws.mean(axis=0) - truth).mean(axis=(1, 2)))
-    bright = view.data[:, 0] > 2  # chosen by the data, which leaves calibrated draws calibrated
-    limit = max(2.0, 1 + 6 * np.sqrt(2 / float(np.mean(view.n_valid()))))
-
-    def row(chosen):
-        relative = fluxes.mean(axis=0)[chosen] / flux[chosen] - 1
-        low, middle, high = np.percentile(relative, [15.87, 50, 84.13])
-        pixels = truth[chosen][bright[chosen]], draws[:, chosen][:, bright[chosen]]
-        return {
-            "n": int(chosen.sum()),
-            "bias": float(middle),
-            "scatter": float(high - low) / 2,
-            "rms_error": float(np.median(error[chosen])),
-            "flux_68": coverage(flux[chosen], fluxes[:, chosen], 0.68),
-            "flux_95": coverage(flux[chosen], fluxes[:, chosen], 0.95),
-            "pixels_68": coverage(*pixels, 0.68),
-            "pixels_95": coverage(*pixels, 0.95),
-            "chi2": float(np.median(chi2[:, chosen])),
-            "failed": float(np.mean(~(chi2[:, chosen] < limit))),
-        }
-
-    bins = list(itertools.pairwise(DECADES))
-    return {
-        **row(peak >= DECADES[0]),
-        "decades": [
-            {"peaks": f"{low:g} to {high:g}", "peak": float(np.sqrt(low * high)), **row(chosen)}
-            for low, high in bins
-            if (chosen := (peak >= low) & (peak < high)).any()
-        ],
-    }
 
 
 class Study:

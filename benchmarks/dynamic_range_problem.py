@@ -16,9 +16,10 @@ from astro_ddprism.diffusion.symmetries import SYMMETRIES, random_transform
 from astro_ddprism.mixing import Convolution, Identity
 from astro_ddprism.profiles import MoffatRenderer
 
-__all__ = ["LIGHT", "SIZE", "Light", "observe"]
+__all__ = ["LIGHT", "SHAPE", "SIZE", "Light", "observe"]
 
 SIZE = 24  # pixels on a side of an image
+SHAPE = (1, SIZE, SIZE)
 STAMP = 56  # and of a stamp, from which an image is cut so that its galaxy lies where it should
 MARGIN = 4  # pixels beyond the edges, where line-of-sight galaxies may lie too
 #: The sources.
@@ -114,8 +115,7 @@ def observe(truth: dict[str, torch.Tensor], *, degraded: bool) -> View:
     -------
     View
     """
-    shape = (1, SIZE, SIZE)
-    operator = Convolution(_gaussian(1.3), shape) if degraded else Identity(shape)
+    operator = Convolution(_gaussian(1.3), SHAPE) if degraded else Identity(SHAPE)
     light = sum(operator(x) for x in truth.values())
     data = (light + torch.randn_like(light)).numpy()
     if degraded:

@@ -18,6 +18,7 @@ from benchmarks import dynamic_range
 from benchmarks.dynamic_range_pictures import draw_fluxes
 from benchmarks.dynamic_range_problem import LIGHT, SIZE, Light, _peaks, observe
 from benchmarks.dynamic_range_stretched import Stretch, StretchedPosteriorDenoiser, _Tangent
+from benchmarks.dynamic_range_summary import summarise
 
 SHAPE, SIZES = (1, 2, 3), (6, 6)
 TIME = torch.tensor(0.4, dtype=torch.float64)
@@ -190,7 +191,7 @@ def test_summary_tells_calibrated_draws():
     draws = mean + np.sqrt(gain) * rng.normal(size=(n_draws, *truth.shape))
     view = View(data[:, None], variance=1.0, mixing={"galaxy": Identity((1, *shape))})
     chi2 = np.square(draws - data).mean(axis=(2, 3))
-    row = dynamic_range.summarise(view, truth, draws, chi2)
+    row = summarise(view, truth, draws, chi2)
     assert row["flux_68"] == pytest.approx(0.68, abs=5 * np.sqrt(0.68 * 0.32 / n))
     assert row["pixels_95"] == pytest.approx(0.95, abs=5 * np.sqrt(0.05 * 0.95 / truth.size))
     scatter = np.sqrt(gain * (1 + 1 / n_draws)) / (50 * SIZE)
@@ -199,11 +200,11 @@ def test_summary_tells_calibrated_draws():
     assert row["rms_error"] == pytest.approx(np.sqrt(gain * (1 + 1 / n_draws)), rel=0.02)
     assert row["failed"] == 0
     assert [decade["peaks"] for decade in row["decades"]] == ["30 to 300"]
-    wrong = dynamic_range.summarise(view, truth, 1.2 * draws, chi2 + 9)
+    wrong = summarise(view, truth, 1.2 * draws, chi2 + 9)
     assert wrong["bias"] == pytest.approx(0.2, abs=1e-3)
     assert wrong["flux_95"] == 0
     assert wrong["failed"] == 1
-    lost = dynamic_range.summarise(view, truth, draws * np.nan, chi2 * np.nan)
+    lost = summarise(view, truth, draws * np.nan, chi2 * np.nan)
     assert lost["failed"] == 1
     assert lost["bias"] == -1
 
