@@ -99,7 +99,8 @@ class DiffusionSourceSeparator:
         where most of the population is.
     templates : sequence of str
         Sources whose images are centred on them and look much alike turned by half a turn, as
-        galaxies do. An amortized posterior first learns them from symmetric parts of the light.
+        galaxies do. An amortized posterior learns them from symmetric parts of their draws, and
+        of all light at first.
     n_em_iterations : int
         EM iterations of each stage, after the one that trains the networks on the warm start.
     n_first_images, n_images : int

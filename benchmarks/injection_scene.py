@@ -139,7 +139,6 @@ class Scene:
     def view_at(self, image, x, y) -> View:
         """Cutouts of an image at some of its pixels."""
         positions = SkyCoord(image.wcs.pixel_to_world(x, y))
-        # Here an option `effective_gain=self.gain` belongs, once views know of photon noise.
         view = views_from_image(image, positions=positions, n_random=0, size=self.settings.size)
         view = view["galaxy"]
         if view.ids.tolist() != [str(i) for i in range(len(positions))]:
@@ -201,6 +200,7 @@ def make_scene(tile, cosmos, settings: SceneSettings):
     fine, _ = measure_psf(image, objects)
     noise = float(np.sqrt(np.median(image.variance[~image.mask])))
     gain = effective_gain(noise, pixel) if settings.gain is None else settings.gain
+    image = replace(image, effective_gain=np.full(image.shape, gain))
     rng = np.random.default_rng(settings.seed)
     table = _place(image, objects, settings, rng)
     table["magnitude"] = rng.uniform(*settings.magnitudes, len(table))

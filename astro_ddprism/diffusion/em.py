@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from .amortized import AmortizedPosterior
@@ -302,8 +303,8 @@ class ExpectationMaximization:
         }
         first = sources not in state.posteriors
         for source in set(settings["templates"]) & set(stage.sources) & set(sources):
-            if first:
-                samples[source] = self._templates(stage, state, source)
+            light = self._light(stage, state, source) if first else samples[source]
+            samples[source] = self._templates(source, light)
         with self._seeded(state, _POSTERIORS):
             if first:
                 scale = max(_data_scale(x) for x in samples.values())
@@ -317,15 +318,19 @@ class ExpectationMaximization:
                 self._title(stage, state, "posterior M-step"),
             )
 
-    def _templates(self, stage: Stage, state: EMState, source: str):
-        """First images of a source: symmetric parts of all light of the draws."""
-        light = []
+    def _light(self, stage: Stage, state: EMState, source: str) -> Tensor:
+        """All light of the draws of the views that hold a source."""
+        parts = []
         for name in stage.views:
             draws, held = state.draws[name], self.views[name].sources
             if source in held:
                 x = draws.x[draws.good].unflatten(1, (len(held), *self.source_shapes[source]))
-                light.append(x.sum(dim=1))
-        templates = symmetric_templates(torch.cat(light))
+                parts.append(x.sum(dim=1))
+        return torch.cat(parts)
+
+    def _templates(self, source: str, light: Tensor) -> Tensor:
+        """Symmetric parts of images."""
+        templates = symmetric_templates(light)
         if not len(templates):
             raise InputError(
                 f"templates: found no image of the source {source!r} that is symmetric about its "

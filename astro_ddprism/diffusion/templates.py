@@ -1,4 +1,4 @@
-r"""First images of a source that sits at the centre of its cutouts: symmetric parts of the light.
+r"""First images of a source that sits at the centre of its cutouts: what is symmetric of the light.
 
 Expectation maximization decides slowly between priors that explain the same light. A neighbour that
 half of the first draws leave in the galaxy is given up as :math:`1/2, 1/3, 1/4, \dots` of it, one
@@ -12,38 +12,51 @@ its opposite :math:`G x'`,
 .. math:: x \leftarrow (1 - w) x + w x', \qquad
           w = \mathrm{clip}\Big( \tfrac{1}{2} (G x - G x' - 2) - \tfrac{1}{4} \ell, 0, 1 \Big) ,
 
-in units of the noise, :math:`\ell` being what both have in common. That is the core. Further out
-the template is a profile: the median in elliptical rings, of the shape that the core's adaptive
-moments [3]_ have, in which what is left of a neighbour counts for little. The profile is made to
-fall outwards, and weighted by :math:`p^2 / (p^2 + \sigma_p^2)` where it is lost
-in its own noise. At last the image is made monotonic: no pixel is brighter than the brightest of
-those beside it that are closer to the centre. Images with much light in or beside their core that
-the template does not explain, or which stand out of the noise too little, are left out.
+in units of the noise, :math:`\ell` being what both have in common. What is left is described by a
+multi-Gaussian expansion [3]_: concentric elliptical Gaussians of the shape that the core's adaptive
+moments [4]_ have, with widths in steps and amplitudes that are not negative, on a flat pedestal
+that is no part of the galaxy. They are fitted by least squares in which pixels that are brighter
+than the expansion count for less and less, as what is left of a neighbour is. So templates are
+smooth, fall outwards, and hold so little noise that they may be made several times brighter.
+Structure of the core beyond the expansion is added where it stands out of the noise.
+
+Images with much light in or beside their core that the template does not explain, or which stand
+out of the noise too little, are left out.
 
 References
 ----------
 .. [1] Lupton 2005, SDSS image processing: the deblender (symmetric templates)
 .. [2] Melchior et al. 2018, arXiv:1802.10157 (symmetry and monotonicity of galaxies)
-.. [3] Bernstein & Jarvis 2002, arXiv:astro-ph/0107431 (adaptive moments)
+.. [3] Cappellari 2002, arXiv:astro-ph/0201430 (multi-Gaussian expansion)
+.. [4] Bernstein & Jarvis 2002, arXiv:astro-ph/0107431 (adaptive moments)
 """
 
 __all__ = ["symmetric_templates"]
 
 import math
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 
-# Width of the smoothing and radius of the core, in pixels; where the profile takes over from it.
-SMOOTHING, CORE, BLEND = 1.0, 3.0, (2.0, 4.0)
+# Width of the smoothing and radius of the core, in pixels.
+SMOOTHING, CORE = 1.0, 3.0
 # Difference of opposite light that is a galaxy's own, as a part of what both have in common.
 ASYMMETRY = 0.5
-# Noise of a pixel of the draws, in units of the observation's, and least noise of a profile.
-DRAW_NOISE, LEAST_NOISE = 0.6, 0.05
+# Widths of the expansion's Gaussians in pixels; how many of them there are at least, and how much
+# of chi2 is paid for leaving out others; reweightings.
+WIDTHS, LEAST_WIDTHS, MOST_LOST = (0.8, 1.1, 1.5, 2.1, 3.0, 4.2, 6.0, 8.5), 4, 9.0
+N_FITS = 6
+# Noise of a pixel of the draws, in units of the observation's; error of the expansion, as a part of
+# it; residual, in units of both, from which on light counts for less.
+DRAW_NOISE, MODEL_ERROR, LEAST_OUTLIER = 0.6, 0.1, 1.5
+# Smoothed residual of the core, in units of the noise, from which on it is structure.
+LEAST_STRUCTURE = 2.0
 # Least peak, in units of the noise; largest unexplained light in and beside the core, against it.
-LEAST_PEAK, MOST_INSIDE, MOST_BESIDE = 1.5, 0.3, 1.0
-# Axes of ellipses, in pixels: smallest and largest; iterations that find them.
-AXES, N_MOMENTS = (1.0, 5.0), 8
+LEAST_PEAK, MOST_INSIDE, MOST_BESIDE = 1.5, 0.2, 0.5
+# Axes of ellipses and shifts of centres, in pixels; iterations that find them.
+AXES, MOST_SHIFT, N_MOMENTS = (1.0, 5.0), 0.5, 12
 
 
 def symmetric_templates(light: Tensor) -> Tensor:
@@ -64,18 +77,20 @@ def symmetric_templates(light: Tensor) -> Tensor:
     common = torch.maximum(_smooth(common, SMOOTHING), _smooth(common, 2 * SMOOTHING))
     excess = _smooth(light - opposite, SMOOTHING) - 2 - ASYMMETRY * common
     symmetric = light + (excess / 2).clip(0, 1) * (opposite - light)
-    both = torch.minimum(light, opposite).sum(dim=1)
-    ellipse = _elliptical_radius(both, centre)[:, None].expand_as(light)
-    outer = _profile(torch.minimum(symmetric, opposite + 1), ellipse)
-    t = ((ellipse - BLEND[0]) / (BLEND[1] - BLEND[0])).clip(0, 1)
-    radius = _radius(light)
-    template = _monotonic(symmetric + t * (outer - symmetric), radius)
+    radius = _elliptical_radius(torch.minimum(light, opposite).sum(dim=1), centre)
+    ellipse = radius[:, None].expand_as(light)
+    outside = torch.minimum(symmetric, opposite + 1)
+    smooth = _expansions(torch.where(ellipse < CORE, symmetric, outside), radius)
+    structure = torch.where(ellipse < CORE, symmetric - smooth, 0.0)
+    level = _smooth(structure, SMOOTHING).abs()
+    template = smooth + (level / LEAST_STRUCTURE - 1).clip(0, 1) * structure
 
     # Band by band: one that is contaminated spoils the image, one of nothing but noise does not.
     peak = torch.where(ellipse < CORE, symmetric, -torch.inf).amax(dim=(-2, -1))
     left = _smooth(light - template, SMOOTHING)
-    inside = torch.where(ellipse < BLEND[1], left, -torch.inf).amax(dim=(-2, -1))
-    beside = torch.where(radius < min(light.shape[-2:]) / 2, left, -torch.inf).amax(dim=(-2, -1))
+    inside = torch.where(ellipse < CORE + 1, left, -torch.inf).amax(dim=(-2, -1))
+    near = _radius(light) < min(light.shape[-2:]) / 2
+    beside = torch.where(near, left, -torch.inf).amax(dim=(-2, -1))
     limit = peak.clip(min=LEAST_PEAK)
     clean = (inside < MOST_INSIDE * limit + 1) & (beside < MOST_BESIDE * limit)
     return template[clean.all(dim=1) & (peak > LEAST_PEAK).any(dim=1)]
@@ -87,39 +102,53 @@ def _elliptical_radius(images: Tensor, centre: Tensor) -> Tensor:
     The moments of an elliptical Gaussian under a window of its own shape are half of its own.
     """
     y, x = (torch.arange(n, device=images.device, dtype=images.dtype) for n in images.shape[-2:])
-    dy = y[:, None] - centre[:, 0, None, None]
-    dx = x - centre[:, 1, None, None]
-    offset = torch.stack(torch.broadcast_tensors(dy, dx), dim=-1)  # (N, ny, nx, 2)
-    shape = 4 * torch.eye(2).to(images).expand(len(images), 2, 2)
+    first, shape = centre, 4 * torch.eye(2).to(images).expand(len(images), 2, 2)
+
+    def offsets():
+        dy, dx = (k - c[:, None, None] for k, c in ((y[:, None], centre[:, 0]), (x, centre[:, 1])))
+        offset = torch.stack(torch.broadcast_tensors(dy, dx), dim=-1)  # (N, ny, nx, 2)
+        return offset, torch.einsum("nyxi,nij,nyxj->nyx", offset, shape.inverse(), offset)
+
     for _ in range(N_MOMENTS):
-        distance2 = torch.einsum("nyxi,nij,nyxj->nyx", offset, shape.inverse(), offset)
+        offset, distance2 = offsets()
         weight = torch.exp(-0.5 * distance2) * images.clip(min=0)
+        total = weight.sum(dim=(1, 2)).clip(min=1e-6)
+        shift = 2 * torch.einsum("nyx,nyxi->ni", weight, offset) / total[:, None]
+        centre = first + (centre + shift - first).clip(-MOST_SHIFT, MOST_SHIFT)
         moments = torch.einsum("nyx,nyxi,nyxj->nij", weight, offset, offset)
-        moments = 2 * moments / weight.sum(dim=(1, 2)).clip(min=1e-6)[:, None, None]
-        axes2, directions = torch.linalg.eigh(moments)
+        axes2, directions = torch.linalg.eigh(2 * moments / total[:, None, None])
         axes2 = axes2.clip(AXES[0] ** 2, AXES[1] ** 2)
         shape = (directions * axes2[:, None]) @ directions.mT
-    distance2 = torch.einsum("nyxi,nij,nyxj->nyx", offset, shape.inverse(), offset)
-    return distance2.sqrt() * shape.det().pow(0.25)[:, None, None]
+    return offsets()[1].sqrt() * shape.det().pow(0.25)[:, None, None]
 
 
-def _profile(light: Tensor, radius: Tensor) -> Tensor:
-    """Images of the median light in rings, falling outwards."""
-    n_rings = int(min(light.shape[-2:]) / 2)
-    levels, known = [], torch.full(light.shape[:2], torch.inf).to(light)
-    for k in range(n_rings):
-        ring = (radius >= k) & (radius < k + 1 if k < n_rings - 1 else radius < torch.inf)
-        level = torch.where(ring, light, torch.nan).flatten(2).nanmedian(dim=-1).values
-        # Where an image has no pixel in a ring, as in the middle, the light is that further in.
-        known = torch.minimum(level.nan_to_num(nan=torch.inf), known).clip(min=0)
-        noise = 1.25 * DRAW_NOISE * ring.flatten(2).sum(dim=-1).clip(min=1).rsqrt()
-        noise = noise.clip(min=LEAST_NOISE)
-        levels.append(known.nan_to_num(posinf=0.0) * known**2 / (known**2 + noise**2))
-    levels = torch.stack(levels, dim=-1).nan_to_num()
-    place = (radius.flatten(2) - 0.5).clip(0, n_rings - 1)
-    low = place.long().clip(max=n_rings - 2)
-    inner, outer = levels.gather(-1, low), levels.gather(-1, low + 1)
-    return (inner + (place - low) * (outer - inner)).view_as(light)
+def _expansions(light: Tensor, radius: Tensor) -> Tensor:
+    """Multi-Gaussian expansions of images whose ellipses have these radii, without pedestals."""
+    widths = np.array(WIDTHS)
+    images = light.double().cpu().numpy().reshape(*light.shape[:2], -1)
+    out = np.empty_like(images)
+    for bands, fitted, r in zip(images, out, radius.double().cpu().numpy(), strict=True):
+        gaussians = np.exp(-0.5 * np.square(r.reshape(-1, 1) / widths)) / widths**2
+        for k, values in enumerate(bands):
+            fitted[k] = _expansion(values, gaussians, np.exp(-r.ravel() / 2 / CORE))
+    return torch.tensor(out, device=light.device, dtype=light.dtype).view_as(light)
+
+
+def _expansion(values, gaussians, weight):
+    """Fit Gaussians (columns) on a pedestal; the weights are where to begin from."""
+    basis = np.column_stack([np.ones(len(values)), gaussians])
+    for _ in range(N_FITS):
+        model = basis @ nnls(basis * weight[:, np.newaxis], values * weight)[0]
+        error = np.hypot(DRAW_NOISE, MODEL_ERROR * model)
+        outlier = ((values - model) / error / LEAST_OUTLIER).clip(min=1)
+        weight = 1 / error / outlier**2
+    weighted = basis * weight[:, np.newaxis]
+    _, least = nnls(weighted, values * weight)
+    for m in range(LEAST_WIDTHS, len(WIDTHS) + 1):
+        amplitudes, residual = nnls(weighted[:, : m + 1], values * weight)
+        if residual**2 <= least**2 + MOST_LOST:
+            break
+    return gaussians[:, :m] @ amplitudes[1:]
 
 
 def _opposite(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,25 +168,6 @@ def _opposite(images: Tensor) -> tuple[Tensor, Tensor]:
     turned = candidates[best, torch.arange(len(images), device=images.device)]
     centres = (torch.tensor(steps).to(images) + torch.tensor([ny - 1, nx - 1]).to(images)) / 2
     return turned, centres[best]
-
-
-def _monotonic(images: Tensor, radius: Tensor) -> Tensor:
-    """Images that fall outwards: each pixel is at most the brightest of its inner neighbours."""
-    ny, nx = radius.shape
-    images, distance = images.clone(), radius.tolist()
-    for k in radius.flatten().argsort().tolist():
-        y, x = divmod(k, nx)
-        around = [
-            (j, i)
-            for j in range(max(y - 1, 0), min(y + 2, ny))
-            for i in range(max(x - 1, 0), min(x + 2, nx))
-            if distance[j][i] < distance[y][x]
-        ]
-        if around:
-            rows, columns = map(list, zip(*around, strict=True))
-            inner = images[..., rows, columns].amax(dim=-1)
-            images[..., y, x] = torch.minimum(images[..., y, x], inner)
-    return images
 
 
 def _radius(images: Tensor) -> Tensor:

@@ -279,8 +279,19 @@ def _calibrated(image, zero_point):
             "own; expected one or the other"
         )
     factor = float((10 ** (-0.4 * zero_point) * u.AB).to_value(u.uJy))
-    data, variance = image.data * factor, image.variance * factor**2
-    return replace(image, data=data, variance=variance, unit=u.uJy)
+    return _scaled(image, factor, u.uJy)
+
+
+def _scaled(image, factor, unit):
+    """An image with its flux multiplied by a factor, in another unit."""
+    gain = image.effective_gain
+    return replace(
+        image,
+        data=image.data * factor,
+        variance=image.variance * factor**2,
+        effective_gain=None if gain is None else gain / factor,
+        unit=unit,
+    )
 
 
 def _bands(data, label):
@@ -481,11 +492,4 @@ def _on_grid(image, first):
             f"{image.filename}: found the unit {image.unit}, expected one that converts to the "
             f"{first.unit} of {first.filename}"
         ) from error
-    gain = image.effective_gain
-    return replace(
-        image,
-        data=image.data * factor,
-        variance=image.variance * factor**2,
-        unit=first.unit,
-        effective_gain=None if gain is None else gain / factor,
-    )
+    return _scaled(image, factor, first.unit)

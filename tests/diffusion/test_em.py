@@ -449,19 +449,22 @@ def test_what_is_simulated_is_what_was_drawn(trained):
     assert (residual.std() - 1).abs() < 5 / np.sqrt(4000)
 
 
-def test_first_images_may_be_templates(monkeypatch):
-    """Symmetric parts of all light, once; priors never learn from them."""
+def test_posteriors_may_learn_from_templates(monkeypatch):
+    """Symmetric parts of all light, then of the source's draws; priors never learn from them."""
     light, learned = [], []
     original, template = module.images, torch.full((3, *IMAGE), 7.0)
     monkeypatch.setattr(module, "symmetric_templates", lambda x: light.append(x) or template)
     monkeypatch.setattr(module, "images", lambda x, *args: learned.append(x) or original(x, *args))
     views, state = make_views(IMAGE, v="a", w="ab"), EMState()
     list(make_em(views, amortize=True, templates=("b",)).run(state))
-    assert len(light) == 1
+    assert len(light) == 2
     data = torch.as_tensor(views["w"].data)
     assert (light[0] - data).square().mean().sqrt() < 1.3  # noise of 1
     # The prior of a twice; then a and b for the posterior twice, and b alone.
-    assert [x is template for x in learned] == [False, False, False, True, False, False, False]
+    expected = [False, False, False, True, False, True, False]
+    assert [x is template for x in learned] == expected
+    # The prior of b learns from the draws that the last templates were made of.
+    assert torch.equal(light[1], learned[-1])
 
 
 def test_moment_matching_takes_no_templates(monkeypatch):

@@ -46,15 +46,15 @@ def fluxes(templates):
 def test_isolated_galaxies_stay_as_they_are(size, offset):
     """Cutouts of even and odd sizes, and frames, whose middle is between pixels.
 
-    What is lost is the faint outskirts: some per cent of the light in the cutout, and no pixel is
-    off by more than a tenth of the peak and the noise.
+    What is lost is the faint outskirts: several per cent of the light in the cutout, and no pixel
+    is off by more than a tenth of the peak and the noise.
     """
     truth = galaxies(20, size, offset=offset)
     templates = symmetric_templates(noisy(truth[:, None]))
     assert templates.shape == (20, 1, size, size)
     ratio = fluxes(templates) / truth.sum(axis=(1, 2))
-    assert 0.95 < np.median(ratio) < 1
-    assert ratio.min() > 0.92
+    assert 0.93 < np.median(ratio) < 1
+    assert ratio.min() > 0.85
     error = np.abs(templates[:, 0].numpy() - truth).max(axis=(1, 2))
     assert (error < 0.1 * truth.max(axis=(1, 2)) + 4 * NOISE).all()
 
@@ -83,30 +83,46 @@ def test_neighbours_are_removed(distance, most):
     assert -0.05 < np.median(left) < most
 
 
-def falls_outwards(image):
+def falls_outwards(image, where):
     """Brute force: no pixel is brighter than all of its neighbours closer to the centre."""
     ny, nx = image.shape
     y, x = np.mgrid[:ny, :nx]
-    radius = np.hypot(y - (ny - 1) / 2, x - (nx - 1) / 2)
-    for j in range(ny):
-        for i in range(nx):
-            near = (np.abs(y - j) <= 1) & (np.abs(x - i) <= 1) & (radius < radius[j, i] - 1e-6)
-            if near.any() and image[j, i] > image[near].max() + 1e-6:
-                return False
+    radius = np.hypot(y - ny // 2, x - nx // 2)
+    for j, i in np.argwhere(where):
+        near = (np.abs(y - j) <= 1) & (np.abs(x - i) <= 1) & (radius < radius[j, i] - 1e-6)
+        if image[j, i] > image[near].max() + 1e-6:
+            return False
     return True
 
 
-@pytest.mark.parametrize("size", [12, 13])
+@pytest.mark.parametrize("size", [24, 25])
 def test_templates_fall_outwards(size):
+    """Outside of the core, where structure may be added, and beside light in a corner."""
     light = noisy(galaxies(6, size)[:, None])
     light[:, :, 1, 1] += 20
     kept = light.clone()
     templates = symmetric_templates(light)
     assert torch.equal(light, kept)
     assert len(templates) > 3
-    for template, image in zip(templates[:, 0], light[:, 0], strict=False):
-        assert falls_outwards(template.numpy())
-        assert not falls_outwards(image.numpy())
+    y, x = np.mgrid[:size, :size] - size // 2
+    outside = np.hypot(y, x) > 8
+    for template, image in zip(templates[:, 0].numpy(), light[:, 0].numpy(), strict=False):
+        assert falls_outwards(template, outside)
+        assert not falls_outwards(image, outside)
+        assert template.min() >= -4 * NOISE
+
+
+def test_faint_templates_are_smooth():
+    """An expansion holds little of the draws' noise, so that it may be made brighter."""
+    truth = galaxies(20, flux=150)
+    for seed in (1, 2):
+        templates = symmetric_templates(noisy(truth[:, None], seed))
+        assert len(templates) == 20
+        image = templates[:, 0].numpy()
+        scale = (image * truth).sum(axis=(1, 2)) / np.square(truth).sum(axis=(1, 2))
+        error = image - scale[:, None, None] * truth
+        assert 0.8 < np.median(scale) < 1.05
+        assert np.median(error.std(axis=(1, 2))) < 0.25 * NOISE
 
 
 @pytest.mark.parametrize("bands", [1, 2])

@@ -492,6 +492,9 @@ def test_zero_points(write, header):
         assert image.unit == u.uJy
         assert_allclose(image.data[0, 3, 3], 0.1, rtol=1e-3)
         assert_allclose(np.sqrt(image.variance[0, 3, 3]), 0.2, rtol=1e-3)
+    # Two electrons for a pixel value of 1 are twenty for a microjansky.
+    image = read_image(path, zero_point=26.4, effective_gain=2)
+    assert_allclose(image.effective_gain, 20, rtol=1e-3)
     for wrong in ("MAGZPT", np.nan):
         with pytest.raises(InputError, match=r"image\.fits.*zero_point: found .*keyword"):
             read_image(path, zero_point=wrong)
