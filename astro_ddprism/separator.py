@@ -94,8 +94,8 @@ class DiffusionSourceSeparator:
         Images, repeats included, that an amortized posterior is trained on in its first M-step;
         later ones take a third.
     flux_factors : dict of str to sequence of float
-        Sources whose draws become equally frequent at all fluxes, and are multiplied by a factor in
-        this range, when an amortized posterior is trained: measured fluxes then are not pulled to
+        Sources whose draws are multiplied by factors in this range when an amortized posterior is
+        trained, such that all fluxes are equally frequent: measured fluxes then are not pulled to
         where most of the population is.
     templates : sequence of str
         Sources whose images are centred on them and look much alike turned by half a turn, as

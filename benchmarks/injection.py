@@ -27,6 +27,7 @@ import torch
 from astro_ddprism import DiffusionSourceSeparator
 
 from .injection_blends import deblended_segments, worst_blends
+from .injection_cost import one_object_cost
 from .injection_figures import (
     calibration,
     classes_of,
@@ -162,6 +163,9 @@ def main(argv=None):
         device = separator._torch_device()
         ours = measure_by_separation(scene, separator, args.samples, seed=args.seed)
         figures |= {"calibration": calibration(ours, scene), "conservation": [conservation(ours)]}
+        view = scene.view_of(0)
+        if view.sources in separator._state.posteriors:
+            figures["one_object"] = [one_object_cost(separator, view)]
     peers = ask_peers(scene, args)
     methods = [*([] if ours is None else [ours]), *peers.measurements.values()]
     figures["methods"] = [summarise(method, scene) for method in methods]

@@ -17,8 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .symmetries import random_transform
 
-# Fluxes below this quantile count as one, and the width of a bin of log flux.
-FAINTEST, FLUX_BIN = 0.05, 0.35
+# Quantiles of flux that are the faintest and the brightest, and the width of a bin of log flux.
+FAINTEST, BRIGHTEST, FLUX_BIN = 0.05, 0.95, 0.35
 
 
 def images(
@@ -39,10 +39,10 @@ def images(
     device : torch.device
         Where to train.
     flux_factors : tuple of float, optional
-        Images of all fluxes become equally frequent, as far as there are any, and each is
-        multiplied by a factor in this range, uniform in its logarithm. So a prior of flux that is
-        steep, as counts of galaxies are, becomes nearly uninformative over the range of the samples
-        and beyond.
+        Images are multiplied by factors in this range, so that all fluxes become equally frequent:
+        uniform in the logarithm, from that of faint samples (the quantile 0.05) by the lower factor
+        to that of bright ones (0.95) by the upper one. So a prior of flux that is steep, as counts
+        of galaxies are, becomes uninformative over the range of the samples and beyond.
     transform : callable
         How images are transformed: `random_transform`, or `random_transform_about_pixel`.
 
@@ -58,26 +58,44 @@ def images(
 
     if flux_factors is None:
         return draw
-    frequency = _flux_weights(samples)
-    low, high = math.log(flux_factors[0]), math.log(flux_factors[1])
+    population = _FluxBalanced(samples, flux_factors)
 
     def draw_balanced(n: int) -> tuple[Tensor]:
-        index = torch.multinomial(frequency, n, replacement=True)
-        factor = (low + (high - low) * torch.rand(n, *(1,) * (samples.ndim - 1))).exp()
+        index, factor = population.draw(n)
+        factor = factor.view(-1, *(1,) * (samples.ndim - 1))
         return (transform((factor * samples[index]).to(device), symmetries),)
 
     return draw_balanced
 
 
-def _flux_weights(samples: Tensor) -> Tensor:
-    """Weights by which samples are about uniform in the logarithm of their flux."""
-    flux = samples.flatten(1).sum(dim=1)
-    faint = flux.clip(min=0).quantile(FAINTEST).clip(min=1.0)
-    log_flux = flux.clip(min=faint).log()
-    bins = ((log_flux - faint.log()) / FLUX_BIN).long()
-    # No image is repeated so often that it alone makes up much of what is seen.
-    counts = torch.bincount(bins).clip(min=len(samples) // 200 + 1)
-    return 1 / counts[bins]
+class _FluxBalanced:
+    """Samples and factors whose products are uniform in the logarithm of their flux."""
+
+    def __init__(self, samples: Tensor, factors: tuple[float, float]):
+        flux = samples.flatten(1).sum(dim=1)
+        faint = flux.clip(min=0).quantile(FAINTEST).clip(min=1.0)
+        log_flux, self._order = flux.clip(min=faint).log().sort()
+        bins = ((log_flux - log_flux[0]) / FLUX_BIN).long()
+        weight = 1 / torch.bincount(bins)[bins].double()
+        self._log_flux = log_flux
+        self._below = torch.cat([weight.new_zeros(1), weight.cumsum(0)])
+        self._low, self._high = map(math.log, factors)
+        # Nothing is beyond the reach of the factors.
+        self._first = log_flux[0] + self._low
+        self._last = log_flux.quantile(BRIGHTEST) + self._high
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """Some samples' rows and factors."""
+        wanted = self._first + (self._last - self._first) * torch.rand(n)
+        # Of the samples within reach, any.
+        start = torch.searchsorted(self._log_flux, wanted - self._high)
+        end = torch.searchsorted(self._log_flux, wanted - self._low, right=True)
+        start = start.clip(max=len(self._log_flux) - 1)
+        end = torch.maximum(end, start + 1)
+        place = self._below[start].lerp(self._below[end], torch.rand(n, dtype=torch.float64))
+        row = (torch.searchsorted(self._below, place, right=True) - 1).clip(start, end - 1)
+        factor = (wanted - self._log_flux[row]).clip(self._low, self._high).exp()
+        return self._order[row], factor
 
 
 def train(

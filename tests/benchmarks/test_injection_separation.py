@@ -158,7 +158,7 @@ def test_the_whole_study(simulated_tile, cosmos, tmp_path):
     model, out, peers = (tmp_path / name for name in ("model.asdf", "out.json", "peers.npz"))
     separator = DiffusionSourceSeparator(
         device="cpu", progress=False, n_em_iterations=0, n_first_images=32, n_steps=2,
-        warm_start_rank=4, warm_start_iterations=1,
+        warm_start_rank=4, warm_start_iterations=1, posterior="amortized", n_posterior_images=64,
         network_options={"channels": [4, 8], "blocks": [1, 1], "embedding": 8},
     )  # fmt: skip
     separator.fit(views).write(model)
@@ -176,6 +176,9 @@ def test_the_whole_study(simulated_tile, cosmos, tmp_path):
     expected = {"bias", "scatter", "outlier_fraction", "time_per_object_s", "coverage_95"}
     assert set(ours["isolated"]) >= expected
     assert ours["isolated"]["coverage_95"] is None  # two samples do not tell
+    (cost,) = record["figures"]["one_object"]
+    assert cost["n_samples"] == 16
+    assert 0 < cost["network_s"] == pytest.approx(cost["time_s"] / cost["ratio"])
     assert len(list((tmp_path / "docs" / "_static").glob("injection_*.png"))) == 4
     # What the peers said is taken as it is.
     injection.main([*arguments[:-2], "--peers-in", str(peers)])
