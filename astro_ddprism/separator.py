@@ -10,20 +10,14 @@ import numpy as np
 import torch
 from astropy import units as u
 from astropy.table import QTable
-from azula.noise import VESchedule
 
 from . import __version__
+from .assembly import Assembly
 from .conditions import TrainingData, check_view
-from .diffusion.amortized import AmortizedPosterior
-from .diffusion.denoiser import SourceDenoiser
 from .diffusion.em import EMState, ExpectationMaximization
 from .diffusion.likelihood import log_prob as diffusion_log_prob
-from .diffusion.mixture import MixtureResidualDenoiser
-from .diffusion.networks import BACKBONES
 from .diffusion.random import seeded
-from .diffusion.sampling import JointSampler, sample_prior
-from .diffusion.solvers import SOLVERS
-from .diffusion.symmetries import SYMMETRIES
+from .diffusion.sampling import sample_prior
 from .errors import InputError
 from .io.asdf import read_tree, write_tree
 from .io.model import digest, in_half_precision, state_from_tree, tree_from_state
@@ -281,29 +275,31 @@ class DiffusionSourceSeparator:
         name = "" if initial is None else initial._name
         self.training_ = TrainingData.of(dataset, initial=name)
         if initial is not None:
-            self._check_initial(initial)
+            initial._check_fitted()
             self._take_scale(initial)
         self._sigma_max = max(float(self.sigma_max), 10 * _typical_rms(dataset) / self.noise_scale_)
+        if initial is not None:
+            self._check_initial(initial)
         self._state = EMState() if initial is None else self._state_of(initial)
         fingerprint = self._fingerprint(dataset, initial)
         if resume:
             self._resume(checkpoint, fingerprint)
-        device = self._torch_device()
+        assembly, device = self._assembly, self._torch_device()
         with seeded(self.seed, device=device):  # what cannot be built is found before the work
             for source in self.sources_:
-                self._new_denoiser(source, 1.0)
+                assembly.denoiser(source, 1.0)
             for sources in {view.sources for view in dataset.values()}:
-                if self._amortizes(sources):
-                    self._new_posterior(sources, 1.0)
+                if assembly.amortizes(sources):
+                    assembly.posterior(sources, 1.0)
         progress = Progress(self.progress)
         em = ExpectationMaximization(
             dataset,
-            make_sampler=self._sampler,
-            make_denoiser=self._new_denoiser,
-            amortizes=self._amortizes,
-            make_posterior=self._new_posterior,
+            make_sampler=assembly.sampler,
+            make_denoiser=assembly.denoiser,
+            amortizes=assembly.amortizes,
+            make_posterior=assembly.posterior,
             source_shapes=self.source_shapes_,
-            symmetries={s: self._symmetries(s) for s in self.sources_},
+            symmetries={s: assembly.symmetries(s) for s in self.sources_},
             settings=self.config,
             device=device,
             track=progress,
@@ -358,7 +354,9 @@ class DiffusionSourceSeparator:
             return self._sample_priors(n_samples, seed)
         self._check_view(view)
         state = self._state
-        sampler = self._sampler(state.denoisers, state.gaussians, state.mixtures, state.posteriors)
+        sampler = self._assembly.sampler(
+            state.denoisers, state.gaussians, state.mixtures, state.posteriors
+        )
         index = np.repeat(np.arange(len(view)), n_samples)
         progress = Progress(self.progress)
         with seeded(seed, _POSTERIOR, device=self._torch_device()):
@@ -533,18 +531,15 @@ class DiffusionSourceSeparator:
 
     def _check_initial(self, initial):
         """Refuse a model to start from whose priors are of other sources than the dataset's."""
-        initial._check_fitted()
         label = f"initial: {initial._name or 'the model'}"
         agree = [
             ("sources", set(self.sources_), set(initial.sources_)),
             ("shapes", self.source_shapes_, initial.source_shapes_),
             ("light before a PSF", self._psf, initial._psf),
-            ("network", self._network(), initial._network()),
+            ("network", self._assembly.networks(), initial._assembly.networks()),
         ]
         if self.posterior == initial.posterior == "amortized":
-            own, found = (
-                _listed(s.posterior_options or s.network_options) for s in (self, initial)
-            )
+            own, found = (s._assembly.posterior_options() for s in (self, initial))
             agree.append(("network of the posterior", own, found))
         for what, own, found in agree:
             if own != found:
@@ -571,14 +566,17 @@ class DiffusionSourceSeparator:
 
     def _state_of(self, initial) -> EMState:
         """The priors of another separator, as the beginning of a fit."""
-        known = tree_from_state(initial._state)
+        known, amortizes = tree_from_state(initial._state), self._assembly.amortizes
         begin = {"stage": 0, "iteration": 0, "draws": {}, "samples": {}, "history": []}
         begin["posteriors"] = [
-            saved for saved in known["posteriors"] if self._amortizes(tuple(saved["sources"]))
+            saved for saved in known["posteriors"] if amortizes(tuple(saved["sources"]))
         ]
-        return state_from_tree(
-            {**known, **begin}, self._new_denoiser, self._new_posterior, self._torch_device()
-        )
+        return self._state_from({**known, **begin})
+
+    def _state_from(self, tree) -> EMState:
+        """What a fit has learned, from what `tree_from_state` made of it."""
+        assembly = self._assembly
+        return state_from_tree(tree, assembly.denoiser, assembly.posterior, assembly.device)
 
     def _check_source(self, source):
         if source not in self.sources_:
@@ -620,6 +618,13 @@ class DiffusionSourceSeparator:
                 "of the image (--unit) or its zero point (--zero-point)"
             ) from error
 
+    @property
+    def _assembly(self) -> Assembly:
+        """What builds networks and samplers."""
+        return Assembly(
+            self, self.source_shapes_, self._sigma_max, self._scale, self._torch_device()
+        )
+
     def _torch_device(self) -> torch.device:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -632,77 +637,6 @@ class DiffusionSourceSeparator:
                 "expected auto, cpu, cuda, ..."
             ) from error
         return device
-
-    def _symmetries(self, source) -> tuple[str, ...]:
-        shape = self.source_shapes_[source]
-        square = len(shape) == 3 and shape[-1] == shape[-2]
-        chosen = tuple((self.symmetries or {}).get(source, SYMMETRIES if square else ()))
-        if chosen and not square:
-            raise InputError(
-                f"symmetries[{source!r}]: {list(chosen)} of a source of shape {shape}; "
-                "expected a square image"
-            )
-        return chosen
-
-    def _schedule(self) -> VESchedule:
-        return VESchedule(self.sigma_min, self._sigma_max)
-
-    def _new_denoiser(self, source, data_scale, mixture=None) -> SourceDenoiser:
-        shape = self.source_shapes_[source]
-        name = self.network or ("unet" if len(shape) == 3 else "mlp")
-        label = f"the source {source!r}"
-        backbone = self._backbone(name, shape, SourceDenoiser, "network_options", label)
-        if mixture is None:
-            denoiser = SourceDenoiser(backbone, self._schedule(), data_scale)
-        else:
-            denoiser = MixtureResidualDenoiser(backbone, self._schedule(), data_scale, mixture)
-        return denoiser.to(self._torch_device())
-
-    def _backbone(self, name, shape, denoiser, option, label):
-        options = getattr(self, option)
-        try:
-            return BACKBONES[name](shape, denoiser.n_features, **options)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{option}: no {name} for {label} of shape {shape} with {options}: {error}"
-            ) from error
-
-    def _amortizes(self, sources) -> bool:
-        """Whether sources have an amortized posterior: several images of one shape do."""
-        shapes = {self.source_shapes_[source] for source in sources}
-        several = len(sources) > 1 and len(shapes) == 1 and all(len(shape) == 3 for shape in shapes)
-        return self.posterior == "amortized" and several
-
-    def _new_posterior(self, sources, data_scale) -> AmortizedPosterior:
-        bands, *size = self.source_shapes_[sources[0]]
-        option = "posterior_options" if self.posterior_options else "network_options"
-        label = f"the posterior of {', '.join(sources)}"
-        shape = (len(sources) * bands, *size)
-        backbone = self._backbone("unet", shape, AmortizedPosterior, option, label)
-        # Its chains begin far above any light: there is no prior to say where it may be.
-        schedule = VESchedule(self.sigma_min, 10 * self._sigma_max)
-        precision = getattr(torch, self.precision)
-        posterior = AmortizedPosterior(backbone, schedule, data_scale, precision)
-        return posterior.to(self._torch_device())
-
-    def _sampler(self, denoisers, gaussians, mixtures, posteriors) -> JointSampler:
-        return JointSampler(
-            denoisers,
-            gaussians,
-            mixtures,
-            posteriors,
-            schedule=self._schedule(),
-            source_shapes=self.source_shapes_,
-            scale=self._scale,
-            device=self._torch_device(),
-            sampler=self.sampler,
-            n_steps=self.n_steps,
-            solver=SOLVERS[self.solver](self.solver_iterations),
-            batch_size=self.batch_size,
-            max_chi2=self.max_chi2,
-            n_candidates=self.n_candidates,
-            n_redraws=self.n_redraws,
-        )
 
     def _sample_priors(self, n_samples, seed):
         progress, samples = Progress(self.progress), {}
@@ -725,12 +659,6 @@ class DiffusionSourceSeparator:
     def _name(self) -> str:
         """Name of the file that holds the model, if any does."""
         return self._file.name if hasattr(self, "_file") else ""
-
-    def _network(self):
-        """What the networks are built of."""
-        shapes = self.source_shapes_
-        names = {s: self.network or ("unet" if len(shapes[s]) == 3 else "mlp") for s in shapes}
-        return names, _listed(self.network_options)
 
     def _provenance(self, seed):
         provenance = {"version": __version__, "seed": seed}
@@ -800,16 +728,9 @@ class DiffusionSourceSeparator:
             # Older files do not tell.
             unknown = {"n_observations": {}, "conditions": {}, "initial": ""}
             self.training_ = TrainingData.from_state(tree.get("training", unknown))
-            self._state = state_from_tree(
-                tree["em"], self._new_denoiser, self._new_posterior, self._torch_device()
-            )
+            self._state = self._state_from(tree["em"])
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
-
-
-def _listed(options) -> dict:
-    """Options as a file keeps them, with lists for tuples."""
-    return {k: list(value) if isinstance(value, tuple) else value for k, value in options.items()}
 
 
 def _flux(quantity, unit) -> float:

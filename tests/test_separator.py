@@ -12,6 +12,7 @@ from astro_ddprism import DiffusionSourceSeparator, InputError, MultiViewDataset
 from astro_ddprism import separator as module
 from astro_ddprism.conditions import SurveyConditions
 from astro_ddprism.diffusion import em as em_module
+from astro_ddprism.diffusion.sampling import JointSampler
 from astro_ddprism.io.asdf import read_tree, write_tree
 from astro_ddprism.mixing import (
     Amplitude,
@@ -261,8 +262,8 @@ def test_candidates_are_drawn_when_asked_for(fitted, views, monkeypatch):
     again = DiffusionSourceSeparator(**FLAT, n_candidates=3)
     vars(again).update({k: v for k, v in vars(fitted).items() if k.endswith("_") or k[0] == "_"})
     draws = []
-    draw = module.JointSampler._draw
-    monkeypatch.setattr(module.JointSampler, "_draw", lambda *args: draws.append(1) or draw(*args))
+    draw = JointSampler._draw
+    monkeypatch.setattr(JointSampler, "_draw", lambda *args: draws.append(1) or draw(*args))
     again.max_chi2 = 1e9
     chi2 = again.sample(views["second"]).chi2
     assert len(draws) == 3
@@ -722,9 +723,9 @@ def test_an_amortized_posterior(amortized, images, monkeypatch):
     assert list(amortized.history_["iteration"]) == [0, 1, 0, 1]
     chains = []
     for name in ("_run", "_run_amortized"):
-        run = getattr(module.JointSampler, name)
+        run = getattr(JointSampler, name)
         monkeypatch.setattr(
-            module.JointSampler,
+            JointSampler,
             name,
             lambda *args, run=run, name=name: chains.append(name) or run(*args),
         )
