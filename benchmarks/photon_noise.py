@@ -102,7 +102,7 @@ def run(setting, device):
                     },
                 }
             )
-    return rows
+    return {"rows": rows}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def test_the_whole_study(tmp_path):
     run_study(
         "photon_noise", "", photon_noise.run, quick, quick, ["--out", str(out), "--device", "cpu"]
     )
-    rows = {row["noise"]: row for row in json.loads(out.read_text())["figures"]}
+    rows = {row["noise"]: row for row in json.loads(out.read_text())["figures"]["rows"]}
     assert list(rows) == ["effective gain", "noise of the data", "background alone"]
     assert all(row["n"] == quick["n_held_out"] for row in rows.values())
     assert rows["background alone"]["coverage_68"] < 0.45 < rows["effective gain"]["coverage_68"]
