@@ -44,10 +44,8 @@ from torch import Tensor, nn
 SMOOTHING, CORE = 1.0, 3.0
 # Difference of opposite light that is a galaxy's own, as a part of what both have in common.
 ASYMMETRY = 0.5
-# Widths of the expansion's Gaussians in pixels; how many of them there are at least, and how much
-# of chi2 is paid for leaving out others; reweightings.
-WIDTHS, LEAST_WIDTHS, MOST_LOST = (0.8, 1.1, 1.5, 2.1, 3.0, 4.2, 6.0, 8.5), 4, 9.0
-N_FITS = 6
+# Widths of the expansion's Gaussians in pixels; reweightings.
+WIDTHS, N_FITS = (0.8, 1.1, 1.5, 2.1, 3.0, 4.2, 6.0, 8.5), 6
 # Noise of a pixel of the draws, in units of the observation's; error of the expansion, as a part of
 # it; residual, in units of both, from which on light counts for less.
 DRAW_NOISE, MODEL_ERROR, LEAST_OUTLIER = 0.6, 0.1, 1.5
@@ -138,17 +136,12 @@ def _expansion(values, gaussians, weight):
     """Fit Gaussians (columns) on a pedestal; the weights are where to begin from."""
     basis = np.column_stack([np.ones(len(values)), gaussians])
     for _ in range(N_FITS):
-        model = basis @ nnls(basis * weight[:, np.newaxis], values * weight)[0]
+        amplitudes, _ = nnls(basis * weight[:, np.newaxis], values * weight)
+        model = basis @ amplitudes
         error = np.hypot(DRAW_NOISE, MODEL_ERROR * model)
         outlier = ((values - model) / error / LEAST_OUTLIER).clip(min=1)
         weight = 1 / error / outlier**2
-    weighted = basis * weight[:, np.newaxis]
-    _, least = nnls(weighted, values * weight)
-    for m in range(LEAST_WIDTHS, len(WIDTHS) + 1):
-        amplitudes, residual = nnls(weighted[:, : m + 1], values * weight)
-        if residual**2 <= least**2 + MOST_LOST:
-            break
-    return gaussians[:, :m] @ amplitudes[1:]
+    return gaussians @ amplitudes[1:]
 
 
 def _opposite(images: Tensor) -> tuple[Tensor, Tensor]:
