@@ -16,10 +16,6 @@ the prior learns that galaxies have it.
     python -m benchmarks.correlated --out benchmarks/results/correlated.json --docs docs
 """
 
-import argparse
-import time
-from pathlib import Path
-
 import numpy as np
 
 from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
@@ -28,7 +24,7 @@ from astro_ddprism.mixing import CorrelatedNoise, Identity
 from astro_ddprism.profiles import MoffatRenderer
 from astro_ddprism.survey import estimate_autocorrelation
 
-from .record import write_record
+from .record import run_pictured_study
 
 FULL = {
     "size": 16,  # pixels
@@ -182,24 +178,7 @@ def study(setting):
 
 def main(argv=None):
     """Run the study."""
-    started = time.perf_counter()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path, help="folder of the documentation, for the picture")
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args(argv)
-    setting = QUICK if args.quick else FULL
-    figures, pictures = study(setting)
-    write_record(
-        args.out,
-        study="correlated",
-        configuration=setting,
-        figures=figures,
-        device="cpu",
-        started=started,
-    )
-    if args.docs is not None:
-        draw(pictures, args.docs / "_static" / "correlated.png")
+    run_pictured_study("correlated", __doc__.splitlines()[0], study, draw, FULL, QUICK, argv)
 
 
 def draw(pictures, path, n=3):

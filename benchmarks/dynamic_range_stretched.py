@@ -28,7 +28,7 @@ import torch
 from azula.denoise import Denoiser, DiracPosterior
 from torch import Tensor, nn
 
-from astro_ddprism.diffusion.jacobian import linearize
+from astro_ddprism.diffusion.joint import prior_moments
 from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.solvers import Solver
 
@@ -108,21 +108,9 @@ class StretchedPosteriorDenoiser(Denoiser):
     @torch.no_grad()
     def forward(self, u_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002
         """Estimate all stretched sources, ``(B, D)``, from perturbed ones at time ``t``."""
-        alpha_t, sigma_t = self.schedule(t)
-        gamma_t = sigma_t**2 / alpha_t
         observation, stretch = self.observation, self.stretch
-        linear = [
-            linearize(denoiser, part, t)
-            for denoiser, part in zip(self.denoisers, observation.split(u_t), strict=True)
-        ]
-        prior = stretch.clip(observation.join([value for value, _ in linear]))
-
-        def covariance(v: Tensor) -> Tensor:
-            parts = zip(linear, observation.split(v), strict=True)
-            products = [pullback(part).flatten(2) for (_, pullback), part in parts]
-            return gamma_t * torch.cat(products, dim=-1)
-
-        mean = prior
+        mean, covariance = prior_moments(self.denoisers, observation, u_t, t)
+        mean = prior = stretch.clip(mean)
         for _ in range(self.n_linearizations):
             tangent = _Tangent(observation, stretch.slope(mean))
             residual = observation.y - observation.forward(stretch.inverse(mean))

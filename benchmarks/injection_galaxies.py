@@ -15,7 +15,7 @@ maggies, g = 2.4e13 electrons per maggie. In 1800 s this is a zero point of 25.3
 electron a second, as it should be for the 2.6 m of the VST.
 """
 
-__all__ = ["GalaxyCatalog", "effective_gain", "measure_psf"]
+__all__ = ["GalaxyCatalog", "effective_gain", "likely_gain", "measure_psf"]
 
 import warnings
 from dataclasses import dataclass
@@ -28,6 +28,8 @@ from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from photutils.psf import EPSFBuilder, extract_stars
 from scipy.spatial import cKDTree
+
+from astro_ddprism.survey.cutouts import pixel_angle
 
 SKY_MAGNITUDE = 21.0  # AB, per square arcsecond
 STAMP = 128  # pixels; side of the images that galaxies are drawn in
@@ -58,6 +60,12 @@ def effective_gain(noise, pixel, sky_magnitude=SKY_MAGNITUDE):
     2.3e+13
     """
     return 10 ** (-0.4 * sky_magnitude) * pixel**2 / noise**2
+
+
+def likely_gain(image):
+    """Electrons per maggie of an image in maggies, if its noise is that of the sky's photons."""
+    noise = float(np.sqrt(np.median(image.variance[~image.mask])))
+    return effective_gain(noise, pixel_angle(image).to_value("arcsec"))
 
 
 def measure_psf(image, objects, *, min_snr=100, isolation=14.0):

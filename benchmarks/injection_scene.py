@@ -26,7 +26,7 @@ from astro_ddprism.survey.cutouts import pixel_angle
 from astro_ddprism.survey.noise import smooth
 from astro_ddprism.view import View
 
-from .injection_galaxies import STAMP, GalaxyCatalog, effective_gain, measure_psf
+from .injection_galaxies import STAMP, GalaxyCatalog, likely_gain, measure_psf
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,7 @@ def make_scene(tile, cosmos, settings: SceneSettings):
     objects = detect_objects(image)
     pixel = pixel_angle(image).to_value("arcsec")
     fine, _ = measure_psf(image, objects)
-    noise = float(np.sqrt(np.median(image.variance[~image.mask])))
-    gain = effective_gain(noise, pixel) if settings.gain is None else settings.gain
+    gain = likely_gain(image) if settings.gain is None else settings.gain
     image = replace(image, effective_gain=np.full(image.shape, gain))
     rng = np.random.default_rng(settings.seed)
     table = _place(image, objects, settings, rng)

@@ -25,9 +25,7 @@ the first.
     python -m benchmarks.instruments --out benchmarks/results/instruments.json
 """
 
-import argparse
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +46,7 @@ from astro_ddprism.frame import SourceFrame
 from astro_ddprism.mixing import CorrelatedNoise, Resampling
 from astro_ddprism.psf import GaussianPSF, ImagePSF
 
-from .record import write_record
+from .record import run_pictured_study
 
 FULL = {
     "frame_scale": 0.03,  # arcsec
@@ -356,13 +354,11 @@ def residuals(samples, bright):
 
 def main(argv=None):
     """Run the study."""
-    started = time.perf_counter()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path, help="folder of the documentation, for the picture")
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args(argv)
-    setting = QUICK if args.quick else FULL
+    run_pictured_study("instruments", __doc__.splitlines()[0], run, draw, FULL, QUICK, argv)
+
+
+def run(setting):
+    """The figures of the study, and its samples."""
     with seeded(0, device=torch.device("cpu")):
         first, samples, measured = study(data_folder(), setting)
     figures = {
@@ -370,16 +366,7 @@ def main(argv=None):
         "sky_noise_alone": residuals(first, setting["bright"]),
         "with_photon_noise": residuals(samples, setting["bright"]),
     }
-    write_record(
-        args.out,
-        study="instruments",
-        configuration=setting,
-        figures=figures,
-        device="cpu",
-        started=started,
-    )
-    if args.docs is not None:
-        draw(samples, args.docs / "_static" / "instruments.png")
+    return figures, samples
 
 
 def draw(samples, path):

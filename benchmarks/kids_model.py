@@ -27,9 +27,8 @@ from astropy.wcs import WCS
 
 from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
 from astro_ddprism.survey import read_image
-from astro_ddprism.survey.cutouts import pixel_angle
 
-from .injection_galaxies import effective_gain
+from .injection_galaxies import likely_gain
 from .record import write_record
 
 COMMON = {
@@ -121,10 +120,9 @@ def make_views(configuration, rows) -> MultiViewDataset:
     """
     part = read_part(data_file(), rows, configuration["columns"])
     image = read_image(part, estimate_noise=True, saturation="auto")
-    noise = float(np.sqrt(np.median(image.variance[~image.mask])))
     return MultiViewDataset.from_image(
         part,
-        effective_gain=effective_gain(noise, pixel_angle(image).to_value("arcsec")),
+        effective_gain=likely_gain(image),
         size=configuration["size"],
         n_random=configuration["n_random"],
         crowded_fraction=configuration["crowded_fraction"],

@@ -1,6 +1,6 @@
 """What every study's JSON holds beside its figures: configuration, device, versions, wall time."""
 
-__all__ = ["run_study", "write_record"]
+__all__ = ["run_pictured_study", "run_study", "write_record"]
 
 import argparse
 import json
@@ -87,6 +87,44 @@ def run_study(study: str, description: str, run, full: dict, quick: dict, argume
         device=device,
         started=started,
     )
+
+
+def run_pictured_study(study: str, description: str, run, draw, full, quick, arguments=None):
+    """Run a study of the processor from the command line, and write its record and its picture.
+
+    Parameters
+    ----------
+    study : str
+        Name of the study's module, and of its picture.
+    description : str
+        What the help begins with.
+    run : callable
+        Called with a configuration; returns the figures and what the picture shows.
+    draw : callable
+        Called with what the picture shows, and its file.
+    full, quick : dict
+        Configurations of the whole study and of a small version of it.
+    arguments : sequence of str, optional
+        Those of the command line by default.
+    """
+    started = time.perf_counter()
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--docs", type=Path, help="folder of the documentation, for the picture")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args(arguments)
+    configuration = quick if options.quick else full
+    figures, shown = run(configuration)
+    write_record(
+        options.out,
+        study=study,
+        configuration=configuration,
+        figures=figures,
+        device="cpu",
+        started=started,
+    )
+    if options.docs is not None:
+        draw(shown, options.docs / "_static" / f"{study}.png")
 
 
 def _processor() -> str:

@@ -47,7 +47,9 @@ References
 .. [3] Wedderburn 1974, Biometrika 61, 439 (quasi-likelihood)
 """
 
-__all__ = ["JointPosteriorDenoiser"]
+__all__ = ["JointPosteriorDenoiser", "prior_moments"]
+
+from collections.abc import Callable, Sequence
 
 import torch
 from azula.denoise import Denoiser, DiracPosterior
@@ -99,22 +101,48 @@ class JointPosteriorDenoiser(Denoiser):
         azula.denoise.DiracPosterior
             Its ``mean`` is :math:`\mathbb{E}[x \mid x_t, y]`, of shape ``(B, D)``.
         """
-        alpha_t, sigma_t = self.schedule(t)
-        gamma_t = sigma_t**2 / alpha_t
         observation, update = self.observation, self._update
-        linear = [
-            linearize(denoiser, part, t)
-            for denoiser, part in zip(self.denoisers, observation.split(x_t), strict=True)
-        ]
-        mean = observation.join([value for value, _ in linear])
-
-        def covariance(v: Tensor) -> Tensor:
-            parts = zip(linear, observation.split(v), strict=True)
-            products = [pullback(part).flatten(2) for (_, pullback), part in parts]
-            return gamma_t * torch.cat(products, dim=-1)
-
+        mean, covariance = prior_moments(self.denoisers, observation, x_t, t)
         if observation.depends_on_signal:
             observation = observation.at(mean)
             update = self.solver.bind(observation)
         residual = observation.y - observation.forward(mean)
         return DiracPosterior(mean=mean + update(covariance, residual))
+
+
+def prior_moments(
+    denoisers: Sequence[Denoiser], observation: JointObservation, x_t: Tensor, t: Tensor
+) -> tuple[Tensor, Callable]:
+    r"""Mean and covariance of all sources given their perturbed values, without the observation.
+
+    Parameters
+    ----------
+    denoisers : sequence of azula.denoise.Denoiser
+        The priors, in the order of the joint vector, of one noise schedule.
+    observation : JointObservation
+        Splits joint vectors into the sources and joins them.
+    x_t : torch.Tensor
+        Perturbed joint vectors, of shape ``(B, D)``.
+    t : torch.Tensor
+        Time, of shape ``()``.
+
+    Returns
+    -------
+    mean : torch.Tensor
+        :math:`\mathbb{E}[x \mid x_t]`, of shape ``(B, D)``.
+    covariance : callable
+        Multiplies joint vectors by the covariances :math:`V^\beta` of the sources.
+    """
+    alpha_t, sigma_t = denoisers[0].schedule(t)
+    gamma_t = sigma_t**2 / alpha_t
+    linear = [
+        linearize(denoiser, part, t)
+        for denoiser, part in zip(denoisers, observation.split(x_t), strict=True)
+    ]
+
+    def covariance(v: Tensor) -> Tensor:
+        parts = zip(linear, observation.split(v), strict=True)
+        products = [pullback(part).flatten(2) for (_, pullback), part in parts]
+        return gamma_t * torch.cat(products, dim=-1)
+
+    return observation.join([value for value, _ in linear]), covariance

@@ -1,4 +1,4 @@
-r"""First images of a source that sits at the centre of its cutouts: what is symmetric of the light.
+r"""Images of a source that sits at the centre of its cutouts: what is symmetric of the light.
 
 Expectation maximization decides slowly between priors that explain the same light. A neighbour that
 half of the first draws leave in the galaxy is given up as :math:`1/2, 1/3, 1/4, \dots` of it, one
