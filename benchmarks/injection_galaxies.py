@@ -62,10 +62,23 @@ def effective_gain(noise, pixel, sky_magnitude=SKY_MAGNITUDE):
     return 10 ** (-0.4 * sky_magnitude) * pixel**2 / noise**2
 
 
-def likely_gain(image):
-    """Electrons per maggie of an image in maggies, if its noise is that of the sky's photons."""
+def likely_gain(image, zero_point=0.0):
+    """Electrons per unit of an image, if its noise is that of the sky's photons.
+
+    Parameters
+    ----------
+    image : `~astro_ddprism.survey.SurveyImage`
+    zero_point : float
+        AB magnitude of the image's unit: 0 for maggies.
+
+    Returns
+    -------
+    gain : float
+    """
     noise = float(np.sqrt(np.median(image.variance[~image.mask])))
-    return effective_gain(noise, pixel_angle(image).to_value("arcsec"))
+    maggies = 10 ** (-0.4 * zero_point)
+    gain = effective_gain(noise * maggies, pixel_angle(image).to_value("arcsec"))
+    return gain * maggies
 
 
 def measure_psf(image, objects, *, min_snr=100, isolation=14.0):

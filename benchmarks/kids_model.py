@@ -122,7 +122,7 @@ def make_views(configuration, rows) -> MultiViewDataset:
     image = read_image(part, estimate_noise=True, saturation="auto")
     return MultiViewDataset.from_image(
         part,
-        effective_gain=likely_gain(image),
+        effective_gain=likely_gain(image, part.meta["MAGZERO"]),
         size=configuration["size"],
         n_random=configuration["n_random"],
         crowded_fraction=configuration["crowded_fraction"],

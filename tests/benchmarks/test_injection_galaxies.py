@@ -5,7 +5,14 @@ pytest.importorskip("galsim")
 
 import galsim
 
-from benchmarks.injection_galaxies import OVERSAMPLING, GalaxyCatalog, effective_gain
+from astro_ddprism.simulate import simulate_field
+from astro_ddprism.survey import read_image
+from benchmarks.injection_galaxies import (
+    OVERSAMPLING,
+    GalaxyCatalog,
+    effective_gain,
+    likely_gain,
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +72,22 @@ def test_gain_makes_photons_of_the_noise():
     assert counts.std() == pytest.approx(noise, rel=0.02)
     # A zero point of a telescope of 2.6 m: 25 to 26 magnitudes for an electron a second.
     assert 25 < 2.5 * np.log10(gain / 1800) < 26
+
+
+def test_gain_knows_the_zero_point():
+    """A star of 21 mag makes as many electrons, whatever the image's unit."""
+    field = simulate_field((64, 64), seed=0)
+    electrons = []
+    for zero_point in (0.0, 23.9, 30.0):
+        unit = 10 ** (0.4 * (zero_point - 23.9))
+        image = read_image(field.image.multiply(unit))
+        electrons.append(10 ** (0.4 * (zero_point - 21)) * likely_gain(image, zero_point))
+    np.testing.assert_allclose(electrons, electrons[0], rtol=1e-6)
+    # The sky is as bright in a square arcsecond: electrons enough to make the noise.
+    noise = field.image.uncertainty.array[0, 0]
+    pixel = field.image.wcs.proj_plane_pixel_scales()[0].to_value("arcsec")
+    sky = 10 ** (0.4 * (23.9 - 21)) * pixel**2
+    assert sky / noise**2 * sky == pytest.approx(electrons[0] * pixel**2, rel=1e-3)
 
 
 def test_psf_is_that_of_the_field(scene, simulated_tile):
