@@ -67,7 +67,7 @@ REDUCED = COMMON | {
     | {
         "n_first_images": 100_000,
         "n_images": 40_000,
-        "n_posterior_images": 1_500_000,
+        "n_posterior_images": 1_800_000,
         "train_batch_size": 64,
         "n_em_iterations": 1,
     },

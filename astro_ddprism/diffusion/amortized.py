@@ -31,13 +31,20 @@ given the observation too are
 the network's output :math:`F` is of order one both in the sum of the sources, which the observation
 tells to its noise, and in how they share it, which it does not. The scale :math:`m` is
 the data scale where the observed pixel is lost in the noise, the observed value where it stands out
-of it, that of its surroundings where it is masked. The loss is that of :math:`F`: a weight that
-depends on :math:`x_\sigma` and :math:`y` alone leaves the minimizer as it is.
+of it, that of its surroundings where it is masked.
+
+The loss is that of :math:`F`, as a weight that depends on :math:`x_\sigma` and :math:`y` alone
+leaves the minimizer as it is. Along :math:`u` the true output has a variance of about one at every
+noise scale. Across it, where it says how the sources share their sum, it has so only where the
+noise scale is small; where it is large, and chains decide whose the light is, it is a small part of
+the whole, which most pixels of an image have little of. So the error across :math:`u` is divided by
+the mean power that the true outputs have there at about the same noise scale [3]_.
 
 References
 ----------
 .. [1] Karras et al. 2022, arXiv:2206.00364 (preconditioning of denoisers)
 .. [2] Batzolis et al. 2021, arXiv:2111.13606 (conditional denoising estimates the posterior)
+.. [3] Karras et al. 2024, arXiv:2312.02696 (every noise scale should count alike)
 """
 
 __all__ = ["AmortizedPosterior", "simulate"]
@@ -54,6 +61,8 @@ from .observation import JointObservation
 
 # Pixels on a side of the surroundings that stand in for a masked pixel.
 SURROUNDINGS = 7
+# Bins of time in which the power of true outputs is averaged.
+N_BINS = 16
 
 
 def simulate(batch, sources: dict[str, Tensor]):
@@ -108,6 +117,8 @@ class AmortizedPosterior(nn.Module):
         self.schedule = schedule
         self.precision = precision
         self.register_buffer("data_scale", torch.tensor(float(data_scale)))
+        # Of true outputs across the sum, in bins of time: the sum of the power, and the number.
+        self.register_buffer("across", torch.zeros(2, N_BINS), persistent=False)
 
     def given(self, observation: JointObservation) -> "_Given":
         """The denoiser of the joint vector of all sources, given observations.
@@ -124,8 +135,14 @@ class AmortizedPosterior(nn.Module):
         """
         return _Given(self, observation)
 
+    def start_training(self):
+        """Forget the weights of an earlier training, so that a fit that is resumed is the same."""
+        self.across.zero_()
+
     def loss(self, x: Tensor, t: Tensor, z: Tensor, observation: JointObservation) -> Tensor:
-        """Mean square error of the network's output, of shape ``(B,)``.
+        """Mean square error of the network's output, weighted, of shape ``(B,)``.
+
+        The power of true outputs that weights take is the mean over all calls of this training.
 
         Parameters
         ----------
@@ -146,7 +163,12 @@ class AmortizedPosterior(nn.Module):
             estimate = given.precondition(x_t, sigma)
             target = estimate.remove(given.stack(x))
             inputs = given.inputs(x_t, sigma, estimate)
-        return (given.output(*inputs) - target).square().flatten(1).mean(dim=1)
+            _, power = estimate.power(target)
+            time = (N_BINS * t).long().clip(max=N_BINS - 1)
+            self.across.index_add_(1, time, torch.stack([power, torch.ones_like(power)]))
+            mean = (self.across[0] / self.across[1]).clip(min=1e-12)[time]
+        along, across = estimate.power(given.output(*inputs) - target)
+        return along + across / mean
 
 
 class _Given(Denoiser):
@@ -263,6 +285,14 @@ class _Estimate:
         whitened = (x - self.mean) / self._scale
         along = (self._direction * whitened).sum(dim=1, keepdim=True)
         return whitened + (self._total.sqrt() - 1) * along * self._direction
+
+    def power(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean square of outputs along the sum of the sources, and of the rest: (B,) each."""
+        along = (self._direction * output).sum(dim=1, keepdim=True)
+        rest = output - along * self._direction
+        return along.square().flatten(1).mean(dim=1), rest.square().sum(dim=1).flatten(1).mean(
+            dim=1
+        )
 
 
 def _surroundings(power: Tensor, seen: Tensor) -> Tensor:

@@ -309,7 +309,7 @@ class ExpectationMaximization:
             if first:
                 scale = max(_data_scale(x) for x in samples.values())
                 state.posteriors[sources] = self.make_posterior(sources, scale)
-            state.posteriors[sources].requires_grad_(True)
+            state.posteriors[sources].requires_grad_(True).start_training()
             views = [self.views[name] for name in stage.views]
             return self._train(
                 state.posteriors[sources],

@@ -20,6 +20,11 @@ than the expansion count for less and less, as what is left of a neighbour is. S
 smooth, fall outwards, and hold so little noise that they may be made several times brighter.
 Structure of the core beyond the expansion is added where it stands out of the noise.
 
+The outskirts of faint galaxies, and the wings that the PSF gives them, are lost in the noise, but
+they hold a part of the flux all the same. So images are fitted twice: profiles of well-measured
+galaxies, averaged over those that are about as compact, take the place of the Gaussians in the
+second fit of the others. These have wings as galaxies have whose wings can be seen.
+
 Images with much light in or beside their core that the template does not explain, or which stand
 out of the noise too little, are left out.
 
@@ -46,6 +51,8 @@ SMOOTHING, CORE = 1.0, 3.0
 ASYMMETRY = 0.5
 # Widths of the expansion's Gaussians in pixels; reweightings.
 WIDTHS, N_FITS = (0.8, 1.1, 1.5, 2.1, 3.0, 4.2, 6.0, 8.5), 6
+# Peak, in units of the noise, of profiles that are well measured; number of their averages.
+MEASURED, N_PROFILES = 15.0, 12
 # Noise of a pixel of the draws, in units of the observation's; error of the expansion, as a part of
 # it; residual, in units of both, from which on light counts for less.
 DRAW_NOISE, MODEL_ERROR, LEAST_OUTLIER = 0.6, 0.1, 1.5
@@ -78,20 +85,33 @@ def symmetric_templates(light: Tensor) -> Tensor:
     radius = _elliptical_radius(torch.minimum(light, opposite).sum(dim=1), centre)
     ellipse = radius[:, None].expand_as(light)
     outside = torch.minimum(symmetric, opposite + 1)
-    smooth = _expansions(torch.where(ellipse < CORE, symmetric, outside), radius)
-    structure = torch.where(ellipse < CORE, symmetric - smooth, 0.0)
-    level = _smooth(structure, SMOOTHING).abs()
-    template = smooth + (level / LEAST_STRUCTURE - 1).clip(0, 1) * structure
-
-    # Band by band: one that is contaminated spoils the image, one of nothing but noise does not.
+    images = torch.where(ellipse < CORE, symmetric, outside)
     peak = torch.where(ellipse < CORE, symmetric, -torch.inf).amax(dim=(-2, -1))
-    left = _smooth(light - template, SMOOTHING)
-    inside = torch.where(ellipse < CORE + 1, left, -torch.inf).amax(dim=(-2, -1))
     near = _radius(light) < min(light.shape[-2:]) / 2
-    beside = torch.where(near, left, -torch.inf).amax(dim=(-2, -1))
     limit = peak.clip(min=LEAST_PEAK)
-    clean = (inside < MOST_INSIDE * limit + 1) & (beside < MOST_BESIDE * limit)
-    return template[clean.all(dim=1) & (peak > LEAST_PEAK).any(dim=1)]
+
+    def complete(smooth):
+        """Templates, and which of them explain their images."""
+        structure = torch.where(ellipse < CORE, symmetric - smooth, 0.0)
+        level = _smooth(structure, SMOOTHING).abs()
+        template = smooth + (level / LEAST_STRUCTURE - 1).clip(0, 1) * structure
+        # Band by band: one that is contaminated spoils the image, one of nothing but noise not.
+        left = _smooth(light - template, SMOOTHING)
+        inside = torch.where(ellipse < CORE + 1, left, -torch.inf).amax(dim=(-2, -1))
+        beside = torch.where(near, left, -torch.inf).amax(dim=(-2, -1))
+        clean = (inside < MOST_INSIDE * limit + 1) & (beside < MOST_BESIDE * limit)
+        return template, clean.all(dim=1)
+
+    gaussians = np.eye(len(WIDTHS))
+    smooth, amplitudes = _expansions(images, radius, gaussians)
+    measured = (peak > MEASURED) & complete(smooth)[1][:, None]
+    profiles = _profiles(amplitudes[measured.cpu().numpy()])
+    if len(profiles):
+        faint = (peak <= MEASURED).any(dim=1)
+        again, _ = _expansions(images[faint], radius[faint], profiles)
+        smooth[faint] = torch.where((peak > MEASURED)[faint, :, None, None], smooth[faint], again)
+    template, clean = complete(smooth)
+    return template[clean & (peak > LEAST_PEAK).any(dim=1)]
 
 
 def _elliptical_radius(images: Tensor, centre: Tensor) -> Tensor:
@@ -120,28 +140,45 @@ def _elliptical_radius(images: Tensor, centre: Tensor) -> Tensor:
     return offsets()[1].sqrt() * shape.det().pow(0.25)[:, None, None]
 
 
-def _expansions(light: Tensor, radius: Tensor) -> Tensor:
-    """Multi-Gaussian expansions of images whose ellipses have these radii, without pedestals."""
+def _expansions(light: Tensor, radius: Tensor, profiles) -> tuple[Tensor, np.ndarray]:
+    """Expansions of images whose ellipses have these radii, without pedestals.
+
+    Profiles are amplitudes of Gaussians of unit flux, one a row; the expansions' amplitudes are
+    those of the Gaussians, (N, bands, Gaussians).
+    """
     widths = np.array(WIDTHS)
-    images = light.double().cpu().numpy().reshape(*light.shape[:2], -1)
-    out = np.empty_like(images)
-    for bands, fitted, r in zip(images, out, radius.double().cpu().numpy(), strict=True):
-        gaussians = np.exp(-0.5 * np.square(r.reshape(-1, 1) / widths)) / widths**2
-        for k, values in enumerate(bands):
-            fitted[k] = _expansion(values, gaussians, np.exp(-r.ravel() / 2 / CORE))
-    return torch.tensor(out, device=light.device, dtype=light.dtype).view_as(light)
+    images = light.flatten(2).double().cpu().numpy()
+    out, found = np.empty_like(images), np.empty((*light.shape[:2], len(widths)))
+    for k, r in enumerate(radius.flatten(1).double().cpu().numpy()[..., np.newaxis]):
+        gaussians = np.exp(-0.5 * np.square(r / widths)) / widths**2
+        for band, values in enumerate(images[k]):
+            amplitudes = _fit(values, gaussians @ profiles.T, np.exp(-r[:, 0] / 2 / CORE))
+            found[k, band] = amplitudes @ profiles
+            out[k, band] = gaussians @ found[k, band]
+    return torch.tensor(out, device=light.device, dtype=light.dtype).view_as(light), found
 
 
-def _expansion(values, gaussians, weight):
-    """Fit Gaussians (columns) on a pedestal; the weights are where to begin from."""
-    basis = np.column_stack([np.ones(len(values)), gaussians])
+def _fit(values, profiles, weight):
+    """Amplitudes of profiles (columns) on a pedestal; the weights are where to begin from."""
+    basis = np.column_stack([np.ones(len(values)), profiles])
     for _ in range(N_FITS):
         amplitudes, _ = nnls(basis * weight[:, np.newaxis], values * weight)
         model = basis @ amplitudes
         error = np.hypot(DRAW_NOISE, MODEL_ERROR * model)
         outlier = ((values - model) / error / LEAST_OUTLIER).clip(min=1)
         weight = 1 / error / outlier**2
-    return gaussians @ amplitudes[1:]
+    return amplitudes[1:]
+
+
+def _profiles(amplitudes):
+    """Means of expansions that are about as compact; as many as there are, or none of too few."""
+    amplitudes = amplitudes[amplitudes.sum(axis=1) > 0]
+    if len(amplitudes) < 2 * N_PROFILES:
+        return amplitudes[:0]
+    amplitudes = amplitudes / amplitudes.sum(axis=1, keepdims=True)
+    within = 1 - np.exp(-0.5 * (CORE / np.array(WIDTHS)) ** 2)  # of the flux, in the core
+    groups = np.array_split(np.argsort(amplitudes @ within), N_PROFILES)
+    return np.stack([amplitudes[group].mean(axis=0) for group in groups])
 
 
 def _opposite(images: Tensor) -> tuple[Tensor, Tensor]:

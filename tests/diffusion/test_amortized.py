@@ -193,20 +193,63 @@ def test_remove_inverts_add(amplitudes):
         torch.testing.assert_close(estimate.remove(estimate.add(output)), output)
 
 
+def outputs(posterior, observation, x, t, z):
+    """The outputs that give the truth, and directions of the sum, (2, S, *shape)."""
+    sigma = SCHEDULE.sigma(t)
+    given = posterior.given(observation)
+    output = given.precondition(x + sigma[:, None] * z, sigma).remove(given.stack(x))
+    sigma2 = sigma.view(2, 1, 1, 1, 1) ** 2
+    u = given.sign * (given.information / (1 / given.power + 1 / sigma2)).sqrt()
+    return output, u / u.norm(dim=1, keepdim=True).clip(min=1e-30)
+
+
 def test_loss_is_the_error_of_the_output():
-    """Nothing for the output that gives the truth; the mean square of what is missing of it."""
+    """Nothing for the output that gives the truth.
+
+    Else what is missing of it along the sum, and across it as a part of what there is.
+    """
     problem, t = Problem((1.0, -2.0), 2, brightness=30.0), torch.tensor([0.2, 0.6]).double()
     observation, posterior = problem.observation(), make_posterior()
     x, z = torch.tensor(problem.random()), torch.tensor(problem.random(2)) / 5
+    answer, direction = outputs(posterior, observation, x, t, z)
+    along = (answer * direction).sum(dim=1).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(posterior.loss(x, t, z, observation), along + 1)
+
+    posterior.backbone.answer = answer.flatten(1, 2) / 2
+    torch.testing.assert_close(posterior.loss(x, t, z, observation), (along + 1) / 4)
+    posterior.backbone.answer = answer.flatten(1, 2)
+    torch.testing.assert_close(posterior.loss(x, t, z, observation), torch.zeros(2).double())
     sigma = SCHEDULE.sigma(t)
     given = posterior.given(observation)
-    estimate = given.precondition(x + sigma[:, None] * z, sigma)
-    answer = estimate.remove(given.stack(x)).flatten(1, 2)
+    torch.testing.assert_close(given(x + sigma[:, None] * z, t).mean, x)
+
+
+def test_loss_weighs_by_the_mean_power_of_a_training():
+    """Two observations at about the same time, with different light, one after the other."""
+    problem, posterior = Problem((1.0, 1.0), 1, brightness=30.0), make_posterior()
+    observation, z = problem.observation(), torch.tensor(problem.random(2)) / 5
+    t, powers = torch.tensor([0.5, 0.51]).double(), []
+    for factor in (1.0, 3.0):
+        x = factor * torch.tensor(problem.random())
+        answer, direction = outputs(posterior, observation, x, t, z)
+        along = (answer * direction).sum(dim=1)
+        powers.append((answer.square().sum(dim=1) - along.square()).mean(dim=(1, 2, 3)))
+        expected = along.square().mean(dim=(1, 2, 3)) + powers[-1] / torch.cat(powers).mean()
+        torch.testing.assert_close(posterior.loss(x, t, z, observation), expected)
+    assert "across" not in posterior.state_dict()
+    posterior.start_training()
+    expected = along.square().mean(dim=(1, 2, 3)) + powers[-1] / powers[-1].mean()
+    torch.testing.assert_close(posterior.loss(x, t, z, observation), expected)
+
+
+def test_loss_of_one_source():
+    """There is nothing to share: but for masked pixels, the loss is that of the sum."""
+    problem, posterior = Problem((2.0,), 1, brightness=30.0, masked=0.0), make_posterior()
+    observation, t = problem.observation(), torch.tensor([0.1, 0.9]).double()
+    x, z = torch.tensor(problem.random()), torch.tensor(problem.random(2)) / 5
+    answer, _ = outputs(posterior, observation, x, t, z)
     expected = answer.square().flatten(1).mean(dim=1)
     torch.testing.assert_close(posterior.loss(x, t, z, observation), expected)
-    posterior.backbone.answer = answer
-    torch.testing.assert_close(posterior.loss(x, t, z, observation), torch.zeros(2).double())
-    torch.testing.assert_close(posterior.given(observation)(x + sigma[:, None] * z, t).mean, x)
 
 
 def test_features_are_of_order_one():

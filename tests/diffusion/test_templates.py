@@ -125,6 +125,26 @@ def test_faint_templates_are_smooth():
         assert np.median(error.std(axis=(1, 2))) < 0.25 * NOISE
 
 
+def test_faint_galaxies_have_the_outskirts_of_bright_ones():
+    """A third of the outskirts is lost in the noise, or half of that if bright ones tell of it."""
+    truth = galaxies(60, flux=150)
+    faint, bright = noisy(truth[:, None]), noisy(galaxies(60, flux=4000, seed=1)[:, None])
+    alone, beside = symmetric_templates(faint), symmetric_templates(torch.cat([faint, bright]))
+    assert len(alone) == 60
+    assert len(beside) == 120
+    y, x = np.mgrid[:24, :24] - 12
+    wings = np.hypot(y, x) > 6
+    parts = [
+        image[..., wings].sum(axis=-1) / image.sum(axis=(-2, -1))
+        for image in (truth, alone[:, 0].numpy(), beside[:60, 0].numpy())
+    ]
+    expected, without, found = (np.median(part) for part in parts)
+    assert without < 0.7 * expected
+    assert 0.8 * expected < found < 1.05 * expected
+    # The bright ones are what they are.
+    torch.testing.assert_close(beside[60:], symmetric_templates(bright))
+
+
 @pytest.mark.parametrize("bands", [1, 2])
 def test_what_is_no_galaxy_is_left_out(bands):
     """Noise, neighbours alone, and galaxies beside something as bright."""
