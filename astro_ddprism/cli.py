@@ -143,7 +143,9 @@ def _separate(args):
     from .io.product import plain_catalog
     from .separator import DiffusionSourceSeparator
 
-    separator = DiffusionSourceSeparator.read(args.model, device=args.device)
+    separator = DiffusionSourceSeparator.read(
+        args.model, device=args.device, progress=not args.quiet
+    )
     samples = separator.sample(
         _view_to_separate(args, separator), n_samples=args.samples, seed=args.seed
     )

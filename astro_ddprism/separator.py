@@ -468,7 +468,7 @@ class DiffusionSourceSeparator:
         self._file = Path(path)
 
     @classmethod
-    def read(cls, path, device="auto"):
+    def read(cls, path, device="auto", *, progress=True):
         """Read a model.
 
         Parameters
@@ -478,6 +478,8 @@ class DiffusionSourceSeparator:
             (`astro_ddprism.models.list_models`).
         device : str
             Where to compute with it.
+        progress : bool
+            Whether to show progress bars on standard error.
 
         Returns
         -------
@@ -492,7 +494,7 @@ class DiffusionSourceSeparator:
         path = find_model(path)
         tree = read_tree(path, "model")
         try:
-            separator = cls.from_config({**tree["config"], "device": device})
+            separator = cls.from_config({**tree["config"], "device": device, "progress": progress})
         except (InputError, KeyError, TypeError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
         separator._load(tree, path)
@@ -684,9 +686,12 @@ class DiffusionSourceSeparator:
             }
             for name, view in dataset.items()
         }
-        config = {k: v for k, v in self.config.items() if k not in ("device", "progress")}
         begin = {} if initial is None else {"initial": tree_from_state(initial._state)}
-        return digest({"views": views, "config": config, **begin})
+        return digest({"views": views, "config": self._model_config(), **begin})
+
+    def _model_config(self):
+        """The parameters, but for those of the machine and of who watches."""
+        return {k: v for k, v in self.config.items() if k not in ("device", "progress")}
 
     def _resume(self, checkpoint, fingerprint):
         if checkpoint is None:
@@ -703,7 +708,7 @@ class DiffusionSourceSeparator:
         return {
             "kind": "model",
             "config": {
-                **self.config,
+                **self._model_config(),
                 "sources": None if self.sources is None else [*self.sources],
                 "templates": [*self.templates],
             },

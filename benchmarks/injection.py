@@ -170,7 +170,7 @@ def main(argv=None):
     methods = [*([] if ours is None else [ours]), *peers.measurements.values()]
     figures["methods"] = [summarise(method, scene) for method in methods]
     if ours is not None:
-        figures["coverage"] = coverage_rows(figures["methods"][0], figures["calibration"])
+        figures["coverage"] = coverage_rows(figures["calibration"])
     for line in report(figures):
         print(line)
     if args.out is not None:

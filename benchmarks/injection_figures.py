@@ -144,16 +144,24 @@ def _class_figures(measurement, scene, ratio, isolated, rows):
         "time_per_object_s": measurement.time_per_object,
     }
     if isinstance(measurement, Separation):
-        truth, samples = scene.catalog["flux_aperture"][rows], measurement.flux_samples[:, rows]
-        for level in LEVELS:
-            name = f"coverage_{round(100 * level)}"
-            if level > 1 - 2 / (len(samples) + 1):  # too few samples for this interval
-                figures[name] = None
-                continue
-            figures[name] = interval_coverage(samples, truth, level)
-            figures[f"{name}_error"] = float(np.sqrt(level * (1 - level) / len(rows)))
+        figures |= _coverage(
+            measurement.flux_samples[:, rows], scene.catalog["flux_aperture"][rows]
+        )
     # JSON knows no NaN.
     return {name: v if v is None or np.isfinite(v) else None for name, v in figures.items()}
+
+
+def _coverage(samples, truth):
+    """How often central intervals of samples (S, N) hold the truth (N,), with errors."""
+    figures = {}
+    for level in LEVELS:
+        name = f"coverage_{round(100 * level)}"
+        if level > 1 - 2 / (len(samples) + 1):  # too few samples for this interval
+            figures[name] = None
+            continue
+        figures[name] = interval_coverage(samples, truth, level)
+        figures[f"{name}_error"] = float(np.sqrt(level * (1 - level) / len(truth)))
+    return figures
 
 
 def calibration(measurement, scene):
@@ -169,8 +177,9 @@ def calibration(measurement, scene):
     Returns
     -------
     figures : dict
-        For ``all`` galaxies and each of the classes: ``n``, the `rank_statistics` of ``flux``,
-        ``x`` and ``y``, and the `tarp_coverage` of the three together.
+        For ``all`` galaxies and each of the classes: ``n``, the coverage of intervals of flux, the
+        `rank_statistics` of ``flux``, ``x`` and ``y``, and the `tarp_coverage` of the three
+        together.
     """
     catalog = scene.catalog
     offset = offsets(catalog["x"], catalog["y"])
@@ -188,6 +197,7 @@ def calibration(measurement, scene):
         ranks = tarp_ranks(samples[:, chosen], truth[chosen], n_references=20)
         result[name] = {
             "n": int(chosen.sum()),
+            **_coverage(samples[:, chosen, 0], truth[chosen, 0]),
             "ranks": {
                 what: rank_statistics(ranks_of(samples[:, chosen, j], truth[chosen, j]), n_samples)
                 for j, what in enumerate(("flux", "x", "y"))
@@ -197,34 +207,32 @@ def calibration(measurement, scene):
     return result
 
 
-def coverage_rows(method, calibrated):
+def coverage_rows(calibrated):
     """What tells whether the errors of fluxes are honest, as rows of a table.
 
     Parameters
     ----------
-    method : dict
-        Of `summarise`, of this package.
     calibrated : dict
         Of `calibration`.
 
     Returns
     -------
     rows : list of dict
-        One for each class.
+        One for all galaxies, and one for each class.
     """
     rows = []
-    for name in ("isolated", "blended"):
-        if name in calibrated:
-            ranks, tarp = calibrated[name]["ranks"]["flux"], calibrated[name]["tarp"]
-            row = {
-                key: method[name].get(key)
-                for key in (
-                    "n",
-                    *(f"coverage_{level}{end}" for level in (68, 95) for end in ("", "_error")),
-                )
+    for name, part in calibrated.items():
+        ranks = part["ranks"]["flux"]
+        rows.append(
+            {
+                "class": name,
+                "n": part["n"],
+                **{key: value for key, value in part.items() if key.startswith("coverage_")},
+                "slope": ranks["slope"],
+                "slope_error": ranks["slope_error"],
+                "tarp": part["tarp"]["largest_deviation"],
             }
-            slope = {key: ranks[key] for key in ("slope", "slope_error")}
-            rows.append({"class": name, **row, **slope, "tarp": tarp["largest_deviation"]})
+        )
     return rows
 
 

@@ -451,8 +451,8 @@ class FakeSeparator:
         return cls()
 
     @classmethod
-    def read(cls, path, device):
-        cls.calls.append(("read", path.name, device))
+    def read(cls, path, device, *, progress):
+        cls.calls.append(("read", path.name, device, progress))
         return cls()
 
     def fit(self, dataset, *, initial, checkpoint, resume):
@@ -523,7 +523,7 @@ def test_separate_a_file_of_views(fake, views, tmp_path):
     status = run("separate", views, "--model", "m.asdf", "-o", out, "--catalog", catalog, *options)
     assert status == 0
     assert fake.calls == [
-        ("read", "m.asdf", "auto"),
+        ("read", "m.asdf", "auto", False),  # quiet
         ("sample", "galaxy", (1, 16, 16), 3, 7),
     ]
     table = QTable.read(catalog)

@@ -387,8 +387,10 @@ def test_posterior_samples_know_their_origin(fitted, model, views):
 
 
 def test_read_what_was_written(fitted, model, views):
-    again = DiffusionSourceSeparator.read(model, device="cpu")
+    again = DiffusionSourceSeparator.read(model, device="cpu", progress=False)
     assert again.config == fitted.config
+    # Whoever wrote it did without a progress bar; that is no part of a model.
+    assert DiffusionSourceSeparator.read(model).progress
     assert again.sources_ == fitted.sources_
     assert again.source_shapes_ == fitted.source_shapes_
     assert (again.unit_, again.noise_scale_) == (fitted.unit_, fitted.noise_scale_)
@@ -745,7 +747,7 @@ def test_an_amortized_posterior(amortized, images, monkeypatch):
 
 def test_read_an_amortized_posterior(amortized, images, tmp_path):
     amortized.write(tmp_path / "model.asdf")
-    again = DiffusionSourceSeparator.read(tmp_path / "model.asdf", device="cpu")
+    again = DiffusionSourceSeparator.read(tmp_path / "model.asdf", device="cpu", progress=False)
     assert again.config == amortized.config
     assert_same(draws_of(again, images["galaxy"]), draws_of(amortized, images["galaxy"]))
     assert_same(again.sample(n_samples=2), amortized.sample(n_samples=2))

@@ -105,11 +105,12 @@ def symmetric_templates(light: Tensor) -> Tensor:
     gaussians = np.eye(len(WIDTHS))
     smooth, amplitudes = _expansions(images, radius, gaussians)
     measured = (peak > MEASURED) & complete(smooth)[1][:, None]
-    profiles = _profiles(amplitudes[measured.cpu().numpy()])
-    if len(profiles):
-        faint = (peak <= MEASURED).any(dim=1)
-        again, _ = _expansions(images[faint], radius[faint], profiles)
-        smooth[faint] = torch.where((peak > MEASURED)[faint, :, None, None], smooth[faint], again)
+    for band in range(light.shape[1]):  # each has a PSF of its own
+        profiles = _profiles(amplitudes[measured[:, band].cpu().numpy(), band])
+        if len(profiles):
+            faint = peak[:, band] <= MEASURED
+            again, _ = _expansions(images[faint, band : band + 1], radius[faint], profiles)
+            smooth[faint, band] = again[:, 0]
     template, clean = complete(smooth)
     return template[clean & (peak > LEAST_PEAK).any(dim=1)]
 

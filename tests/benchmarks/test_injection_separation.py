@@ -17,6 +17,7 @@ from benchmarks.injection_figures import (
     classes_of,
     conservation,
     corrected_ratios,
+    coverage_rows,
     report,
     summarise,
 )
@@ -142,6 +143,13 @@ def test_coverage_and_ranks(scene):
         one = measure_by_separation(scene, StandIn(scene, width), 40)
         method, calibrated = summarise(one, scene), calibration(one, scene)
         rows[width] = (method["isolated"]["coverage_68"], calibrated["all"])
+        low, high = np.quantile(one.flux_samples, [0.16, 0.84], axis=0)
+        truth = scene.catalog["flux_aperture"]
+        overall, isolated, blended = coverage_rows(calibrated)
+        assert [row["class"] for row in (overall, isolated, blended)] == list(calibrated)
+        assert overall["coverage_68"] == pytest.approx(np.mean((truth > low) & (truth < high)))
+        assert isolated["coverage_68"] == method["isolated"]["coverage_68"]
+        assert blended["slope"] == calibrated["blended"]["ranks"]["flux"]["slope"]
     assert rows[1.0][0] > 0.4
     assert rows[0.1][0] < 0.35
     assert abs(rows[1.0][1]["ranks"]["flux"]["curvature"]) < 3 * 0.5

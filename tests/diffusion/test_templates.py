@@ -143,6 +143,12 @@ def test_faint_galaxies_have_the_outskirts_of_bright_ones():
     assert 0.8 * expected < found < 1.05 * expected
     # The bright ones are what they are.
     torch.testing.assert_close(beside[60:], symmetric_templates(bright))
+    # So is a band in which none is bright.
+    factors = torch.tensor([1, 0.1])[:, None, None]
+    both = symmetric_templates(factors * torch.cat([faint, bright])[:, [0, 0]])
+    torch.testing.assert_close(both[:, :1], beside, rtol=1e-4, atol=1e-3)
+    alone = symmetric_templates(0.1 * bright)
+    torch.testing.assert_close(both[60:, 1:], alone, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("bands", [1, 2])
