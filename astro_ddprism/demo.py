@@ -143,7 +143,9 @@ def run_demo(out="ddprism-demo", *, seed=0, device="auto", settings=None, progre
         ).fit(views)
         separator.write(out / "model.asdf", overwrite=True)
     with clock("separate the galaxies"):
-        separator = DiffusionSourceSeparator.read(out / "model.asdf", device=device)
+        separator = DiffusionSourceSeparator.read(
+            out / "model.asdf", device=device, progress=progress
+        )
         samples = separator.sample(views["galaxy"], n_samples=settings.n_samples, seed=seed)
         catalog = samples.catalog(settings.aperture, progress=progress)
         samples.write(out / "separated.fits", overwrite=True, catalog=catalog)

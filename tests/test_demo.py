@@ -33,8 +33,8 @@ class CentralLight:
         path.write_text(str(self.width))
 
     @classmethod
-    def read(cls, path, device):
-        return cls(("los", "galaxy"), device=device, seed=0, progress=False,
+    def read(cls, path, device, *, progress):
+        return cls(("los", "galaxy"), device=device, seed=0, progress=progress,
                    width=float(path.read_text()))  # fmt: skip
 
     def sample(self, view, n_samples, *, seed):
@@ -129,7 +129,7 @@ def test_out_that_is_no_folder_is_refused(tmp_path):
         run_demo(tmp_path / "file")
 
 
-def test_with_the_separator_itself(tmp_path):
+def test_with_the_separator_itself(tmp_path, capsys):
     """Small, and too short to separate well; but nothing is a stand-in."""
     options = {
         "n_em_iterations": 1,
@@ -144,6 +144,7 @@ def test_with_the_separator_itself(tmp_path):
         shape=SHAPE, size=16, n_samples=8, separator=options, n_rows=3, detection={}
     )
     metrics = run_demo(tmp_path, seed=2, device="cpu", settings=settings, progress=False)
+    assert "posterior samples" not in capsys.readouterr().err  # no bars
     assert sorted(p.name for p in tmp_path.iterdir()) == FILES
     assert metrics["n_randoms"] == 2 * metrics["n_galaxies"]
     assert metrics["residual_std"] == pytest.approx(1, abs=0.25)
