@@ -160,10 +160,16 @@ def _expansions(light: Tensor, radius: Tensor, profiles) -> tuple[Tensor, np.nda
 
 
 def _fit(values, profiles, weight):
-    """Amplitudes of profiles (columns) on a pedestal; the weights are where to begin from."""
+    """Amplitudes of profiles (columns) on a pedestal; the weights are where to begin from.
+
+    All zero, so that the image is left out, where the fit finds no end.
+    """
     basis = np.column_stack([np.ones(len(values)), profiles])
     for _ in range(N_FITS):
-        amplitudes, _ = nnls(basis * weight[:, np.newaxis], values * weight)
+        try:
+            amplitudes, _ = nnls(basis * weight[:, np.newaxis], values * weight, maxiter=1000)
+        except RuntimeError:  # between sets of profiles that do as well but for rounding
+            return np.zeros(profiles.shape[1])
         model = basis @ amplitudes
         error = np.hypot(DRAW_NOISE, MODEL_ERROR * model)
         outlier = ((values - model) / error / LEAST_OUTLIER).clip(min=1)
