@@ -72,7 +72,16 @@ class DemoSettings:
     deconvolve: bool = False
     detection: dict = dataclasses.field(default_factory=lambda: {"min_snr": 25})
     separator: dict = dataclasses.field(
-        default_factory=lambda: {"n_first_images": 32_000, "n_images": 10_000}
+        default_factory=lambda: {
+            "posterior": "amortized",
+            "templates": ("galaxy",),
+            "flux_factors": {"galaxy": (0.2, 4.0)},
+            "n_posterior_images": 120_000,
+            "n_first_images": 32_000,
+            "n_images": 10_000,
+            "n_em_iterations": 1,
+            "train_batch_size": 64,
+        }
     )
     n_samples: int = 16
     aperture: float = 6.0
