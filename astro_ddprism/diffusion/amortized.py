@@ -276,23 +276,23 @@ class _Estimate:
 
     def add(self, output: Tensor) -> Tensor:
         """The estimate: the mean plus C^(1/2) F."""
-        along = (self._direction * output).sum(dim=1, keepdim=True)
         shrink = 1 - self._total.rsqrt()
-        return self.mean + self._scale * (output - shrink * along * self._direction)
+        return self.mean + self._scale * (output - shrink * self._along(output) * self._direction)
 
     def remove(self, x: Tensor) -> Tensor:
         """The output F that gives x."""
         whitened = (x - self.mean) / self._scale
-        along = (self._direction * whitened).sum(dim=1, keepdim=True)
-        return whitened + (self._total.sqrt() - 1) * along * self._direction
+        stretch = self._total.sqrt() - 1
+        return whitened + stretch * self._along(whitened) * self._direction
 
     def power(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Mean square of outputs along the sum of the sources, and of the rest: (B,) each."""
-        along = (self._direction * output).sum(dim=1, keepdim=True)
-        rest = output - along * self._direction
-        return along.square().flatten(1).mean(dim=1), rest.square().sum(dim=1).flatten(1).mean(
-            dim=1
-        )
+        along = self._along(output)
+        rest = (output - along * self._direction).square().sum(dim=1)
+        return along.square().flatten(1).mean(dim=1), rest.flatten(1).mean(dim=1)
+
+    def _along(self, output: Tensor) -> Tensor:
+        return (self._direction * output).sum(dim=1, keepdim=True)
 
 
 def _surroundings(power: Tensor, seen: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def symmetric_templates(light: Tensor) -> Tensor:
         structure = torch.where(ellipse < CORE, symmetric - smooth, 0.0)
         level = _smooth(structure, SMOOTHING).abs()
         template = smooth + (level / LEAST_STRUCTURE - 1).clip(0, 1) * structure
-        # Band by band: one that is contaminated spoils the image, one of nothing but noise not.
+        # Band by band: a contaminated one spoils the image, one of nothing but noise does not.
         left = _smooth(light - template, SMOOTHING)
         inside = torch.where(ellipse < CORE + 1, left, -torch.inf).amax(dim=(-2, -1))
         beside = torch.where(near, left, -torch.inf).amax(dim=(-2, -1))
