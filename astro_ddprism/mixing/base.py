@@ -12,7 +12,9 @@ the observations of a mini-batch.
 
 A new operator is a subclass in a module of its own. It says its shapes, ``_apply``,
 ``_apply_adjoint`` and ``state``, and names its tensors in ``_tensors``; selection, moving between
-devices and storage follow from these. Subclasses are found by their class name.
+devices and storage follow from these. Subclasses are found by their class name, which no other
+operator may have; those of other packages through the entry points ``astro_ddprism.operators``
+(`~astro_ddprism.registry.Registry`).
 """
 
 import abc
@@ -23,11 +25,12 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..registry import Registry
 
-__all__ = ["MixingOperator", "operator_from_state"]
+__all__ = ["OPERATORS", "MixingOperator", "operator_from_state"]
 
-_REGISTRY: dict[str, type["MixingOperator"]] = {}
+OPERATORS = Registry("mixing operator", entry_points="astro_ddprism.operators")
+"""The mixing operators, by the names that files give them."""
 
 
 class MixingOperator(abc.ABC):
@@ -52,7 +55,7 @@ class MixingOperator(abc.ABC):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        _REGISTRY[cls.__name__] = cls
+        OPERATORS.register()(cls)
 
     @property
     @abc.abstractmethod
@@ -204,7 +207,7 @@ def operator_from_state(state: Mapping) -> MixingOperator:
     Raises
     ------
     InputError
-        If no class of that name is known.
+        If no class of that name is known, or its package cannot be imported.
 
     Examples
     --------
@@ -212,12 +215,7 @@ def operator_from_state(state: Mapping) -> MixingOperator:
     >>> operator_from_state(Identity((1, 32, 32)).state())
     <Identity (1, 32, 32) -> (1, 32, 32), shared>
     """
-    name = state.get("operator")
-    if name not in _REGISTRY:
-        raise InputError(
-            f"mixing operator: found {name!r}, expected one of {', '.join(sorted(_REGISTRY))}"
-        )
-    return _REGISTRY[name].from_state(state)
+    return OPERATORS[state.get("operator")].from_state(state)
 
 
 def as_tensor(values, dtype: torch.dtype | None = None) -> torch.Tensor:

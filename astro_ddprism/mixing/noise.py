@@ -16,7 +16,8 @@ Noise may depend on the light that it is the noise of, as that of photons does. 
 noise of observations whose light is known; for all other noise it is the noise itself.
 
 A new kind of noise is a subclass of `Noise` in a module of its own. Like mixing operators, kinds of
-noise are found by their class name.
+noise are found by their class name; those of other packages through the entry points
+``astro_ddprism.noises``.
 """
 
 import abc
@@ -26,11 +27,13 @@ from typing import ClassVar, Self
 import torch
 
 from ..errors import InputError
+from ..registry import Registry
 from .base import array_dtype, as_tensor, move, select
 
-__all__ = ["DiagonalNoise", "Noise", "noise_from_state"]
+__all__ = ["NOISES", "DiagonalNoise", "Noise", "noise_from_state"]
 
-_REGISTRY: dict[str, type["Noise"]] = {}
+NOISES = Registry("noise", entry_points="astro_ddprism.noises")
+"""The kinds of noise, by the names that files give them."""
 
 
 class Noise(abc.ABC):
@@ -49,7 +52,7 @@ class Noise(abc.ABC):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        _REGISTRY[cls.__name__] = cls
+        NOISES.register()(cls)
 
     @abc.abstractmethod
     def _whiten(self, r: torch.Tensor) -> torch.Tensor:
@@ -261,7 +264,7 @@ def noise_from_state(state: Mapping) -> Noise:
     Raises
     ------
     InputError
-        If no class of that name is known.
+        If no class of that name is known, or its package cannot be imported.
 
     Examples
     --------
@@ -269,10 +272,7 @@ def noise_from_state(state: Mapping) -> Noise:
     >>> noise_from_state(DiagonalNoise([[4.0, 1.0]]).state())
     <DiagonalNoise (2,), 1 observations>
     """
-    name = state.get("noise")
-    if name not in _REGISTRY:
-        raise InputError(f"noise: found {name!r}, expected one of {', '.join(sorted(_REGISTRY))}")
-    return _REGISTRY[name].from_state(state)
+    return NOISES[state.get("noise")].from_state(state)
 
 
 class DiagonalNoise(Noise):

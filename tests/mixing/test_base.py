@@ -139,6 +139,14 @@ def test_a_new_operator_is_found_by_its_name():
     assert negative(torch.ones(1, 2)).tolist() == [[-1, -1]]
 
 
+def test_a_second_operator_of_a_name_is_refused(normal):
+    state = Amplitude(normal(5), SHAPE).state()
+    message = r"^mixing operator 'Amplitude': found .*<locals>\.Amplitude beside astro_ddprism\..*"
+    with pytest.raises(InputError, match=message):
+        type("Amplitude", (Amplitude,), {"__qualname__": "f.<locals>.Amplitude"})
+    assert type(operator_from_state(state)) is Amplitude
+
+
 @pytest.mark.parametrize("state", [{"operator": "Nothing"}, {}])
 def test_unknown_operator(state):
     with pytest.raises(InputError, match=r"found .*, expected one of .*Convolution"):

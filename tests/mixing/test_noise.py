@@ -274,6 +274,13 @@ def test_a_new_kind_is_found_by_its_name():
     assert isinstance(noise, Noise)
 
 
+def test_a_second_kind_of_a_name_is_refused():
+    state = DiagonalNoise([[1.0]]).state()
+    with pytest.raises(InputError, match=r"^noise 'DiagonalNoise': found .* beside astro_ddprism"):
+        type("DiagonalNoise", (DiagonalNoise,), {"__module__": "theirs"})
+    assert type(noise_from_state(state)) is DiagonalNoise
+
+
 @pytest.mark.parametrize("state", [{"noise": "Nothing"}, {}])
 def test_unknown_noise(state):
     with pytest.raises(InputError, match=r"noise: found .*, expected one of .*DiagonalNoise"):
