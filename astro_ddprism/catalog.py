@@ -17,8 +17,8 @@ its limit: with a probability of 84 % it is fainter.
 
 import numpy as np
 from astropy import units as u
-from astropy.units import photometric
 
+from . import units
 from .errors import InputError
 from .photometry import ellipse
 from .quality import Quality, Surroundings, is_bad_fit
@@ -150,13 +150,8 @@ class _Magnitudes:
             if not (is_magnitude and zero_point.isscalar and np.isfinite(zero_point.value)):
                 raise InputError(f"zero_point: found {zero_point}, expected one magnitude")
             self.unit, self.zero_point = zero_point.unit, float(zero_point.value)
-        elif unit.is_equivalent(u.Jy):
-            self.unit, self.zero_point = u.ABmag, float((1 * unit).to_value(u.ABmag))
-        elif unit.is_equivalent(photometric.mgy):  # maggies: AB magnitude 0 is the flux 1
-            self.unit, self.zero_point = u.ABmag, -2.5 * np.log10(unit.to(photometric.mgy))
-
-        if self.unit is not None:
-            self.zero_point += 0.0  # no negative zero
+        elif (known := units.zero_point(unit)) is not None:
+            self.unit, self.zero_point = u.ABmag, known + 0.0  # no negative zero
 
     def __call__(self, flux):
         """Plain magnitudes of plain fluxes: infinite where there is none."""

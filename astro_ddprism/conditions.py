@@ -21,6 +21,7 @@ import numpy as np
 from astropy import units as u
 
 from .errors import InputError
+from .units import AB_FLUX, zero_point
 
 __all__ = ["SurveyConditions", "TrainingData", "check_conditions", "check_view"]
 
@@ -75,15 +76,12 @@ class SurveyConditions:
     @property
     def zero_point(self) -> float | None:
         """AB magnitude of a flux of 1, where the unit tells."""
-        try:
-            return float((1 * self.unit).to_value(u.ABmag, u.zero_point_flux(1 * u.AB)))
-        except u.UnitConversionError:
-            return None
+        return zero_point(self.unit)
 
     def to(self, unit) -> "SurveyConditions":
         """The same with the noise in another unit of flux."""
         return SurveyConditions(
-            self.pixel_scale, self.noise.to(unit), self.psf_fwhm, self.bands, self.images
+            self.pixel_scale, self.noise.to(unit, AB_FLUX), self.psf_fwhm, self.bands, self.images
         )
 
     @classmethod
@@ -107,7 +105,7 @@ class SurveyConditions:
         widths = [one.psf_fwhm for one in known if one.psf_fwhm is not None]
         return cls(
             np.median(u.Quantity([one.pixel_scale for one in known])),
-            np.median(u.Quantity([one.noise for one in known], first.unit), axis=0),
+            np.median(u.Quantity([one.to(first.unit).noise for one in known]), axis=0),
             np.median(u.Quantity(widths), axis=0) if widths else None,
             first.bands,
             tuple(dict.fromkeys(name for one in known for name in one.images)),
@@ -312,7 +310,7 @@ def _check_widths(found, expected, label):
 
 def _compare_noise(found, expected, label):
     try:
-        noise = found.noise.to(expected.unit, u.zero_point_flux(1 * u.AB))
+        noise = found.noise.to(expected.unit, AB_FLUX)
     except u.UnitConversionError:
         return  # of fluxes that cannot be compared the separator tells
     if noise.shape != expected.noise.shape:

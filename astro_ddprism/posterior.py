@@ -25,6 +25,7 @@ from .io.product import product_hdus
 from .metrics import aperture_flux
 from .photometry import measure
 from .sources import SourceGrid, SourceImages
+from .units import AB_FLUX
 from .view import View
 
 __all__ = ["PosteriorSamples", "SourceImages"]
@@ -428,7 +429,7 @@ class PosteriorSamples:
         """Values of a source in the view's unit, with WCS if those of its pixels are known."""
         values = u.Quantity(values, getattr(values, "unit", self.view.unit), copy=False)
         wcs = self.grid.wcs if self.grid.holds(source) else None
-        return SourceImages(values.to_value(self.view.unit), self.view.unit, wcs)
+        return SourceImages(values.to_value(self.view.unit, AB_FLUX), self.view.unit, wcs)
 
     def _check_one_image(self):
         if not isinstance(self.view, View):

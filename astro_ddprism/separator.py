@@ -27,6 +27,7 @@ from .models import find_model
 from .options import check_options
 from .posterior import PosteriorSamples
 from .progress import Progress
+from .units import AB_FLUX
 
 __all__ = ["DiffusionSourceSeparator"]
 
@@ -420,7 +421,7 @@ class DiffusionSourceSeparator:
         self._check_source(source)
         shape = self.source_shapes_[source]
         try:
-            values = u.Quantity(x, getattr(x, "unit", self.unit_)).to_value(self.unit_)
+            values = u.Quantity(x, getattr(x, "unit", self.unit_)).to_value(self.unit_, AB_FLUX)
         except u.UnitConversionError as error:
             raise InputError(f"x: unit {x.unit}; expected {self.unit_}") from error
         if values.shape[1:] != shape:
@@ -739,8 +740,8 @@ class DiffusionSourceSeparator:
 
 
 def _flux(quantity, unit) -> float:
-    """A flux in another unit; maggies are those of the AB system."""
-    return float(quantity.to_value(unit, u.zero_point_flux(1 * u.AB)))
+    """A flux in another unit."""
+    return float(quantity.to_value(unit, AB_FLUX))
 
 
 def _has_psf(view, source) -> bool:

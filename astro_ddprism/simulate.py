@@ -20,10 +20,9 @@ from scipy.spatial import cKDTree
 from .errors import InputError
 from .io.fits import write_fits
 from .profiles import MoffatRenderer
+from .units import AB_FLUX
 
 __all__ = ["SimulatedField", "TruthCutouts", "simulate_field"]
-
-AB_ZERO_POINT = 23.9  # magnitude of one microjansky
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,7 +320,7 @@ def simulate_field(
     ny, nx = (int(s) for s in shape)
     if min(ny, nx) < 1:
         raise InputError(f"shape: {shape}, expected two positive integers")
-    sigma = u.Quantity(noise).to_value(u.uJy)
+    sigma = u.Quantity(noise).to_value(u.uJy, AB_FLUX)
     if not sigma > 0:
         raise InputError(f"noise: {noise}, expected a positive flux")
     if effective_gain is not None:
@@ -355,8 +354,8 @@ def simulate_field(
     # Counts, not their Gaussian approximation: a simulation need not share it.
     light = model if effective_gain is None else _counted(rng, model, effective_gain.value)
     data = light + sigma * rng.standard_normal((ny, nx))
-    mask = data > u.Quantity(saturation).to_value(u.uJy)
-    data = np.minimum(data, u.Quantity(saturation).to_value(u.uJy))
+    saturation = u.Quantity(saturation).to_value(u.uJy, AB_FLUX)
+    mask, data = data > saturation, np.minimum(data, saturation)
     columns = rng.choice(nx, size=min(n_bad_columns, nx), replace=False)
     mask[:, columns] = True
     data[:, columns] = 0.0
@@ -376,7 +375,7 @@ def simulate_field(
 def _checked_gain(gain):
     """Electrons per microjansky: a positive Quantity."""
     try:
-        value = u.Quantity(gain).to(u.electron / u.uJy)
+        value = u.Quantity(gain).to(u.electron / u.uJy, AB_FLUX)
     except u.UnitConversionError:
         value = None
     if value is None or not value.isscalar or not 0 < value.value < np.inf:
@@ -436,7 +435,7 @@ def _catalog(rng, galaxies, stars, shape, margin):
             "kind": kind[order],
             "x": x,
             "y": y,
-            "flux": 10 ** (0.4 * (AB_ZERO_POINT - columns["magnitude"])) * u.uJy,
+            "flux": (columns["magnitude"] * u.ABmag).to(u.uJy),
             "magnitude": columns["magnitude"] * u.mag,
             "half_light_radius": columns["half_light_radius"] * u.arcsec,
             "sersic_index": columns["sersic_index"],

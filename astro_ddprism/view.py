@@ -27,6 +27,7 @@ from astropy.wcs import WCS
 from .errors import InputError
 from .mixing import DiagonalNoise, MixingOperator, Noise, PhotonNoise
 from .observations import Observations
+from .units import AB_FLUX
 
 __all__ = ["Batch", "View"]
 
@@ -312,7 +313,7 @@ class View(Observations):
         """
         index = self._rows(index)
         if isinstance(scale, u.Quantity):
-            scale = scale.to_value(self.unit)
+            scale = scale.to_value(self.unit, AB_FLUX)
         # In float64 until it is scaled: variances of fluxes in W / m2 leave the range of float32.
         y = self.data[index].astype(np.float64) / scale
         if self.noise is None:
@@ -349,8 +350,10 @@ class View(Observations):
             known = u.Unit(unit)
         except (TypeError, ValueError):
             known = None
-        if known is None or isinstance(known, u.UnrecognizedUnit):
-            raise self._error("unit", repr(str(unit)), "a unit that astropy.units knows")
+        # Magnitudes do not add as light does.
+        linear = isinstance(known, u.UnitBase) and not isinstance(known, u.UnrecognizedUnit)
+        if not linear or u.dex in known.decompose().bases:
+            raise self._error("unit", repr(str(unit)), "a linear unit that astropy.units knows")
         return known
 
     def _values(self, argument, values, unit):
@@ -362,7 +365,7 @@ class View(Observations):
             values, mask = values.data, np.ma.getmaskarray(values)
         if isinstance(values, u.Quantity):
             try:
-                values = u.Quantity(values, dtype=float).to_value(unit)
+                values = u.Quantity(values, dtype=float).to_value(unit, AB_FLUX)
             except u.UnitConversionError as error:
                 raise self._error(argument, f"unit {values.unit}", f"one like {unit}") from error
         values = np.asarray(values)

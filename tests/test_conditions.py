@@ -58,7 +58,9 @@ def test_lines():
 def test_several_together():
     assert SurveyConditions.combined([None, None]) is None
     other = replace(R, noise=[0.032] * u.uJy, psf_fwhm=[0.95] * u.arcsec, images=("s.fits",))
-    both = SurveyConditions.combined([R, None, other, replace(R, psf_fwhm=None)])
+    in_maggies = R.to("nmgy")
+    assert in_maggies.noise.to_value("nmgy")[0] == pytest.approx(16 / 3630.780548)
+    both = SurveyConditions.combined([R, None, other, replace(in_maggies, psf_fwhm=None)])
     assert both.noise[0].to_value(u.nJy) == pytest.approx(16)
     assert both.psf_fwhm[0].to_value(u.arcsec) == pytest.approx(0.9)
     assert both.images == ("r.fits", "s.fits")

@@ -60,6 +60,9 @@ def test_units_follow_the_first_view():
     dataset = MultiViewDataset.from_arrays(views)
     assert dataset.unit == dataset["two"].unit == u.nJy
     np.testing.assert_allclose(dataset["two"].data, views["two"]["data"] * 1000, rtol=1e-6)
+    views["two"]["unit"] = "nmgy"
+    two = MultiViewDataset.from_arrays(views)["two"]
+    np.testing.assert_allclose(two.data, views["two"]["data"] * 3630.780548, rtol=1e-6)
     views["two"]["unit"] = "m"
     with pytest.raises(InputError, match="view 'two': data: found unit m, expected one like nJy"):
         MultiViewDataset.from_arrays(views)
@@ -232,6 +235,13 @@ def test_from_fits_converts_units():
     assert view.unit == u.nJy
     assert view.data[1, 0, 5, 5] == 2000
     assert view.variance[1, 0, 5, 5] == 250_000
+    images[1] = cutout(1, unit="nmgy")
+    gain = 3 * u.electron / u.nmgy
+    view = MultiViewDataset.from_fits({"random": images}, effective_gain=gain)["random"]
+    one = view.to("nmgy")
+    np.testing.assert_allclose(view.data[1], 3630.780548 * view.data[0], rtol=1e-6)
+    np.testing.assert_allclose(view.variance[1], 3630.780548**2 * view.variance[0], rtol=1e-6)
+    np.testing.assert_allclose(one.effective_gain.value, 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

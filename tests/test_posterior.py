@@ -97,12 +97,13 @@ def test_images_are_quantities_in_all_else(samples):
 
 
 def test_samples_in_another_unit_are_converted(samples, view):
-    draws = {source: x.to(u.mJy) for source, x in samples.samples.items()}
-    again = PosteriorSamples(draws, view)
-    np.testing.assert_allclose(
-        again.mean["los"].value, samples.mean["los"].value, rtol=1e-5, atol=1e-6
-    )
-    assert again.mean["los"].unit == u.uJy
+    for factor, unit in ((1e-3, u.mJy), (1 / 3630.780548e6, u.mgy)):
+        draws = {source: factor * x.value * unit for source, x in samples.samples.items()}
+        again = PosteriorSamples(draws, view)
+        np.testing.assert_allclose(
+            again.mean["los"].value, samples.mean["los"].value, rtol=1e-5, atol=1e-6
+        )
+        assert again.mean["los"].unit == u.uJy
 
 
 def test_one_sample_has_no_spread(samples, view):

@@ -593,6 +593,8 @@ def test_maggies_are_those_of_the_ab_system(fitted, views):
     found, expected = (fitted.sample(v, 2).samples["a"] for v in (view, views["second"]))
     assert found.unit == u.nmgy
     np.testing.assert_allclose(3.630781 * found.value, expected.value, rtol=1e-3, atol=1e-3)
+    same = fitted.log_prob(found[0], "a"), fitted.log_prob(3.630781 * found[0].value, "a")
+    np.testing.assert_allclose(*same, rtol=1e-4)
 
 
 def test_half_precision(fitted_images, images, tmp_path):

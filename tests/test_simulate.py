@@ -117,6 +117,24 @@ def test_saturated_pixels_and_dead_columns_are_masked():
     assert (image.data[:, image.mask.all(axis=0)] == 0).all()
 
 
+def test_fluxes_may_be_in_maggies():
+    """A nanomaggie is 3.630780548 microjansky."""
+    factor = 3.630780548
+    given = {
+        "noise": 0.03 * u.uJy,
+        "saturation": 1 * u.uJy,
+        "effective_gain": 50 * u.electron / u.uJy,
+    }
+    options = {"n_bad_columns": 0, "seed": 1}
+    maggies = {"noise": 0.03 / factor * u.nmgy, "saturation": 1 / factor * u.nmgy,
+               "effective_gain": 50 * factor * u.electron / u.nmgy}  # fmt: skip
+    one, other = (simulate_field((64, 64), **options, **some) for some in (given, maggies))
+    np.testing.assert_allclose(other.image.data, one.image.data, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(other.image.mask, one.image.mask)
+    magnitudes = one.catalog["flux"].to_value(u.ABmag)
+    np.testing.assert_allclose(one.catalog["magnitude"].value, magnitudes, rtol=1e-12)
+
+
 @pytest.mark.parametrize("size", [16, 21])
 @pytest.mark.parametrize("on_sky", [False, True])
 def test_truth_is_on_the_cutouts_pixels(field, size, on_sky):

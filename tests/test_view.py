@@ -7,6 +7,7 @@ from astropy.utils.masked import Masked
 from astropy.wcs import WCS
 
 from astro_ddprism import InputError, View
+from astro_ddprism.conditions import SurveyConditions
 from astro_ddprism.mixing import (
     Amplitude,
     Convolution,
@@ -99,6 +100,36 @@ def test_conversion(data):
     assert (view.ids[2], view.name, view.unit) == ("c", "x", u.nJy)
     with pytest.raises(InputError, match="view 'x': data: found unit nJy"):
         view.to("m")
+
+
+def test_conversion_of_maggies(data):
+    """A nanomaggie is 3630.78 nJy: of data, variances, gains, noise, conditions and scales."""
+    conditions = SurveyConditions(0.2 * u.arcsec, [0.5] * u.nmgy)
+    view = make(data, unit="nmgy", effective_gain=4.0, conditions=conditions)
+    other, factor = view.to("nJy"), 3630.780548
+    np.testing.assert_allclose(other.data, factor * data, rtol=1e-6)
+    np.testing.assert_allclose(other.variance, 0.25 * factor**2, rtol=1e-6)
+    gain = other.effective_gain.to_value(u.electron / u.nJy)
+    np.testing.assert_allclose(gain, 4 / factor, rtol=1e-6)
+    assert other.conditions.noise.to_value(u.nJy) == pytest.approx([0.5 * factor])
+    batch, same = (view.batch(scale=scale) for scale in (2.0, 2 * factor * u.nJy))
+    torch.testing.assert_close(batch.y, same.y)
+    # As they are given, too.
+    again = make(
+        data * u.nmgy,
+        variance=0.25 * factor**2 * u.nJy**2,
+        effective_gain=4 / factor * u.electron / u.nJy,
+        unit="nJy",
+    )
+    np.testing.assert_allclose(again.data, other.data, rtol=1e-6)
+    np.testing.assert_allclose(again.variance, other.variance, rtol=1e-6)
+    np.testing.assert_allclose(again.effective_gain, other.effective_gain, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [u.ABmag, u.mag, u.dex])
+def test_magnitudes_are_no_linear_flux(data, unit):
+    with pytest.raises(InputError, match=r"view: unit: found .*, expected a linear unit"):
+        make(data, unit=unit)
 
 
 def test_faint_units_lose_nothing(data):

@@ -33,6 +33,7 @@ from scipy.ndimage import maximum_filter
 
 from ..errors import InputError
 from ..progress import photutils_bar
+from ..units import AB_FLUX
 from .noise import measure_background, smooth
 from .psf import half_light_radius
 
@@ -342,7 +343,8 @@ def select_galaxies(
 
 def _flux(value, unit, name):
     try:
-        return u.Quantity(value, unit if not isinstance(value, u.Quantity) else None).to(unit)
+        given = u.Quantity(value, unit if not isinstance(value, u.Quantity) else None)
+        return given.to(unit, AB_FLUX)
     except u.UnitConversionError as error:
         raise InputError(f"{name}: found {value}, expected a flux in {unit}") from error
 

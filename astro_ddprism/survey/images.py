@@ -20,6 +20,7 @@ from astropy.nddata import NDData
 from astropy.wcs import WCS
 
 from ..errors import InputError
+from ..units import AB_FLUX
 from .files import NOISE_NAMES, as_float
 from .ingest import from_file, from_nddata, to_variance
 from .noise import estimate_noise as measure_sky
@@ -273,12 +274,12 @@ def _zero_point(zero_point, raw):
 
 def _calibrated(image, zero_point):
     """An image of counts in microjansky."""
-    if image.unit.is_equivalent(u.Jy) or image.unit.is_equivalent(u.mgy):
+    if image.unit.is_equivalent(u.Jy, AB_FLUX):
         raise InputError(
             f"{image.filename}: found a zero point and the unit {image.unit}, which has one of its "
             "own; expected one or the other"
         )
-    factor = float((10 ** (-0.4 * zero_point) * u.AB).to_value(u.uJy))
+    factor = float((zero_point * u.ABmag).to_value(u.uJy))
     return _scaled(image, factor, u.uJy)
 
 
@@ -486,7 +487,7 @@ def _on_grid(image, first):
     if image.unit == first.unit:
         return image
     try:
-        factor = image.unit.to(first.unit)
+        factor = image.unit.to(first.unit, equivalencies=AB_FLUX)
     except u.UnitConversionError as error:
         raise InputError(
             f"{image.filename}: found the unit {image.unit}, expected one that converts to the "

@@ -16,6 +16,7 @@ from astropy.nddata import (
 from astropy.wcs import WCS, FITSFixedWarning
 
 from ..errors import InputError
+from ..units import AB_FLUX
 from .files import NOISE_NAMES, find_extension, open_fits, parse_unit, read_extension, read_plane
 
 __all__ = ["RawImage", "from_file", "from_nddata", "to_variance"]
@@ -90,7 +91,7 @@ def _gain(spec, raw, hdus, headers):
     role = "effective_gain"
     if isinstance(spec, u.Quantity):
         try:
-            return spec.to_value(u.electron / raw.unit), role
+            return spec.to_value(u.electron / raw.unit, AB_FLUX), role
         except u.UnitConversionError as error:
             raise InputError(
                 f"{role}: found unit {spec.unit}, expected one like {u.electron / raw.unit}"

@@ -10,6 +10,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from ..conditions import SurveyConditions
 from ..errors import InputError
 from ..frame import SourceFrame
+from ..units import AB_FLUX
 
 __all__ = ["Stamps", "stack_stamps"]
 
@@ -111,7 +112,7 @@ def stack_stamps(images, autocorrelation=None) -> Stamps:
         raise InputError(f"found no image for any of {len(images)} observations, expected some")
     first = known[0]
     for image in known:
-        if image.shape != first.shape or not image.unit.is_equivalent(first.unit):
+        if image.shape != first.shape or not image.unit.is_equivalent(first.unit, AB_FLUX):
             raise InputError(
                 f"{image.filename}: found shape {image.shape} in {image.unit}, expected "
                 f"{first.shape} in {first.unit} as in {first.filename}"
@@ -121,7 +122,7 @@ def stack_stamps(images, autocorrelation=None) -> Stamps:
     mask, saturated = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for i, image in enumerate(images):
         if image is not None:
-            factor = image.unit.to(first.unit)
+            factor = image.unit.to(first.unit, equivalencies=AB_FLUX)
             data[i], variance[i] = factor * image.data, factor**2 * image.variance
             mask[i], saturated[i] = image.mask, image.saturated
     gain = None
@@ -129,7 +130,8 @@ def stack_stamps(images, autocorrelation=None) -> Stamps:
         gain = np.full(shape, np.inf)
         for i, image in enumerate(images):
             if image is not None and image.effective_gain is not None:
-                gain[i] = image.effective_gain / image.unit.to(first.unit)
+                factor = image.unit.to(first.unit, equivalencies=AB_FLUX)
+                gain[i] = image.effective_gain / factor
     return Stamps(
         data=data,
         variance=variance,

@@ -87,7 +87,7 @@ def test_counts_add_up(objects):
 
 def test_flux_range_and_units(objects):
     low, high = np.percentile(objects["flux"].value, [40, 90])
-    for unit, factor in ((u.uJy, 1), (u.nJy, 1e3)):
+    for unit, factor in ((u.uJy, 1), (u.nJy, 1e3), (u.nmgy, 1 / 3.630780548)):
         some = select_galaxies(
             objects, min_snr=0, min_flux=low * factor * unit, max_flux=high * factor * unit
         )

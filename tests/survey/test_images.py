@@ -131,6 +131,8 @@ def test_uncertainty_in_another_unit(ccd):
     ccd = NDData(ccd.data, unit=u.nJy, wcs=ccd.wcs)
     ccd.uncertainty = InverseVariance(np.full(SHAPE, 0.25e6), unit=u.uJy**-2)
     assert_allclose(read_image(ccd).variance, 4)
+    image = read_image(ccd, effective_gain=3630.780548 * u.electron / u.nmgy)
+    assert_allclose(image.effective_gain, 1, rtol=1e-6)
 
 
 def test_estimated_noise_and_background(ccd):
