@@ -1,3 +1,4 @@
+import hashlib
 import os
 import re
 import signal
@@ -482,3 +483,17 @@ def test_damaged_anywhere(dataset, tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(InputError, match=r"flipped\.asdf: found a truncated or damaged ASDF file"):
         MultiViewDataset.read(path)
+
+
+def test_checksums_are_those_of_the_standard(tmp_path):
+    """MD5 of the bytes of a block as they are stored, whichever version of asdf will read it."""
+    path = tmp_path / "model.asdf"
+    write_tree(path, {"kind": "model", "array": np.zeros((64, 64))}, compression="zlib")
+    content = path.read_bytes()
+    start = content.index(b"\xd3BLK")
+    size = int.from_bytes(content[start + 4 : start + 6], "big")
+    header, body = content[start + 6 : start + 6 + size], content[start + 6 + size :]
+    assert header[4:8] == b"zlib"
+    used = int.from_bytes(header[16:24], "big")
+    assert used < 64 * 64 * 8
+    assert header[32:48] == hashlib.md5(body[:used]).digest()
