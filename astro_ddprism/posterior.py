@@ -471,7 +471,7 @@ class PosteriorSamples:
             for s in range(self.n_samples):
                 signal = torch.from_numpy(model[s, rows])
                 whitened = batch.noise.at(signal).whiten(batch.y - signal)
-                total[s, rows] = whitened.square().flatten(1).sum(1)
+                total[s, rows] = whitened.square().flatten(1).sum(1).numpy()
         return total
 
     def _mixed(self, sources):
