@@ -532,6 +532,69 @@ def test_an_unfinished_fit_is_no_model(views, tmp_path, monkeypatch, iteration):
         DiffusionSourceSeparator.read(checkpoint)
 
 
+# --- fits that do not end ----------------------------------------
+
+
+def known(separator):
+    """Another separator that has learned the same, for a test to spoil."""
+    return copy.copy(separator)
+
+
+def brighter(dataset):
+    """The same in another unit, 100 times as bright."""
+    return MultiViewDataset(
+        {
+            name: View(100 * v.data, variance=1e4 * v.variance, mixing=v.mixing, unit=UNIT)
+            for name, v in dataset.items()
+        }
+    )
+
+
+@pytest.mark.parametrize("reason", ["initial", "checkpoint", "network", "dataset"])
+def test_a_refused_fit_leaves_what_was_learned(fitted, views, tmp_path, monkeypatch, reason):
+    monkeypatch.setattr(module.ExpectationMaximization, "run", None)  # no work is begun
+    separator, dataset, options = known(fitted), brighter(views), {}
+    if reason == "initial":
+        options = {"initial": DiffusionSourceSeparator(**FLAT)}
+    elif reason == "checkpoint":
+        options = {"checkpoint": tmp_path / "absent", "resume": True}
+    elif reason == "network":
+        separator.network_options = {"hight": 3}
+    else:
+        separator.sources = ("a", "c")
+    with pytest.raises(InputError):
+        separator.fit(dataset, **options)
+    assert separator.noise_scale_ == fitted.noise_scale_
+    assert separator.training_ == fitted.training_
+    assert_same(separator.sample(n_samples=3), fitted.sample(n_samples=3))
+    assert_same(draws_of(separator, views["second"]), draws_of(fitted, views["second"]))
+
+
+@pytest.mark.parametrize("iteration", [1, 3])
+def test_an_interrupted_fit_leaves_what_was_learned(
+    fitted, views, tmp_path, monkeypatch, iteration
+):
+    killing(monkeypatch, iteration)
+    separator, new = known(fitted), DiffusionSourceSeparator(**FLAT)
+    with pytest.raises(Killed):
+        separator.fit(brighter(views), checkpoint=tmp_path / "fit.checkpoint")
+    assert len(separator.history_) == len(fitted.history_)
+    assert_same(separator.sample(n_samples=3), fitted.sample(n_samples=3))
+    killing(monkeypatch, iteration)
+    with pytest.raises(Killed):
+        new.fit(views, checkpoint=tmp_path / "fit.checkpoint")
+    with pytest.raises(InputError, match="learned nothing yet"):
+        new.sample(n_samples=3)
+    assert not hasattr(new, "sources_")
+
+
+def test_a_new_fit_forgets_the_file(model, views):
+    """Draws name the file whose model they are from."""
+    separator = DiffusionSourceSeparator.read(model, device="cpu", progress=False)
+    assert "model" in separator.sample(views["first"]).provenance
+    assert "model" not in separator.fit(views).sample(views["first"]).provenance
+
+
 # --- what a model was trained on, and models to start from ----------------------------------------
 
 
@@ -577,7 +640,7 @@ def test_the_psf_of_light_before_it_may_be_any(tmp_path):
 
 def test_models_that_do_not_tell_what_they_were_trained_on(fitted, views, tmp_path):
     """Files of older versions have no such entry, and fit any view."""
-    tree = fitted._tree()
+    tree = fitted._tree(fitted._learned)
     del tree["training"]
     write_tree(tmp_path / "old.asdf", tree)
     again = DiffusionSourceSeparator.read(tmp_path / "old.asdf")
@@ -721,7 +784,7 @@ def test_an_amortized_posterior(amortized, images, monkeypatch):
     assert list(amortized._state.posteriors) == [("los", "galaxy")]
     assert set(amortized._state.denoisers) == {"los", "galaxy"}
     posterior = amortized._state.posteriors["los", "galaxy"]
-    assert posterior.schedule.sigma_max == 10 * amortized._sigma_max
+    assert posterior.schedule.sigma_max == 10 * amortized._learned.sigma_max
     assert list(amortized.history_["iteration"]) == [0, 1, 0, 1]
     chains = []
     for name in ("_run", "_run_amortized"):
@@ -964,11 +1027,11 @@ def test_files_that_are_no_models(fitted, model, views, tmp_path):
     model.write_text("weights")
     expect("found something else, expected an ASDF file")
     for key, value in (("noise_scale", None), ("em", {}), ("unit", "smoots"), ("sources", ["c"])):
-        tree = fitted._tree()
+        tree = fitted._tree(fitted._learned)
         tree[key] = value
         write_tree(model, tree, overwrite=True)
         expect("no model of this version")
-    tree = fitted._tree()
+    tree = fitted._tree(fitted._learned)
     tree["config"]["network_options"] = {"width": 17}
     write_tree(model, tree, overwrite=True)
     expect("no model of this version")
