@@ -595,6 +595,24 @@ def test_a_new_fit_forgets_the_file(model, views):
     assert "model" not in separator.fit(views).sample(views["first"]).provenance
 
 
+def test_a_training_that_fails_leaves_what_was_learned(fitted, views, tmp_path, monkeypatch):
+    """And the checkpoint of the last EM iteration that went well."""
+    train = em_module.train
+
+    def spoiled(denoiser, draw, **options):
+        if "'b'" in options["label"] and "iteration 1" in options["label"]:
+            return train(denoiser, lambda n: (draw(n)[0] * np.nan,), **options)
+        return train(denoiser, draw, **options)
+
+    monkeypatch.setattr(em_module, "train", spoiled)
+    separator, checkpoint = known(fitted), tmp_path / "fit.checkpoint"
+    with pytest.raises(InputError, match="the source 'b', EM iteration 1: found a loss of nan"):
+        separator.fit(brighter(views), checkpoint=checkpoint)
+    assert_same(separator.sample(n_samples=3), fitted.sample(n_samples=3))
+    weights = read_tree(checkpoint, "model")["em"]["denoisers"]["b"]
+    assert all(np.isfinite(value).all() for value in weights.values())
+
+
 # --- what a model was trained on, and models to start from ----------------------------------------
 
 

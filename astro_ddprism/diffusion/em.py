@@ -290,6 +290,7 @@ class ExpectationMaximization:
                 images(samples, self.symmetries[source], self.device),
                 settings["n_first_images" if first else "n_images"],
                 self._title(stage, state, "M-step"),
+                f"the source {source!r}, EM iteration {state.iteration}",
             )
 
     def _maximize_posterior(self, stage: Stage, state: EMState, sources) -> float:
@@ -316,6 +317,7 @@ class ExpectationMaximization:
                 self._simulations(samples, [v for v in views if v.sources == sources]),
                 settings["n_posterior_images"] // (1 if first else 3),
                 self._title(stage, state, "posterior M-step"),
+                f"the posterior of {', '.join(sources)}, EM iteration {state.iteration}",
             )
 
     def _light(self, stage: Stage, state: EMState, source: str) -> Tensor:
@@ -363,7 +365,7 @@ class ExpectationMaximization:
 
         return draw
 
-    def _train(self, network, draw, n_images: int, title: str) -> float:
+    def _train(self, network, draw, n_images: int, title: str, label: str) -> float:
         settings = self.settings
         return train(
             network,
@@ -373,6 +375,7 @@ class ExpectationMaximization:
             learning_rate=settings["learning_rate"],
             precision=getattr(torch, settings["precision"]),
             track=lambda steps: self.track(steps, title),
+            label=label,
         )
 
     def _samples(self, stage: Stage, state: EMState, source: str):
