@@ -67,8 +67,8 @@ class DiffusionSourceSeparator:
         For each source, which of ``"rotations"`` (by right angles) and ``"flips"`` leave its prior
         as it is. By default both for square images and none otherwise.
     sigma_min, sigma_max : float
-        Range of the noise schedule in units of the noise. ``sigma_max`` grows to ten times the
-        data's scale where that is more.
+        Range of the noise schedule in units of the noise. ``sigma_max`` grows for each source to
+        ten times the root mean square of its warm start's prior where that is more.
     warm_start_rank, warm_start_rank_new : int
         Latent dimensions of the warm start's Gaussian priors: in the first stage, and of sources
         that are learned beside known ones.
@@ -273,14 +273,14 @@ class DiffusionSourceSeparator:
         if initial is not None and not isinstance(initial, DiffusionSourceSeparator):
             initial = self.read(initial, self.device)
         known = None if initial is None else initial._learned
-        fitted = FittedState.before(dataset, self.sigma_max, known)
-        assembly, device = self._assembly(fitted), self._torch_device()
+        fitted = FittedState.before(dataset, known)
         if initial is not None:
             self._check_initial(fitted, initial)
-            fitted = fitted.with_em(_beginning(known.em, assembly.amortizes), assembly)
+            fitted = fitted.with_em(self._beginning(fitted, known.em), self._assembly)
         fingerprint = self._fingerprint(dataset, initial)
         if resume:
             fitted = self._resume(checkpoint, fingerprint)
+        assembly, device = self._assembly(fitted), self._torch_device()
         with seeded(self.seed, device=device):  # what cannot be built is found before the work
             for source in fitted.sources:
                 assembly.denoiser(source, 1.0)
@@ -559,10 +559,20 @@ class DiffusionSourceSeparator:
                 "expected one or more"
             )
 
+    def _beginning(self, fitted, known):
+        """The tree of a model's priors, as a fit begins from them."""
+        tree, amortizes = tree_from_state(known), self._assembly(fitted).amortizes
+        tree |= {"stage": 0, "iteration": 0, "draws": {}, "samples": {}, "history": []}
+        tree["sigma_max"] = {s: max(self.sigma_max, top) for s, top in known.sigma_max.items()}
+        tree["posteriors"] = [
+            saved for saved in tree["posteriors"] if amortizes(tuple(saved["sources"]))
+        ]
+        return tree
+
     def _assembly(self, fitted) -> Assembly:
         """What builds the networks and samplers of a record."""
         shapes, device = fitted.source_shapes, self._torch_device()
-        return Assembly(self, shapes, fitted.sigma_max, fitted.scale, device)
+        return Assembly(self, shapes, fitted.em.sigma_max, fitted.scale, device)
 
     def _torch_device(self) -> torch.device:
         if self.device == "auto":
@@ -653,13 +663,3 @@ class DiffusionSourceSeparator:
             return FittedState.from_tree(tree, self._assembly)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
-
-
-def _beginning(state, amortizes):
-    """The tree of a model's priors, as a fit begins from them."""
-    tree = tree_from_state(state)
-    tree |= {"stage": 0, "iteration": 0, "draws": {}, "samples": {}, "history": []}
-    tree["posteriors"] = [
-        saved for saved in tree["posteriors"] if amortizes(tuple(saved["sources"]))
-    ]
-    return tree

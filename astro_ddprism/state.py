@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from astropy import units as u
 
 from .conditions import TrainingData, check_view
@@ -35,8 +34,6 @@ class FittedState:
         The flux, in ``unit``, that is 1 inside.
     psf : dict of str to list of bool
         Whether a source is the light before a PSF, in any and in all of the views.
-    sigma_max : float
-        The largest noise scale of the priors.
     training : `~astro_ddprism.conditions.TrainingData`
         What it was learned from.
     em : `~astro_ddprism.diffusion.em.EMState`
@@ -50,21 +47,18 @@ class FittedState:
     unit: u.UnitBase
     noise_scale: float
     psf: dict[str, list[bool]]
-    sigma_max: float
     training: TrainingData
     em: EMState
     file: Path | None = None
 
     @classmethod
-    def before(cls, dataset, sigma_max, initial=None) -> "FittedState":
+    def before(cls, dataset, initial=None) -> "FittedState":
         """What is known of a dataset before anything is learned.
 
         Parameters
         ----------
         dataset : `~astro_ddprism.MultiViewDataset`
             The views.
-        sigma_max : float
-            The least top of the noise schedule.
         initial : FittedState, optional
             A model to start from. The flux that is 1 inside it stays so; where units do not
             compare, it is the noise.
@@ -93,7 +87,6 @@ class FittedState:
                 s: sorted({_has_psf(v, s) for v in dataset.values() if s in v.sources})
                 for s in sources
             },
-            sigma_max=max(float(sigma_max), 10 * _typical_rms(dataset) / noise_scale),
             training=TrainingData.of(dataset, initial="" if initial is None else initial.name),
             em=EMState(),
         )
@@ -111,7 +104,6 @@ class FittedState:
             "unit": self.unit.to_string(),
             "noise_scale": self.noise_scale,
             "psf": self.psf,
-            "sigma_max": self.sigma_max,
             "training": self.training.state(),
             "em": tree_from_state(self.em),
         }
@@ -128,14 +120,17 @@ class FittedState:
             unit=u.Unit(tree["unit"]),
             noise_scale=float(tree["noise_scale"]),
             psf={s: list(psf) for s, psf in tree["psf"].items()},
-            sigma_max=float(tree["sigma_max"]),
             training=TrainingData.from_state(tree.get("training", unknown)),
             em=EMState(),
         )
-        return fitted.with_em(tree["em"], assemble(fitted))
+        # Older files hold one number for all sources.
+        one = dict.fromkeys(sources, tree.get("sigma_max"))
+        return fitted.with_em({"sigma_max": one, **tree["em"]}, assemble)
 
-    def with_em(self, tree, assembly) -> "FittedState":
-        """The same with the networks that a tree of `tree_from_state` holds."""
+    def with_em(self, tree, assemble) -> "FittedState":
+        """The same with what a tree of `tree_from_state` holds."""
+        sigma_max = {source: float(top) for source, top in tree["sigma_max"].items()}
+        assembly = assemble(replace(self, em=EMState(sigma_max=sigma_max)))
         em = state_from_tree(tree, assembly.denoiser, assembly.posterior, assembly.device)
         return replace(self, em=em)
 
@@ -193,14 +188,3 @@ def _has_psf(view, source) -> bool:
     operators = (image.mixing[source] for image in view.images.values())
     parts = (part for operator in operators for part in factors(operator))
     return any(isinstance(part, Convolution | Resampling) for part in parts)
-
-
-def _typical_rms(dataset) -> float:
-    """The largest of the images' medians of an observation's root mean square, in their unit."""
-
-    def rms(image):
-        seen = image.data[image.n_valid() > 0]
-        return np.sqrt(np.square(seen, dtype=float).reshape(len(seen), -1).mean(axis=1))
-
-    images = [image for view in dataset.values() for image in view.images.values()]
-    return max(float(np.median(rms(image))) for image in images)

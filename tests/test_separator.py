@@ -613,6 +613,66 @@ def test_a_training_that_fails_leaves_what_was_learned(fitted, views, tmp_path, 
     assert all(np.isfinite(value).all() for value in weights.values())
 
 
+def clusters(n=256, **gains):
+    """Sources at four corners, of which the observation ``ab`` holds as much as its noise."""
+    rng = np.random.default_rng(5)
+    x = {s: rng.choice([-8.0, 8.0], (n, 2)) + rng.normal(0, 0.5, (n, 2)) for s in gains}
+    noise = {"variance": 0.25 * UNIT**2}
+    mixing = {s: gain * np.eye(2) for s, gain in gains.items()}
+    views = {"first": "a", "second": "ab"} if len(gains) > 1 else {"first": "a"}
+    return MultiViewDataset.from_arrays(
+        {
+            name: {
+                "data": (sum(x[s] for s in held) + rng.normal(0, 0.5, (n, 2))) * UNIT,
+                "mixing": {s: mixing[s] for s in held},
+            }
+            | noise
+            for name, held in views.items()
+        }
+    )
+
+
+def share_at_corners(x):
+    """Of draws, in units of the corners' scale: by less than four standard deviations."""
+    return (np.abs(np.abs(x) - 8) < 2).all(axis=-1).mean()
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e-3])
+def test_noise_scales_are_those_of_the_source(gain):
+    """Where a source is a thousand times as strong as its observation, so is what hides it."""
+    options = FLAT | {"n_em_iterations": 0, "batch_size": 256}
+    separator = DiffusionSourceSeparator(**options).fit(clusters(a=gain))
+    assert separator._state.sigma_max["a"] == pytest.approx(10 * 16 / gain, rel=0.02)
+    assert share_at_corners(gain * separator.sample(n_samples=400)["a"].value) > 0.98
+
+
+def test_sources_of_different_noise_scales_are_separated(tmp_path):
+    """Beyond its own noise scales, a source of a joint chain is a Gaussian."""
+    dataset = clusters(a=1.0, b=1e-3)
+    options = FLAT | {"n_em_iterations": 0, "batch_size": 256, "chain_start": 1.0, "n_steps": 32}
+    separator = DiffusionSourceSeparator(**options).fit(dataset)
+    tops = separator._state.sigma_max
+    assert tops["b"] > 500 * tops["a"]
+    separator.write(tmp_path / "model.asdf")
+    again = DiffusionSourceSeparator.read(tmp_path / "model.asdf", device="cpu", progress=False)
+    assert again._state.sigma_max == tops
+    draws = draws_of(again, dataset["second"])
+    assert_same(draws, draws_of(separator, dataset["second"]))
+    for source, gain in {"a": 1.0, "b": 1e-3}.items():
+        assert share_at_corners(gain * draws[source]) > 0.9
+    assert np.median(again.sample(dataset["second"], 2).chi2) < 2
+
+
+def test_files_with_one_noise_scale_for_all_sources(fitted, views, tmp_path):
+    tree = fitted._tree(fitted._learned)
+    (top,) = set(tree["em"].pop("sigma_max").values())
+    write_tree(tmp_path / "old.asdf", tree | {"sigma_max": top})
+    again = DiffusionSourceSeparator.read(tmp_path / "old.asdf", device="cpu", progress=False)
+    assert again._state.sigma_max == {"a": top, "b": top}
+    assert_same(draws_of(again, views["second"]), draws_of(fitted, views["second"]))
+    assert_same(again.sample(n_samples=3), fitted.sample(n_samples=3))
+
+
 # --- what a model was trained on, and models to start from ----------------------------------------
 
 
@@ -802,7 +862,7 @@ def test_an_amortized_posterior(amortized, images, monkeypatch):
     assert list(amortized._state.posteriors) == [("los", "galaxy")]
     assert set(amortized._state.denoisers) == {"los", "galaxy"}
     posterior = amortized._state.posteriors["los", "galaxy"]
-    assert posterior.schedule.sigma_max == 10 * amortized._learned.sigma_max
+    assert posterior.schedule.sigma_max == 10 * max(amortized._state.sigma_max.values())
     assert list(amortized.history_["iteration"]) == [0, 1, 0, 1]
     chains = []
     for name in ("_run", "_run_amortized"):
