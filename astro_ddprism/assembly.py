@@ -24,8 +24,9 @@ class Assembly:
         Whose parameters they are.
     source_shapes : dict of str to tuple of int
         Shapes of all sources.
-    sigma_max : float
-        The largest noise scale of the priors.
+    sigma_max : dict of str to float
+        The largest noise scales of the priors that are known: those of the warm start, which fills
+        it in; the parameters' own until then.
     scale : callable
         Called with a view; returns the flux, in the view's unit, that is 1 in the core.
     device : torch.device
@@ -39,9 +40,11 @@ class Assembly:
         self.device = device
         self._sigma_max = sigma_max
 
-    def schedule(self) -> VESchedule:
-        """The noise schedule of the priors."""
-        return VESchedule(self.parameters.sigma_min, self._sigma_max)
+    def schedule(self, sources, factor=1) -> VESchedule:
+        """The noise schedule of chains of some sources, to the largest of their noise scales."""
+        own = self.parameters
+        top = max(self._sigma_max.get(source, own.sigma_max) for source in sources)
+        return VESchedule(own.sigma_min, factor * top)
 
     def symmetries(self, source) -> tuple[str, ...]:
         """Symmetries of a source; those of a square image if the parameters do not tell.
@@ -83,9 +86,11 @@ class Assembly:
             self._network(source), shape, SourceDenoiser, "network_options", label
         )
         if mixture is None:
-            denoiser = SourceDenoiser(backbone, self.schedule(), data_scale)
+            denoiser = SourceDenoiser(backbone, self.schedule([source]), data_scale)
         else:
-            denoiser = MixtureResidualDenoiser(backbone, self.schedule(), data_scale, mixture)
+            denoiser = MixtureResidualDenoiser(
+                backbone, self.schedule([source]), data_scale, mixture
+            )
         return denoiser.to(self.device)
 
     def amortizes(self, sources) -> bool:
@@ -107,7 +112,7 @@ class Assembly:
         shape, option = (len(sources) * bands, *size), self._posterior_option()
         backbone = self._backbone("unet", shape, AmortizedPosterior, option, label)
         # Its chains begin far above any light: there is no prior to say where it may be.
-        schedule = VESchedule(self.parameters.sigma_min, 10 * self._sigma_max)
+        schedule = self.schedule(sources, 10)
         precision = getattr(torch, self.parameters.precision)
         return AmortizedPosterior(backbone, schedule, data_scale, precision).to(self.device)
 
@@ -119,7 +124,7 @@ class Assembly:
             gaussians,
             mixtures,
             posteriors,
-            schedule=self.schedule(),
+            schedule=self.schedule,
             source_shapes=self.source_shapes,
             scale=self.scale,
             device=self.device,

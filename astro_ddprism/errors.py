@@ -1,6 +1,6 @@
-"""The error that a user can mend."""
+"""The errors that a user can mend."""
 
-__all__ = ["InputError"]
+__all__ = ["InputError", "NotFittedError"]
 
 
 class InputError(ValueError):
@@ -9,3 +9,7 @@ class InputError(ValueError):
     The message names the culprit, says what was found and what was expected. The command line
     prints it as one line on standard error and exits with status 2.
     """
+
+
+class NotFittedError(InputError, AttributeError):
+    """Nothing has been learned yet; ``hasattr`` of what would have been says so."""

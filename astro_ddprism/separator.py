@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import logging
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,18 @@ from astropy.table import QTable
 
 from . import __version__
 from .assembly import Assembly
-from .conditions import TrainingData, check_view
-from .diffusion.em import EMState, ExpectationMaximization
+from .diffusion.em import ExpectationMaximization
 from .diffusion.likelihood import log_prob as diffusion_log_prob
 from .diffusion.random import seeded
 from .diffusion.sampling import sample_prior
-from .errors import InputError
+from .errors import InputError, NotFittedError
 from .io.asdf import read_tree, write_tree
-from .io.model import digest, in_half_precision, state_from_tree, tree_from_state
-from .mixing import Convolution, Resampling
-from .mixing.composition import factors
+from .io.model import digest, in_half_precision, tree_from_state
 from .models import find_model
 from .options import check_options
 from .posterior import PosteriorSamples
 from .progress import Progress
+from .state import FittedState
 from .units import AB_FLUX
 
 __all__ = ["DiffusionSourceSeparator"]
@@ -70,8 +68,8 @@ class DiffusionSourceSeparator:
         For each source, which of ``"rotations"`` (by right angles) and ``"flips"`` leave its prior
         as it is. By default both for square images and none otherwise.
     sigma_min, sigma_max : float
-        Range of the noise schedule in units of the noise. ``sigma_max`` grows to ten times the
-        data's scale where that is more.
+        Range of the noise schedule in units of the noise. ``sigma_max`` grows for each source to
+        ten times the root mean square of its warm start's prior where that is more.
     warm_start_rank, warm_start_rank_new : int
         Latent dimensions of the warm start's Gaussian priors: in the first stage, and of sources
         that are learned beside known ones.
@@ -199,6 +197,14 @@ class DiffusionSourceSeparator:
     n_redraws: int = 1
     batch_size: int = 128
 
+    # What was fitted, as a whole: replaced at the end of a fit, and never changed.
+    _fitted = None
+    sources_ = property(lambda self: self._learned.sources)
+    source_shapes_ = property(lambda self: self._learned.source_shapes)
+    unit_ = property(lambda self: self._learned.unit)
+    noise_scale_ = property(lambda self: self._learned.noise_scale)
+    training_ = property(lambda self: self._learned.training)
+
     def __post_init__(self):
         self.sources = None if self.sources is None else tuple(self.sources)
         check_options(self)
@@ -261,33 +267,23 @@ class DiffusionSourceSeparator:
         ------
         InputError
             If the dataset does not hold the sources asked for, the checkpoint is of another fit, or
-            ``initial`` has other sources, shapes or networks.
+            ``initial`` has other sources, shapes or networks. What was learned before stays as it
+            was, as it does if the fit is interrupted.
         """
         self._check_dataset(dataset)
         if initial is not None and not isinstance(initial, DiffusionSourceSeparator):
             initial = self.read(initial, self.device)
-        self.sources_ = tuple(dataset.sources)
-        self.source_shapes_ = {s: tuple(shape) for s, shape in dataset.source_shapes.items()}
-        self.unit_, self.noise_scale_ = dataset.unit, float(dataset.noise_scale)
-        self._psf = {
-            s: sorted({_has_psf(v, s) for v in dataset.values() if s in v.sources})
-            for s in self.sources_
-        }
-        name = "" if initial is None else initial._name
-        self.training_ = TrainingData.of(dataset, initial=name)
+        known = None if initial is None else initial._learned
+        fitted = FittedState.before(dataset, known)
         if initial is not None:
-            initial._check_fitted()
-            self._take_scale(initial)
-        self._sigma_max = max(float(self.sigma_max), 10 * _typical_rms(dataset) / self.noise_scale_)
-        if initial is not None:
-            self._check_initial(initial)
-        self._state = EMState() if initial is None else self._state_of(initial)
+            self._check_initial(fitted, initial)
+            fitted = fitted.with_em(self._beginning(fitted, known.em), self._assembly)
         fingerprint = self._fingerprint(dataset, initial)
         if resume:
-            self._resume(checkpoint, fingerprint)
-        assembly, device = self._assembly, self._torch_device()
+            fitted = self._resume(checkpoint, fingerprint)
+        assembly, device = self._assembly(fitted), self._torch_device()
         with seeded(self.seed, device=device):  # what cannot be built is found before the work
-            for source in self.sources_:
+            for source in fitted.sources:
                 assembly.denoiser(source, 1.0)
             for sources in {view.sources for view in dataset.values()}:
                 if assembly.amortizes(sources):
@@ -299,26 +295,27 @@ class DiffusionSourceSeparator:
             make_denoiser=assembly.denoiser,
             amortizes=assembly.amortizes,
             make_posterior=assembly.posterior,
-            source_shapes=self.source_shapes_,
-            symmetries={s: assembly.symmetries(s) for s in self.sources_},
+            source_shapes=fitted.source_shapes,
+            symmetries={s: assembly.symmetries(s) for s in fitted.sources},
             settings=self.config,
             device=device,
             track=progress,
         )
-        for _ in em.run(self._state):
+        for state in em.run(fitted.em):
             if checkpoint is not None:
-                unfinished = [s for stage in em.stages[self._state.stage :] for s in stage.sources]
+                unfinished = [s for stage in em.stages[state.stage :] for s in stage.sources]
                 own = {"fingerprint": fingerprint, "unfinished": unfinished}
-                write_tree(checkpoint, {**self._tree(), **own}, overwrite=True)
+                write_tree(checkpoint, {**self._tree(fitted), **own}, overwrite=True)
+        self._fitted = fitted
         return self
 
     @property
     def history_(self):
         """One row for each EM iteration and source."""
-        self._check_fitted()
-        history = QTable(rows=self._state.history)
+        fitted = self._learned
+        history = QTable(rows=fitted.em.history)
         if len(history):
-            history["power"] = history["power"].value * (self.noise_scale_ * self.unit_) ** 2
+            history["power"] = history["power"].value * (fitted.noise_scale * fitted.unit) ** 2
             for name in ("e_step_time", "m_step_time"):
                 history[name] = history[name].value * u.s
         return history
@@ -347,15 +344,15 @@ class DiffusionSourceSeparator:
             If the view's sources, their shapes, its unit or whether it has a PSF do not fit the
             model.
         """
-        self._check_fitted()
+        fitted = self._learned
         if int(n_samples) < 1:
             raise InputError(f"n_samples: {n_samples}; expected a positive integer")
         seed = self.seed if seed is None else seed
         if view is None:
             return self._sample_priors(n_samples, seed)
-        self._check_view(view)
-        state = self._state
-        sampler = self._assembly.sampler(
+        fitted.check_view(view)
+        state = fitted.em
+        sampler = self._assembly(fitted).sampler(
             state.denoisers, state.gaussians, state.mixtures, state.posteriors
         )
         index = np.repeat(np.arange(len(view)), n_samples)
@@ -377,10 +374,10 @@ class DiffusionSourceSeparator:
                 len(index),
             )
         x = draws.x.unflatten(0, (len(view), n_samples)).transpose(0, 1).numpy()
-        sizes = np.cumsum([np.prod(self.source_shapes_[s]) for s in view.sources])[:-1]
-        scale = self._scale(view)
+        sizes = np.cumsum([np.prod(fitted.source_shapes[s]) for s in view.sources])[:-1]
+        scale = fitted.scale(view)
         samples = {
-            source: part.reshape(n_samples, len(view), *self.source_shapes_[source]) * scale
+            source: part.reshape(n_samples, len(view), *fitted.source_shapes[source]) * scale
             for source, part in zip(view.sources, np.split(x, sizes, axis=-1), strict=True)
         }
         return PosteriorSamples(samples, view, provenance=self._provenance(seed))
@@ -417,8 +414,8 @@ class DiffusionSourceSeparator:
         InputError
             If the source was not learned or the candidates have another shape or unit.
         """
-        self._check_fitted()
-        self._check_source(source)
+        if source not in self.sources_:
+            raise InputError(f"source: {source!r}; expected one of {', '.join(self.sources_)}")
         shape = self.source_shapes_[source]
         try:
             values = u.Quantity(x, getattr(x, "unit", self.unit_)).to_value(self.unit_, AB_FLUX)
@@ -458,15 +455,15 @@ class DiffusionSourceSeparator:
         InputError
             If the file exists and ``overwrite`` is not set.
         """
-        self._check_fitted()
+        fitted = self._learned
         if weights not in {"float32", "float16"}:
             raise InputError(f"weights: found {weights!r}, expected float32 or float16")
-        tree = self._tree()
+        tree = self._tree(fitted)
         tree["em"]["draws"] = tree["em"]["samples"] = {}
         if weights == "float16":
             tree["em"] = in_half_precision(tree["em"])
         write_tree(path, tree, overwrite=overwrite, compression="zlib")
-        self._file = Path(path)
+        self._fitted = replace(fitted, file=Path(path))
 
     @classmethod
     def read(cls, path, device="auto", *, progress=True):
@@ -498,19 +495,19 @@ class DiffusionSourceSeparator:
             separator = cls.from_config({**tree["config"], "device": device, "progress": progress})
         except (InputError, KeyError, TypeError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
-        separator._load(tree, path)
+        fitted = separator._load(tree, path)
         missing = [
             s
-            for s in separator.sources_
-            if s not in separator._state.denoisers or s in tree.get("unfinished", ())
+            for s in fitted.sources
+            if s not in fitted.em.denoisers or s in tree.get("unfinished", ())
         ]
-        if missing or separator._state.iteration > 0:
-            learning = ", ".join(missing or separator.sources_)
+        if missing or fitted.em.iteration > 0:
+            learning = ", ".join(missing or fitted.sources)
             raise InputError(
                 f"{path}: an unfinished fit, still learning {learning}; "
                 "expected a model whose fit has ended (go on with fit and resume)"
             )
-        separator._file = Path(path)
+        separator._fitted = replace(fitted, file=Path(path))
         return separator
 
     # What follows serves the methods above.
@@ -528,22 +525,32 @@ class DiffusionSourceSeparator:
                     f"{option}: unknown source {', '.join(unknown)}; expected {', '.join(held)}"
                 )
 
-    def _check_fitted(self):
-        if not hasattr(self, "_state"):
-            raise InputError("this separator has learned nothing yet; call fit or read a model")
+    @property
+    def _learned(self) -> FittedState:
+        """The record of the last fit that ended."""
+        if self._fitted is None:
+            raise NotFittedError("this separator has learned nothing yet; call fit or read a model")
+        return self._fitted
 
-    def _check_initial(self, initial):
+    @property
+    def _state(self):
+        """The priors that were learned."""
+        return self._learned.em
+
+    def _check_initial(self, fitted, initial):
         """Refuse a model to start from whose priors are of other sources than the dataset's."""
-        label = f"initial: {initial._name or 'the model'}"
+        known = initial._learned
+        label = f"initial: {known.name or 'the model'}"
+        assemblies = self._assembly(fitted), initial._assembly(known)
         agree = [
-            ("sources", set(self.sources_), set(initial.sources_)),
-            ("shapes", self.source_shapes_, initial.source_shapes_),
-            ("light before a PSF", self._psf, initial._psf),
-            ("network", self._assembly.networks(), initial._assembly.networks()),
+            ("sources", set(fitted.sources), set(known.sources)),
+            ("shapes", fitted.source_shapes, known.source_shapes),
+            ("light before a PSF", fitted.psf, known.psf),
+            ("network", *(assembly.networks() for assembly in assemblies)),
         ]
         if self.posterior == initial.posterior == "amortized":
-            own, found = (s._assembly.posterior_options() for s in (self, initial))
-            agree.append(("network of the posterior", own, found))
+            options = (assembly.posterior_options() for assembly in assemblies)
+            agree.append(("network of the posterior", *options))
         for what, own, found in agree:
             if own != found:
                 raise InputError(f"{label}: found {what} {found}, expected {own}, as of this fit")
@@ -553,80 +560,20 @@ class DiffusionSourceSeparator:
                 "expected one or more"
             )
 
-    def _take_scale(self, initial):
-        """Keep the flux that is 1 inside a model; where units do not compare, it is the noise."""
-        try:
-            scale = _flux(initial.noise_scale_ * initial.unit_, self.unit_)
-        except u.UnitConversionError:
-            logger.warning(
-                "initial: its flux is in %s, that of the dataset in %s: starting as if their noise "
-                "were the same",
-                str(initial.unit_) or "no unit",
-                str(self.unit_) or "no unit",
-            )
-        else:
-            self.noise_scale_ = scale
-
-    def _state_of(self, initial) -> EMState:
-        """The priors of another separator, as the beginning of a fit."""
-        known, amortizes = tree_from_state(initial._state), self._assembly.amortizes
-        begin = {"stage": 0, "iteration": 0, "draws": {}, "samples": {}, "history": []}
-        begin["posteriors"] = [
-            saved for saved in known["posteriors"] if amortizes(tuple(saved["sources"]))
+    def _beginning(self, fitted, known):
+        """The tree of a model's priors, as a fit begins from them."""
+        tree, amortizes = tree_from_state(known), self._assembly(fitted).amortizes
+        tree |= {"stage": 0, "iteration": 0, "draws": {}, "samples": {}, "history": []}
+        tree["sigma_max"] = {s: max(self.sigma_max, top) for s, top in known.sigma_max.items()}
+        tree["posteriors"] = [
+            saved for saved in tree["posteriors"] if amortizes(tuple(saved["sources"]))
         ]
-        return self._state_from({**known, **begin})
+        return tree
 
-    def _state_from(self, tree) -> EMState:
-        """What a fit has learned, from what `tree_from_state` made of it."""
-        assembly = self._assembly
-        return state_from_tree(tree, assembly.denoiser, assembly.posterior, assembly.device)
-
-    def _check_source(self, source):
-        if source not in self.sources_:
-            raise InputError(f"source: {source!r}; expected one of {', '.join(self.sources_)}")
-
-    def _check_view(self, view):
-        label = f"view {view.name!r}"
-        for source in view.sources:
-            if source not in self.sources_:
-                raise InputError(
-                    f"{label}: holds the source {source!r}; expected sources of the model, "
-                    f"{', '.join(self.sources_)}"
-                )
-            shape = view.source_shapes[source]
-            if shape != self.source_shapes_[source]:
-                raise InputError(
-                    f"{label}: source {source!r} has the shape {shape}; "
-                    f"expected {self.source_shapes_[source]} as in the model"
-                )
-            psf = _has_psf(view, source)
-            if psf not in self._psf[source]:
-                light = "as seen through the PSF", "before the PSF"
-                raise InputError(
-                    f"{label}: source {source!r} is light {light[psf]}; "
-                    f"expected light {light[not psf]}, as the model has learned it"
-                )
-        self._scale(view)
-        through_psf = not any(_has_psf(view, source) for source in view.sources)
-        check_view(view, self.training_, through_psf=through_psf)
-
-    def _scale(self, view) -> float:
-        """The flux, in the view's unit, that is 1 inside."""
-        try:
-            return _flux(self.noise_scale_ * self.unit_, view.unit)
-        except u.UnitConversionError as error:
-            raise InputError(
-                f"view {view.name!r}: flux in {str(view.unit) or 'no unit'}; "
-                f"expected a unit like the model's, {str(self.unit_) or 'no unit'}: give the unit "
-                "of the image (--unit) or its zero point (--zero-point)"
-            ) from error
-
-    @property
-    def _assembly(self) -> Assembly:
-        """What builds networks and samplers."""
-        return Assembly(
-            self, self.source_shapes_, self._sigma_max, self._scale, self._torch_device()
-        )
+    def _assembly(self, fitted) -> Assembly:
+        """What builds the networks and samplers of a record."""
+        shapes, device = fitted.source_shapes, self._torch_device()
+        return Assembly(self, shapes, fitted.em.sigma_max, fitted.scale, device)
 
     def _torch_device(self) -> torch.device:
         if self.device == "auto":
@@ -658,17 +605,13 @@ class DiffusionSourceSeparator:
             samples[source] = u.Quantity(x.numpy() * self.noise_scale_, self.unit_)
         return samples
 
-    @property
-    def _name(self) -> str:
-        """Name of the file that holds the model, if any does."""
-        return self._file.name if hasattr(self, "_file") else ""
-
     def _provenance(self, seed):
         provenance = {"version": __version__, "seed": seed}
-        if hasattr(self, "_file"):
+        file = self._learned.file
+        if file is not None:
             with contextlib.suppress(OSError):
-                digest = hashlib.sha256(self._file.read_bytes()).hexdigest()
-                provenance |= {"model": str(self._file.name), "sha256": digest}
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+                provenance |= {"model": str(file.name), "sha256": digest}
         return provenance
 
     def _fingerprint(self, dataset, initial=None) -> str:
@@ -703,9 +646,9 @@ class DiffusionSourceSeparator:
                 f"{checkpoint}: the checkpoint of a fit to other data or with another "
                 "configuration; expected one of this fit"
             )
-        self._load(tree, checkpoint)
+        return self._load(tree, checkpoint)
 
-    def _tree(self):
+    def _tree(self, fitted):
         return {
             "kind": "model",
             "config": {
@@ -713,50 +656,11 @@ class DiffusionSourceSeparator:
                 "sources": None if self.sources is None else [*self.sources],
                 "templates": [*self.templates],
             },
-            "sources": list(self.sources_),
-            "source_shapes": {s: list(shape) for s, shape in self.source_shapes_.items()},
-            "unit": self.unit_.to_string(),
-            "noise_scale": self.noise_scale_,
-            "psf": self._psf,
-            "sigma_max": self._sigma_max,
-            "training": self.training_.state(),
-            "em": tree_from_state(self._state),
+            **fitted.tree(),
         }
 
-    def _load(self, tree, path):
+    def _load(self, tree, path) -> FittedState:
         try:
-            self.sources_ = tuple(tree["sources"])
-            self.source_shapes_ = {s: tuple(tree["source_shapes"][s]) for s in self.sources_}
-            self.unit_ = u.Unit(tree["unit"])
-            self.noise_scale_ = float(tree["noise_scale"])
-            self._psf = {s: list(psf) for s, psf in tree["psf"].items()}
-            self._sigma_max = float(tree["sigma_max"])
-            # Older files do not tell.
-            unknown = {"n_observations": {}, "conditions": {}, "initial": ""}
-            self.training_ = TrainingData.from_state(tree.get("training", unknown))
-            self._state = self._state_from(tree["em"])
+            return FittedState.from_tree(tree, self._assembly)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(f"{path}: no model of this version: {error}") from error
-
-
-def _flux(quantity, unit) -> float:
-    """A flux in another unit."""
-    return float(quantity.to_value(unit, AB_FLUX))
-
-
-def _has_psf(view, source) -> bool:
-    """Whether a source is the light before a PSF, or in a frame of its own, in any image."""
-    operators = (image.mixing[source] for image in view.images.values())
-    parts = (part for operator in operators for part in factors(operator))
-    return any(isinstance(part, Convolution | Resampling) for part in parts)
-
-
-def _typical_rms(dataset) -> float:
-    """The largest of the images' medians of an observation's root mean square, in their unit."""
-
-    def rms(image):
-        seen = image.data[image.n_valid() > 0]
-        return np.sqrt(np.square(seen, dtype=float).reshape(len(seen), -1).mean(axis=1))
-
-    images = [image for view in dataset.values() for image in view.images.values()]
-    return max(float(np.median(rms(image))) for image in images)

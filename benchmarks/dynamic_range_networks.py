@@ -163,6 +163,7 @@ class Networks:
                 learning_rate=self.configuration["learning_rate"],
                 precision=torch.bfloat16,
                 track=iter,
+                label=name,
             )
             row = {
                 "network": name,

@@ -13,7 +13,9 @@ SHAPES = {"sky": (1, 8, 8), "galaxy": (1, 8, 8), "wide": (1, 8, 12), "spectrum":
 
 def assemble(**parameters):
     separator = DiffusionSourceSeparator(**parameters)
-    return Assembly(separator, SHAPES, 50.0, lambda _: 1.0, torch.device("cpu"))
+    return Assembly(
+        separator, SHAPES, {"sky": 50.0, "galaxy": 40.0}, lambda _: 1.0, torch.device("cpu")
+    )
 
 
 def test_networks_follow_the_shape():
@@ -28,14 +30,17 @@ def test_networks_follow_the_shape():
 
 
 def test_noise_scales():
-    """Those of a posterior reach ten times as far."""
+    """Those of several sources reach as far as the largest, of a posterior ten times as far."""
     assembly = assemble(sigma_min=0.2)
     top = torch.ones(())
-    _, sigma = assembly.schedule()(top)
-    assert sigma == pytest.approx(50)
+    for sources, expected in ((["sky"], 50), (["galaxy"], 40), (["galaxy", "sky"], 50)):
+        _, sigma = assembly.schedule(sources)(top)
+        assert sigma == pytest.approx(expected)
+    assert assembly.denoiser("galaxy", 1.0).schedule.sigma_max == 40
+    assert assembly.schedule(["wide"]).sigma_max == 100  # not known yet
     _, sigma = assembly.posterior(("sky", "galaxy"), 1.0).schedule(top)
     assert sigma == pytest.approx(500)
-    _, sigma = assembly.schedule()(0 * top)
+    _, sigma = assembly.schedule(["sky"])(0 * top)
     assert sigma == pytest.approx(0.2)
 
 

@@ -532,6 +532,147 @@ def test_an_unfinished_fit_is_no_model(views, tmp_path, monkeypatch, iteration):
         DiffusionSourceSeparator.read(checkpoint)
 
 
+# --- fits that do not end ----------------------------------------
+
+
+def known(separator):
+    """Another separator that has learned the same, for a test to spoil."""
+    return copy.copy(separator)
+
+
+def brighter(dataset):
+    """The same in another unit, 100 times as bright."""
+    return MultiViewDataset(
+        {
+            name: View(100 * v.data, variance=1e4 * v.variance, mixing=v.mixing, unit=UNIT)
+            for name, v in dataset.items()
+        }
+    )
+
+
+@pytest.mark.parametrize("reason", ["initial", "checkpoint", "network", "dataset"])
+def test_a_refused_fit_leaves_what_was_learned(fitted, views, tmp_path, monkeypatch, reason):
+    monkeypatch.setattr(module.ExpectationMaximization, "run", None)  # no work is begun
+    separator, dataset, options = known(fitted), brighter(views), {}
+    if reason == "initial":
+        options = {"initial": DiffusionSourceSeparator(**FLAT)}
+    elif reason == "checkpoint":
+        options = {"checkpoint": tmp_path / "absent", "resume": True}
+    elif reason == "network":
+        separator.network_options = {"hight": 3}
+    else:
+        separator.sources = ("a", "c")
+    with pytest.raises(InputError):
+        separator.fit(dataset, **options)
+    assert separator.noise_scale_ == fitted.noise_scale_
+    assert separator.training_ == fitted.training_
+    assert_same(separator.sample(n_samples=3), fitted.sample(n_samples=3))
+    assert_same(draws_of(separator, views["second"]), draws_of(fitted, views["second"]))
+
+
+@pytest.mark.parametrize("iteration", [1, 3])
+def test_an_interrupted_fit_leaves_what_was_learned(
+    fitted, views, tmp_path, monkeypatch, iteration
+):
+    killing(monkeypatch, iteration)
+    separator, new = known(fitted), DiffusionSourceSeparator(**FLAT)
+    with pytest.raises(Killed):
+        separator.fit(brighter(views), checkpoint=tmp_path / "fit.checkpoint")
+    assert len(separator.history_) == len(fitted.history_)
+    assert_same(separator.sample(n_samples=3), fitted.sample(n_samples=3))
+    killing(monkeypatch, iteration)
+    with pytest.raises(Killed):
+        new.fit(views, checkpoint=tmp_path / "fit.checkpoint")
+    with pytest.raises(InputError, match="learned nothing yet"):
+        new.sample(n_samples=3)
+    assert not hasattr(new, "sources_")
+
+
+def test_a_new_fit_forgets_the_file(model, views):
+    """Draws name the file whose model they are from."""
+    separator = DiffusionSourceSeparator.read(model, device="cpu", progress=False)
+    assert "model" in separator.sample(views["first"]).provenance
+    assert "model" not in separator.fit(views).sample(views["first"]).provenance
+
+
+def test_a_training_that_fails_leaves_what_was_learned(fitted, views, tmp_path, monkeypatch):
+    """And the checkpoint of the last EM iteration that went well."""
+    train = em_module.train
+
+    def spoiled(denoiser, draw, **options):
+        if "'b'" in options["label"] and "iteration 1" in options["label"]:
+            return train(denoiser, lambda n: (draw(n)[0] * np.nan,), **options)
+        return train(denoiser, draw, **options)
+
+    monkeypatch.setattr(em_module, "train", spoiled)
+    separator, checkpoint = known(fitted), tmp_path / "fit.checkpoint"
+    with pytest.raises(InputError, match="the source 'b', EM iteration 1: found a loss of nan"):
+        separator.fit(brighter(views), checkpoint=checkpoint)
+    assert_same(separator.sample(n_samples=3), fitted.sample(n_samples=3))
+    weights = read_tree(checkpoint, "model")["em"]["denoisers"]["b"]
+    assert all(np.isfinite(value).all() for value in weights.values())
+
+
+def clusters(n=256, **gains):
+    """Sources at four corners, of which the observation ``ab`` holds as much as its noise."""
+    rng = np.random.default_rng(5)
+    x = {s: rng.choice([-8.0, 8.0], (n, 2)) + rng.normal(0, 0.5, (n, 2)) for s in gains}
+    noise = {"variance": 0.25 * UNIT**2}
+    mixing = {s: gain * np.eye(2) for s, gain in gains.items()}
+    views = {"first": "a", "second": "ab"} if len(gains) > 1 else {"first": "a"}
+    return MultiViewDataset.from_arrays(
+        {
+            name: {
+                "data": (sum(x[s] for s in held) + rng.normal(0, 0.5, (n, 2))) * UNIT,
+                "mixing": {s: mixing[s] for s in held},
+            }
+            | noise
+            for name, held in views.items()
+        }
+    )
+
+
+def share_at_corners(x):
+    """Of draws, in units of the corners' scale: by less than four standard deviations."""
+    return (np.abs(np.abs(x) - 8) < 2).all(axis=-1).mean()
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e-3])
+def test_noise_scales_are_those_of_the_source(gain):
+    """Where a source is a thousand times as strong as its observation, so is what hides it."""
+    options = FLAT | {"n_em_iterations": 0, "batch_size": 256}
+    separator = DiffusionSourceSeparator(**options).fit(clusters(a=gain))
+    assert separator._state.sigma_max["a"] == pytest.approx(10 * 16 / gain, rel=0.02)
+    assert share_at_corners(gain * separator.sample(n_samples=400)["a"].value) > 0.98
+
+
+def test_sources_of_different_noise_scales_are_separated(tmp_path):
+    """Beyond its own noise scales, a source of a joint chain is a Gaussian."""
+    dataset = clusters(a=1.0, b=1e-3)
+    options = FLAT | {"n_em_iterations": 0, "batch_size": 256, "chain_start": 1.0, "n_steps": 32}
+    separator = DiffusionSourceSeparator(**options).fit(dataset)
+    tops = separator._state.sigma_max
+    assert tops["b"] > 500 * tops["a"]
+    separator.write(tmp_path / "model.asdf")
+    again = DiffusionSourceSeparator.read(tmp_path / "model.asdf", device="cpu", progress=False)
+    assert again._state.sigma_max == tops
+    draws = draws_of(again, dataset["second"])
+    assert_same(draws, draws_of(separator, dataset["second"]))
+    for source, gain in {"a": 1.0, "b": 1e-3}.items():
+        assert share_at_corners(gain * draws[source]) > 0.9
+    assert np.median(again.sample(dataset["second"], 2).chi2) < 2
+
+
+def test_files_with_one_noise_scale_for_all_sources(fitted, views, tmp_path):
+    tree = fitted._tree(fitted._learned)
+    (top,) = set(tree["em"].pop("sigma_max").values())
+    write_tree(tmp_path / "old.asdf", tree | {"sigma_max": top})
+    again = DiffusionSourceSeparator.read(tmp_path / "old.asdf", device="cpu", progress=False)
+    assert again._state.sigma_max == {"a": top, "b": top}
+    assert_same(draws_of(again, views["second"]), draws_of(fitted, views["second"]))
+    assert_same(again.sample(n_samples=3), fitted.sample(n_samples=3))
+
+
 # --- what a model was trained on, and models to start from ----------------------------------------
 
 
@@ -577,7 +718,7 @@ def test_the_psf_of_light_before_it_may_be_any(tmp_path):
 
 def test_models_that_do_not_tell_what_they_were_trained_on(fitted, views, tmp_path):
     """Files of older versions have no such entry, and fit any view."""
-    tree = fitted._tree()
+    tree = fitted._tree(fitted._learned)
     del tree["training"]
     write_tree(tmp_path / "old.asdf", tree)
     again = DiffusionSourceSeparator.read(tmp_path / "old.asdf")
@@ -723,7 +864,7 @@ def test_an_amortized_posterior(amortized, images, monkeypatch):
     assert list(amortized._state.posteriors) == [("los", "galaxy")]
     assert set(amortized._state.denoisers) == {"los", "galaxy"}
     posterior = amortized._state.posteriors["los", "galaxy"]
-    assert posterior.schedule.sigma_max == 10 * amortized._sigma_max
+    assert posterior.schedule.sigma_max == 10 * max(amortized._state.sigma_max.values())
     assert list(amortized.history_["iteration"]) == [0, 1, 0, 1]
     chains = []
     for name in ("_run", "_run_amortized"):
@@ -966,11 +1107,11 @@ def test_files_that_are_no_models(fitted, model, views, tmp_path):
     model.write_text("weights")
     expect("found something else, expected an ASDF file")
     for key, value in (("noise_scale", None), ("em", {}), ("unit", "smoots"), ("sources", ["c"])):
-        tree = fitted._tree()
+        tree = fitted._tree(fitted._learned)
         tree[key] = value
         write_tree(model, tree, overwrite=True)
         expect("no model of this version")
-    tree = fitted._tree()
+    tree = fitted._tree(fitted._learned)
     tree["config"]["network_options"] = {"width": 17}
     write_tree(model, tree, overwrite=True)
     expect("no model of this version")

@@ -21,7 +21,9 @@ linear and compressed: :math:`x_\sigma / \sqrt{\sigma^2 + s^2}` and
 :math:`\mathrm{asinh}(x_\sigma / (\sigma + 1/2))`.
 """
 
-__all__ = ["SourceDenoiser"]
+__all__ = ["ExtendedDenoiser", "SourceDenoiser"]
+
+import math
 
 import torch
 from azula.denoise import Denoiser, DiracPosterior
@@ -133,6 +135,43 @@ class SourceDenoiser(Denoiser):
         skip, out = self._precondition(x_t, sigma)
         target = (x - skip) / out
         return (self._output(x_t, sigma) - target).square().flatten(1).mean(dim=1)
+
+
+class ExtendedDenoiser(Denoiser):
+    """A denoiser of a source on a schedule whose top is beyond that of its own.
+
+    A joint chain has one noise schedule, up to where the strongest of its sources is lost in the
+    noise; a network has never seen more noise than its own source needs. Beyond, the source cannot
+    be told from a Gaussian.
+
+    Parameters
+    ----------
+    denoiser : azula.denoise.Denoiser
+        The denoiser, of a variance-exploding schedule.
+    gaussian : azula.denoise.Denoiser
+        That of a Gaussian, on the longer schedule.
+    """
+
+    def __init__(self, denoiser: Denoiser, gaussian: Denoiser):
+        super().__init__()
+        self.denoiser, self.gaussian, self.schedule = denoiser, gaussian, gaussian.schedule
+
+    def at(self, t: Tensor):
+        """Which denoiser knows the noise scale of a time, of shape ``()``, and its time of it."""
+        own, (_, sigma) = self.denoiser.schedule, self.schedule(t)
+        time = (sigma / own.sigma_min).log() / math.log(own.sigma_max / own.sigma_min)
+        return (self.denoiser, time) if time <= 1 else (self.gaussian, t)
+
+    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002
+        """Estimate the clean source of ``x_t``, of shape ``(B, *shape)``."""
+        denoiser, t = self.at(t)
+        return denoiser(x_t, t)
+
+
+@linearize.register
+def _(denoiser: ExtendedDenoiser, x_t, t):
+    chosen, t = denoiser.at(t)
+    return linearize(chosen, x_t, t)
 
 
 @linearize.register

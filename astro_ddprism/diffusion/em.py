@@ -47,6 +47,9 @@ _WARM_START, _NETWORKS, _E_STEP, _M_STEP, _POSTERIORS = range(5)
 # Draws of a source of an earlier stage that are kept, for later stages to begin from.
 N_KEPT = 8192
 
+# Noise that outweighs a source, in units of the root mean square of its prior.
+_OUTWEIGHING = 10
+
 
 @dataclass
 class EMState:
@@ -58,6 +61,8 @@ class EMState:
         The warm start's priors.
     mixtures : dict of str to GaussianMixture
         The warm start's priors of small sources, whose moments are in ``gaussians``.
+    sigma_max : dict of str to float
+        The tops of their noise schedules, where noise outweighs them.
     denoisers : dict of str to SourceDenoiser
         The diffusion priors.
     posteriors : dict of tuple of str to AmortizedPosterior
@@ -74,6 +79,7 @@ class EMState:
 
     gaussians: dict[str, GaussianPrior] = field(default_factory=dict)
     mixtures: dict[str, GaussianMixture] = field(default_factory=dict)
+    sigma_max: dict[str, float] = field(default_factory=dict)
     denoisers: dict[str, SourceDenoiser] = field(default_factory=dict)
     posteriors: dict[tuple[str, ...], AmortizedPosterior] = field(default_factory=dict)
     stage: int = 0
@@ -190,6 +196,9 @@ class ExpectationMaximization:
                 self._grow_mixtures(stage, state)
             else:
                 self._fit_gaussians(stage, state)
+        for source in stage.sources:
+            outweighing = _OUTWEIGHING * state.gaussians[source].rms
+            state.sigma_max[source] = max(float(self.settings["sigma_max"]), outweighing)
 
     def _batches(self, name: str):
         """The whitened observations of a view, a batch at a time."""
@@ -290,6 +299,7 @@ class ExpectationMaximization:
                 images(samples, self.symmetries[source], self.device),
                 settings["n_first_images" if first else "n_images"],
                 self._title(stage, state, "M-step"),
+                f"the source {source!r}, EM iteration {state.iteration}",
             )
 
     def _maximize_posterior(self, stage: Stage, state: EMState, sources) -> float:
@@ -316,6 +326,7 @@ class ExpectationMaximization:
                 self._simulations(samples, [v for v in views if v.sources == sources]),
                 settings["n_posterior_images"] // (1 if first else 3),
                 self._title(stage, state, "posterior M-step"),
+                f"the posterior of {', '.join(sources)}, EM iteration {state.iteration}",
             )
 
     def _light(self, stage: Stage, state: EMState, source: str) -> Tensor:
@@ -363,7 +374,7 @@ class ExpectationMaximization:
 
         return draw
 
-    def _train(self, network, draw, n_images: int, title: str) -> float:
+    def _train(self, network, draw, n_images: int, title: str, label: str) -> float:
         settings = self.settings
         return train(
             network,
@@ -373,6 +384,7 @@ class ExpectationMaximization:
             learning_rate=settings["learning_rate"],
             precision=getattr(torch, settings["precision"]),
             track=lambda steps: self.track(steps, title),
+            label=label,
         )
 
     def _samples(self, stage: Stage, state: EMState, source: str):

@@ -74,6 +74,12 @@ class GaussianPrior:
         """Number of latent dimensions, ``R``."""
         return self.factor.shape[1]
 
+    @property
+    def rms(self) -> float:
+        """Root mean square of the elements at the median scale."""
+        spread = self.factor.square().sum(dim=1) * (2 * self.log_scale[0]).exp()
+        return float((self.mean.square() + spread).mean().sqrt())
+
     def to(self, device=None, dtype=None) -> "GaussianPrior":
         """The same prior on another device or in another precision."""
         parts = (self.mean, self.factor, self.log_scale)

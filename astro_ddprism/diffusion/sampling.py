@@ -34,6 +34,7 @@ from azula.sample import DDIMSampler, DDPMSampler, HeunSampler, PCSampler, zEABS
 from torch import Tensor
 
 from .amortized import AmortizedPosterior, simulate
+from .denoiser import ExtendedDenoiser
 from .gaussian import GaussianPrior, ScaleMixtureDenoiser, absorb_residual, latent_posterior
 from .growth import Designed
 from .joint import JointPosteriorDenoiser
@@ -129,8 +130,8 @@ class JointSampler:
         first draws come from these.
     posteriors : dict of tuple of str to AmortizedPosterior
         Denoisers of the joint posterior, by the sources of the views that they are for.
-    schedule : azula.noise.Schedule
-        The noise schedule of all sources.
+    schedule : callable
+        Called with the sources of a view; returns the noise schedule of their chains.
     source_shapes : dict of str to tuple of int
         Shapes of all sources.
     scale : callable
@@ -267,17 +268,18 @@ class JointSampler:
             if view.sources in self.posteriors:
                 x = self._run_amortized(self.posteriors[view.sources].given(observation))
             else:
-                x, denoisers = self._begin(view, rows, observation)
+                x, scales = self._begin(view, rows, observation)
                 if first is not None:
                     x = first[i : i + self.batch_size].to(self.device)
                 if self._has_networks(view):
+                    denoisers = self._denoisers(view.sources, scales)
                     x = self._run(denoisers, observation, x, start)
             draws.append(x.cpu())
             chi2.append(observation.chi2(x).cpu())
         return torch.cat(draws), torch.cat(chi2)
 
     def _begin(self, view, rows, observation):
-        """First draws of a batch, from priors in closed form, and the denoisers of its sources."""
+        """First draws of a batch, from priors in closed form, and the scales of its sources."""
         distinct, inverse = np.unique(rows, return_inverse=True)
         alone = observation if len(distinct) == len(rows) else self.observe(view, distinct)
         inverse = torch.as_tensor(
@@ -291,22 +293,29 @@ class JointSampler:
                 # Again with the noise that a first draw makes: on its own branch, if there are two.
                 posterior = Designed.gather([observation.at(first)]).posterior(self.mixtures)
                 first = torch.cat([x[:, 0] for x in posterior.sample(1)], dim=1).float()
-            return first, [self.denoisers.get(source) for source in sources]
+            scales = first.new_ones(len(sources), len(first))
+            return first, scales
         latent = latent_posterior(alone, self.gaussians)
         first = absorb_residual(observation, torch.cat(latent.sample(inverse), dim=1))
-        return first, [
-            self.denoisers[source]
-            if source in self.denoisers
-            else ScaleMixtureDenoiser(self.gaussians[source], scales[inverse], self.schedule)
-            for source, scales in zip(sources, latent.scales.T, strict=True)
-        ]
+        return first, latent.scales[inverse].T
+
+    def _denoisers(self, sources, scales) -> list:
+        """Denoisers of all sources on one noise schedule, of chains with known scales."""
+        schedule, denoisers = self.schedule(sources), []
+        for source, scale in zip(sources, scales, strict=True):
+            own = self.denoisers.get(source)
+            if own is None or own.schedule.sigma_max < schedule.sigma_max:
+                gaussian = ScaleMixtureDenoiser(self.gaussians[source], scale, schedule)
+                own = gaussian if own is None else ExtendedDenoiser(own, gaussian)
+            denoisers.append(own)
+        return denoisers
 
     def _run(self, denoisers, observation, first, start) -> Tensor:
         denoiser = JointPosteriorDenoiser(denoisers, observation, self.solver)
         steps = max(round(start * self.n_steps), 1)
         sampler = self.sampler(denoiser, start=start, steps=steps, silent=True)
         time = torch.tensor(start, device=self.device)
-        alpha, sigma = self.schedule(time)
+        alpha, sigma = denoiser.schedule(time)
         x = sampler(alpha * first + sigma * torch.randn_like(first))
         return denoiser(x, torch.zeros_like(time)).mean
 

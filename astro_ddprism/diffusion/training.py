@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..errors import InputError
 from .symmetries import random_transform
 
 # Quantiles of flux that are the faintest and the brightest, and the width of a bin of log flux.
 FAINTEST, BRIGHTEST, FLUX_BIN = 0.05, 0.95, 0.35
+# Steps between two looks at the loss, each of which waits for the device.
+STEPS_UNSEEN = 100
 
 
 def images(
@@ -107,6 +110,7 @@ def train(
     learning_rate: float,
     precision: torch.dtype,
     track,
+    label: str,
 ) -> float:
     """Train a denoiser in place.
 
@@ -128,11 +132,18 @@ def train(
         Precision of the network's arithmetic.
     track : callable
         Wraps an iterable in a progress bar.
+    label : str
+        What errors call the network.
 
     Returns
     -------
     float
         Mean loss over the last quarter of the steps.
+
+    Raises
+    ------
+    InputError
+        If the loss or the weights are not finite.
     """
     n_steps = max(n_images // batch_size, 20)
     device = denoiser.data_scale.device
@@ -158,5 +169,20 @@ def train(
         average.update_parameters(denoiser)
         if step >= 3 * n_steps // 4:
             losses.append(loss.detach())
+        # What is not finite once stays so: weights do not recover.
+        if (step + 1) % STEPS_UNSEEN == 0 or step + 1 == n_steps:
+            _check_finite(label, loss.detach(), average, step + 1)
     denoiser.load_state_dict(average.module.state_dict())
     return float(torch.stack(losses).mean())
+
+
+def _check_finite(label: str, loss: Tensor, average: nn.Module, n_steps: int):
+    if not math.isfinite(loss):
+        found = f"a loss of {float(loss)} after {n_steps} steps"
+    elif not torch.stack([p.isfinite().all() for p in average.parameters()]).all():
+        found = f"weights that are not finite after {n_steps} steps"
+    else:
+        return
+    raise InputError(
+        f"{label}: found {found}, expected finite numbers (a lower learning_rate may help)"
+    )

@@ -69,6 +69,7 @@ def tree_from_state(state):
     return {
         "stage": state.stage,
         "iteration": state.iteration,
+        "sigma_max": dict(state.sigma_max),
         "gaussians": {
             source: {
                 "mean": _array(prior.mean),
@@ -188,6 +189,7 @@ def state_from_tree(tree, make_denoiser, make_posterior, device):
             for source, arrays in tree["gaussians"].items()
         },
         mixtures=mixtures,
+        sigma_max={source: float(top) for source, top in tree["sigma_max"].items()},
         denoisers=denoisers,
         posteriors=posteriors,
         stage=int(tree["stage"]),

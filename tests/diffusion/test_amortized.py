@@ -514,6 +514,7 @@ def test_a_trained_network_is_calibrated():
             learning_rate=3e-3,
             precision=torch.float32,
             track=iter,
+            label="the posterior",
         )
     x, draws = draw(problem, posterior.requires_grad_(False), n=1000)
     assert draws.good.double().mean() > 0.99

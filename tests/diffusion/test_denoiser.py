@@ -8,7 +8,8 @@ from azula.denoise import Denoiser
 from azula.noise import VESchedule
 from torch import nn
 
-from astro_ddprism.diffusion.denoiser import SourceDenoiser
+from astro_ddprism.diffusion.denoiser import ExtendedDenoiser, SourceDenoiser
+from astro_ddprism.diffusion.gaussian import GaussianPrior, ScaleMixtureDenoiser
 from astro_ddprism.diffusion.jacobian import linearize
 from astro_ddprism.diffusion.networks import MLP, UNet
 from astro_ddprism.diffusion.random import seeded
@@ -195,3 +196,29 @@ def test_pullback_in_other_precisions():
         x_t = torch.ones(2, 3, dtype=source)
         value, pullback = linearize(denoiser, x_t, torch.tensor(0.4, dtype=source))
         assert value.dtype == pullback(torch.ones(1, 2, 3, dtype=source)).dtype == source
+
+
+# --- on longer schedules ----------------------------------------
+
+
+def test_beyond_its_own_noise_scales_a_source_is_a_gaussian():
+    """Below, the network at the same noise scale, whatever the time; values and Jacobians."""
+    own, longer = VESchedule(0.1, 20.0), VESchedule(0.1, 5000.0)
+    with seeded(21, device=CPU):
+        backbone = MLP((3,), SourceDenoiser.n_features, width=16, depth=1, embedding=8)
+        network = SourceDenoiser(backbone, own, 2.0)
+        prior = GaussianPrior(torch.randn(3), torch.randn(3, 3))
+        x, v = torch.randn(2, 5, 3)
+    gaussian = ScaleMixtureDenoiser(prior, torch.ones(5), longer)
+    extended = ExtendedDenoiser(network, gaussian)
+    assert extended.schedule is longer
+    for sigma in (0.1, 3.0, 19.9, 20.2, 900.0):
+        t, s = (math.log(sigma / 0.1) / math.log(top / 0.1) for top in (5000, 20))
+        t, s = torch.tensor(t), torch.tensor(s)
+        expected = network(x, s).mean if sigma < 20 else gaussian(x, t).mean
+        torch.testing.assert_close(extended(x, t).mean, expected, rtol=1e-4, atol=1e-5)
+        value, pullback = linearize(extended, x, t)
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+        z = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(extended(z, t).mean, z, v)
+        torch.testing.assert_close(pullback(v[None])[0], slope, rtol=1e-4, atol=1e-5)

@@ -72,7 +72,7 @@ def make_em(views, make_sampler=None, amortize=False, **settings):
             gaussians,
             mixtures,
             posteriors,
-            schedule=SCHEDULE,
+            schedule=lambda _: SCHEDULE,
             source_shapes=views.source_shapes,
             scale=lambda _: 1.0,
             device=CPU,
@@ -104,6 +104,7 @@ def make_em(views, make_sampler=None, amortize=False, **settings):
             "warm_start_iterations": 2,
             "warm_start_components": 4,
             "sigma_min": 0.1,
+            "sigma_max": 100.0,
             "batch_size": 5,
             "n_first_images": 200,
             "n_images": 200,
@@ -477,3 +478,25 @@ def test_nothing_symmetric(monkeypatch):
     em = make_em(make_views(IMAGE, v="a", w="ab"), amortize=True, templates=("b",))
     with pytest.raises(InputError, match="templates: found no image of the source 'b' that is sym"):
         list(em.run(EMState()))
+
+
+@pytest.mark.parametrize(
+    ("amortize", "label"),
+    [(False, "the source 'b'"), (True, "the posterior of a, b")],
+    ids=["prior", "posterior"],
+)
+def test_a_training_that_fails_is_named(amortize, label, monkeypatch):
+    """The source and the EM iteration; the states before were yielded whole."""
+    samples = ExpectationMaximization._samples
+
+    def spoiled(self, stage, state, source):
+        x = samples(self, stage, state, source).clone()
+        if (source, state.iteration) == ("b", 1):
+            x[3, 0] = np.nan
+        return x
+
+    monkeypatch.setattr(ExpectationMaximization, "_samples", spoiled)
+    em, seen = make_em(make_views(IMAGE, v="a", w="ab"), amortize=amortize), []
+    with pytest.raises(InputError, match=rf"{label}, EM iteration 1: found a loss of nan"):
+        seen.extend((state.stage, state.iteration) for state in em.run(EMState()))
+    assert seen == [(0, 1), (1, 0), (1, 1)]

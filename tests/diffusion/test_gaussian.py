@@ -76,6 +76,15 @@ def test_prior_samples():
     ).all()
 
 
+def test_typical_root_mean_square():
+    """Of samples at the median scale, to three standard errors."""
+    with seeded(31, device=torch.device("cpu")):
+        mean, factor = 3 * torch.randn(4), torch.randn(4, 2)
+        x = GaussianPrior(mean, 5 * factor).sample(20_000)
+    prior = GaussianPrior(mean, factor, torch.tensor([math.log(5.0), 1.2]))
+    assert prior.rms == pytest.approx(float(x.square().mean().sqrt()), rel=0.02)
+
+
 def test_prior_in_another_precision():
     prior = GaussianPrior(torch.zeros(3), torch.ones(3, 2))
     assert prior.rank == 2

@@ -68,7 +68,7 @@ def make_sampler(denoisers, sources, mixtures=None, kind=JointSampler, **options
         mixtures or {},
         {},
         **{
-            "schedule": SCHEDULE,
+            "schedule": lambda _: SCHEDULE,
             "source_shapes": dict.fromkeys(sources, (SIZE,)),
             "scale": lambda _: 1.0,
             "device": CPU,

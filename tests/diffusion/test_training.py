@@ -11,6 +11,7 @@ from astro_ddprism.diffusion.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.networks import MLP, UNet
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.diffusion.training import images, train
+from astro_ddprism.errors import InputError
 
 SCHEDULE = VESchedule(0.1, 50.0)
 CPU = torch.device("cpu")
@@ -28,6 +29,7 @@ def trained(samples, backbone, *, seed=1, track=iter, **options):
                 "learning_rate": 2e-3,
                 "precision": torch.float32,
                 "track": track,
+                "label": "the source",
                 **options,
             },
         )
@@ -125,6 +127,42 @@ def test_loss_of_an_untrainable_rate_is_finite():
     denoiser, loss = trained(x, mlp, n_images=2000, batch_size=32)
     assert math.isfinite(loss)
     assert all(torch.isfinite(p).all() for p in denoiser.parameters())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_training(value):
+    """One number among many ruins all weights: it is found long before the end."""
+    with seeded(13, device=CPU):
+        _, _, x = gaussian_samples(100)
+        x[17, 1] = value
+    seen = []
+
+    def track(iterable):
+        for step in iterable:
+            seen.append(step)
+            yield step
+
+    with pytest.raises(InputError, match="the source: found a loss of nan after 100 steps, expe"):
+        trained(x, mlp, n_images=128_000, track=track)
+    assert len(seen) == 100
+
+
+def test_weights_that_are_not_finite_are_refused(monkeypatch):
+    """Also where the last loss does not tell."""
+    step = torch.optim.AdamW.step
+    count = []
+
+    def spoil(optimizer, *args):
+        step(optimizer, *args)
+        count.append(1)
+        if len(count) == 20:
+            optimizer.param_groups[0]["params"][0].data.fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with seeded(14, device=CPU):
+        _, _, x = gaussian_samples(100)
+    with pytest.raises(InputError, match="the source: found weights that are not finite"):
+        trained(x, mlp, n_images=1, batch_size=32)
 
 
 # --- fluxes ----------------------------------------
