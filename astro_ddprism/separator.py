@@ -15,7 +15,7 @@ from . import __version__
 from .assembly import Assembly
 from .diffusion.em import ExpectationMaximization
 from .diffusion.likelihood import log_prob as diffusion_log_prob
-from .diffusion.random import seeded
+from .diffusion.random import Rows, seeded
 from .diffusion.sampling import sample_prior
 from .errors import InputError, NotFittedError
 from .io.asdf import read_tree, write_tree
@@ -357,13 +357,19 @@ class DiffusionSourceSeparator:
         )
         index = np.repeat(np.arange(len(view)), n_samples)
         progress = Progress(self.progress)
-        with seeded(seed, _POSTERIOR, device=self._torch_device()):
-            draws = sampler.draw(
-                view,
-                index,
-                lambda batches: progress(batches, "posterior samples"),
-                start=self.chain_start,
-            )
+        draws = sampler.draw(
+            view,
+            index,
+            lambda batches: progress(batches, "posterior samples"),
+            rows=Rows.of(
+                seed,
+                _POSTERIOR,
+                ids=view.ids[index],
+                samples=np.tile(np.arange(n_samples), len(view)),
+                device=self._torch_device(),
+            ),
+            start=self.chain_start,
+        )
         failed = int((~draws.good).sum())
         if failed:
             logger.info(
@@ -590,18 +596,24 @@ class DiffusionSourceSeparator:
 
     def _sample_priors(self, n_samples, seed):
         progress, samples = Progress(self.progress), {}
-        for k, source in enumerate(self.sources_):
-            with seeded(seed, _PRIOR, k, device=self._torch_device()):
-                x = sample_prior(
-                    self._state.denoisers[source],
-                    self._state.gaussians[source],
-                    self.source_shapes_[source],
-                    n_samples,
-                    sampler=self.sampler,
-                    n_steps=4 * self.n_steps,
-                    batch_size=self.batch_size,
-                    track=lambda batches, source=source: progress(batches, f"{source} prior"),
-                )
+        for source in self.sources_:
+            rows = Rows.of(
+                seed,
+                _PRIOR,
+                ids=np.repeat(source, n_samples),
+                samples=np.arange(n_samples),
+                device=self._torch_device(),
+            )
+            x = sample_prior(
+                self._state.denoisers[source],
+                self._state.gaussians[source],
+                self.source_shapes_[source],
+                rows,
+                sampler=self.sampler,
+                n_steps=4 * self.n_steps,
+                batch_size=self.batch_size,
+                track=lambda batches, source=source: progress(batches, f"{source} prior"),
+            )
             samples[source] = u.Quantity(x.numpy() * self.noise_scale_, self.unit_)
         return samples
 

@@ -33,7 +33,7 @@ from .denoiser import SourceDenoiser
 from .gaussian import GaussianPrior
 from .growth import Designed, MixtureWarmStart, is_small
 from .mixture import GaussianMixture
-from .random import seeded
+from .random import Rows, seeded
 from .sampling import Draws
 from .stages import Stage, plan_stages
 from .symmetries import random_transform, random_transform_about_pixel
@@ -182,6 +182,11 @@ class ExpectationMaximization:
         entropy = (self.settings["seed"], state.stage, state.iteration, purpose)
         return seeded(*entropy, device=self.device)
 
+    def _rows(self, state: EMState, purpose: int, name: str) -> Rows:
+        """Random numbers of every observation of a view."""
+        entropy = (self.settings["seed"], state.stage, state.iteration, purpose, name)
+        return Rows.of(*entropy, ids=self.views[name].ids, device=self.device)
+
     def _title(self, stage: Stage, state: EMState, step: str) -> str:
         of_all = f"{state.iteration}/{self.settings['n_em_iterations']}"
         return f"{', '.join(stage.sources)} {step} {of_all}"
@@ -201,11 +206,12 @@ class ExpectationMaximization:
             state.sigma_max[source] = max(float(self.settings["sigma_max"]), outweighing)
 
     def _batches(self, name: str):
-        """The whitened observations of a view, a batch at a time."""
+        """The whitened observations of a view, a batch at a time, and which they are."""
         sampler = self.make_sampler({}, {}, {}, {})
         view, size = self.views[name], self.settings["batch_size"]
         for i in range(0, len(view), size):
-            yield sampler.observe(view, np.arange(i, min(i + size, len(view))))
+            index = np.arange(i, min(i + size, len(view)))
+            yield sampler.observe(view, index), index
 
     def _grow_mixtures(self, stage: Stage, state: EMState):
         warm_start = MixtureWarmStart(
@@ -214,7 +220,10 @@ class ExpectationMaximization:
             n_components=self.settings["warm_start_components"],
             floor=self.settings["sigma_min"],
         )
-        views = [Designed.gather(self._batches(name)) for name in stage.views]
+        views = [
+            Designed.gather(observation for observation, _ in self._batches(name))
+            for name in stage.views
+        ]
         for _ in self.track(warm_start.fit(views), f"{', '.join(stage.sources)} warm start"):
             pass
         state.mixtures |= warm_start.mixtures
@@ -236,7 +245,9 @@ class ExpectationMaximization:
 
         def batches():
             for name in stage.views:
-                yield from self._batches(name)
+                rows = self._rows(state, _WARM_START, name)
+                for observation, index in self._batches(name):
+                    yield observation, rows[index]
 
         n = settings["warm_start_iterations"]
         title = f"{', '.join(stage.sources)} warm start"
@@ -250,24 +261,24 @@ class ExpectationMaximization:
         )
         for network in (*state.denoisers.values(), *state.posteriors.values()):
             network.requires_grad_(False)
-        with self._seeded(state, _E_STEP):
-            for name in stage.views:
-                view = self.views[name]
-                # Mixtures draw anew: their draws know every branch, a chain only its own.
-                previous = None if sampler.has_mixtures(view) else state.draws.get(name)
-                title = self._title(stage, state, "E-step")
-                state.draws[name] = sampler.draw(
-                    view,
-                    np.arange(len(view)),
-                    lambda batches, title=title: self.track(batches, title),
-                    first=None if previous is None else previous.x,
-                    start=self.settings["chain_start"],
+        for name in stage.views:
+            view = self.views[name]
+            # Mixtures draw anew: their draws know every branch, a chain only its own.
+            previous = None if sampler.has_mixtures(view) else state.draws.get(name)
+            title = self._title(stage, state, "E-step")
+            state.draws[name] = sampler.draw(
+                view,
+                np.arange(len(view)),
+                lambda batches, title=title: self.track(batches, title),
+                rows=self._rows(state, _E_STEP, name),
+                first=None if previous is None else previous.x,
+                start=self.settings["chain_start"],
+            )
+            if not state.draws[name].good.any():
+                raise InputError(
+                    f"view {name!r}: all {len(view)} chains contradict their observations, "
+                    "expected data that its variance and mixing can explain"
                 )
-                if not state.draws[name].good.any():
-                    raise InputError(
-                        f"view {name!r}: all {len(view)} chains contradict their observations, "
-                        "expected data that its variance and mixing can explain"
-                    )
 
     def _maximize(self, stage: Stage, state: EMState) -> dict[str, float]:
         held = dict.fromkeys(self.views[name].sources for name in stage.views)

@@ -39,6 +39,8 @@ __all__ = [
     "latent_posterior",
 ]
 
+from functools import cached_property
+
 import torch
 from azula.denoise import Denoiser, DiracPosterior
 from azula.linalg.solve import cg
@@ -46,6 +48,7 @@ from azula.noise import Schedule
 from torch import Tensor
 
 from .observation import JointObservation
+from .random import Rows
 
 #: How often the noise that depends on the sources is evaluated anew at their posterior mean.
 _REWEIGHTED = 2
@@ -85,13 +88,28 @@ class GaussianPrior:
         parts = (self.mean, self.factor, self.log_scale)
         return GaussianPrior(*(part.to(device=device, dtype=dtype) for part in parts))
 
-    def sample(self, n: int) -> Tensor:
-        """Draw ``n`` vectors, of shape ``(n, D)``."""
-        options = {"dtype": self.mean.dtype, "device": self.mean.device}
-        z = torch.randn(n, self.rank, **options)
+    def sample(self, rows: Rows) -> Tensor:
+        """Draw a vector for each row, of shape ``(B, D)``."""
+        z = self.latent(rows)
         mean, std = self.log_scale
-        scale = (mean + std * torch.randn(n, 1, **options)).exp()
+        scale = (mean + std * rows.normal(1, dtype=z.dtype)).exp()
         return self.mean + scale * (z @ self.factor.T)
+
+    def latent(self, rows: Rows) -> Tensor:
+        r"""Draw a latent vector for each row, of shape ``(B, R)``.
+
+        :math:`W` and :math:`W Q` are one prior for any rotation :math:`Q`, and rounding alone may
+        make one of the other. So latent vectors turn with :math:`W`, of singular value
+        decomposition :math:`U S V^T`: :math:`z = V U^T e`, with :math:`e` drawn in the source's
+        own coordinates.
+        """
+        e = rows.normal(len(self.mean), dtype=torch.float64)
+        return (e @ self._rotation).to(self.mean.dtype)
+
+    @cached_property
+    def _rotation(self) -> Tensor:
+        left, _, right = torch.linalg.svd(self.factor.double(), full_matrices=False)
+        return left @ right
 
 
 class LatentPosterior:
@@ -119,7 +137,7 @@ class LatentPosterior:
             for column in torch.block_diag(*(prior.factor for prior in priors)).T
         ]
         design = torch.stack(columns, dim=-1)
-        self._gram = design.mT @ design
+        self._design, self._gram = design, design.mT @ design
         self._projection = (design.mT @ residual[..., None])[..., 0]
         if scales is None:
             median = torch.stack([prior.log_scale[0] for prior in priors]).exp()
@@ -162,14 +180,27 @@ class LatentPosterior:
             self.scales = torch.stack(updated, dim=1)
             self._solve()
 
-    def sample(self, index: Tensor | None = None) -> list[Tensor]:
-        """Draw every source of the observations ``index``, a list of ``(N, D_source)``."""
+    def sample(self, rows: Rows, index: Tensor | None = None) -> list[Tensor]:
+        r"""Draw every source of the observations ``index``, a list of ``(N, D_source)``.
+
+        With :math:`n \sim \mathcal{N}(0, I_R)` and :math:`e \sim \mathcal{N}(0, I_M)`,
+        :math:`\bar z + P^{-1} (n + G^T e)` has the covariance :math:`P^{-1}`; unlike a root of
+        :math:`P^{-1}` times a vector, it turns with the latent coordinates.
+
+        Parameters
+        ----------
+        rows : Rows
+            Random numbers for each of ``N`` draws.
+        index : torch.Tensor, optional
+            Their observations, of shape ``(N,)``; all, once, if not given.
+        """
         index = torch.arange(len(self.mean), device=self.mean.device) if index is None else index
-        mean = self.mean[index]
-        e = torch.randn_like(mean)[..., None]
-        upper = self._cholesky.mT[index]
-        z = mean + torch.linalg.solve_triangular(upper, e, upper=True)[..., 0]
-        return self._expand(z, self.scales[index])
+        design = self._design[index]
+        n = torch.cat([prior.latent(rows) for prior in self.priors], dim=1).to(self.mean.dtype)
+        e = rows.normal(design.shape[1], dtype=self.mean.dtype)
+        n = n + self._expanded_scales()[index] * (design.mT @ e[..., None])[..., 0]
+        offset = torch.cholesky_solve(n[..., None], self._cholesky[index])[..., 0]
+        return self._expand(self.mean[index] + offset, self.scales[index])
 
     def expectation(self) -> list[Tensor]:
         """Posterior mean of every source, a list of ``(B, D_source)``."""
@@ -250,7 +281,7 @@ class ScaleMixtureDenoiser(Denoiser):
         return DiracPosterior(mean=mean.view_as(x_t))
 
 
-def absorb_residual(observation: JointObservation, x: Tensor) -> Tensor:
+def absorb_residual(observation: JointObservation, x: Tensor, rows: Rows) -> Tensor:
     r"""Give the first source what a draw leaves unexplained.
 
     A subspace cannot hold the sharp cores of the brightest images. Where a draw's reduced
@@ -264,6 +295,8 @@ def absorb_residual(observation: JointObservation, x: Tensor) -> Tensor:
         The whitened observations.
     x : torch.Tensor
         Joint draws, of shape ``(B, D)``.
+    rows : Rows
+        Random numbers of the draws.
 
     Returns
     -------
@@ -280,8 +313,8 @@ def absorb_residual(observation: JointObservation, x: Tensor) -> Tensor:
     def predicted_covariance(v: Tensor) -> Tensor:
         return v + delta * observation.forward(first * observation.adjoint(v))
 
-    perturbation = first * delta.sqrt() * torch.randn_like(x)
+    perturbation = first * delta.sqrt() * rows.normal(x.shape[1], dtype=x.dtype)
     residual = observation.y - observation.forward(x + perturbation)
-    residual = residual - torch.randn_like(residual)
+    residual = residual - rows.normal(residual.shape[1], dtype=x.dtype)
     z = cg(predicted_covariance, residual, iterations=16)
     return x + perturbation + delta * first * observation.adjoint(z)

@@ -215,7 +215,8 @@ class MixtureWarmStart:
         for view in views:
             for batch in view.batches(_BATCH):
                 posterior = batch.posterior(self.known | self.mixtures)
-                chosen = posterior.choose(_N_DRAWS)
+                u = torch.rand(len(batch), _N_DRAWS, dtype=torch.float64, device=batch.y.device)
+                chosen = posterior.choose(u)
                 moments = posterior.moments(chosen)
                 for k, source in enumerate(batch.designs):
                     if source in sums:

@@ -36,6 +36,7 @@ from torch import Tensor
 from .denoiser import SourceDenoiser
 from .gaussian import GaussianPrior
 from .jacobian import linearize
+from .random import Rows
 
 #: Combinations of components that are compared before the first selection.
 _N_ROOTS = 512
@@ -109,7 +110,7 @@ class GaussianMixture:
     def sample(self, n: int) -> Tensor:
         """Draw ``n`` vectors, of shape ``(n, D)``."""
         k = torch.multinomial(self.weights, n, replacement=True)
-        return self.means[k] + _colour(self.covariances, k)
+        return self.means[k] + _colour(self.covariances, k, torch.randn_like(self.means[k]))
 
 
 class MixtureDenoiser(Denoiser):
@@ -312,10 +313,22 @@ class ComponentPosterior:
         new.components, new.log_evidence = self.components[index], self.log_evidence[index]
         return new
 
-    def choose(self, n: int) -> Tensor:
-        """Draw ``n`` combinations of components for each observation, of shape ``(N, n, S)``."""
-        weights = torch.softmax(self.log_evidence, dim=1)
-        chosen = torch.multinomial(weights, n, replacement=True)
+    def choose(self, u: Tensor) -> Tensor:
+        """Draw combinations of components for each observation.
+
+        Parameters
+        ----------
+        u : torch.Tensor
+            Uniform numbers in [0, 1), of shape ``(N, n)``.
+
+        Returns
+        -------
+        torch.Tensor
+            Combinations, of shape ``(N, n, S)``.
+        """
+        total = torch.softmax(self.log_evidence, dim=1).cumsum(dim=1)
+        chosen = torch.searchsorted(total, u.to(total) * total[:, -1:], right=True)
+        chosen = chosen.clip(max=total.shape[1] - 1)
         return self.components.gather(1, chosen[..., None].expand(-1, -1, len(self.mixtures)))
 
     def moments(self, chosen: Tensor):
@@ -350,19 +363,22 @@ class ComponentPosterior:
             moments.append((mean + (gain @ residual[..., None])[..., 0], spread))
         return moments
 
-    def sample(self, n: int) -> list[Tensor]:
-        """Draw all sources ``n`` times for each observation: a list of ``(N, n, D)``."""
-        chosen = self.choose(n)
+    def sample(self, n: int, rows: Rows) -> list[Tensor]:
+        """Draw all sources ``n`` times for each observation: a list of ``(N, n, D)``.
+
+        ``rows`` are random numbers of the observations.
+        """
+        chosen = self.choose(rows.uniform(n))
         covariances = [
             m.covariances[k] for m, k in zip(self.mixtures, chosen.unbind(-1), strict=True)
         ]
         draws = [
-            m.means[k] + _colour(m.covariances, k)
+            m.means[k] + _colour(m.covariances, k, rows.normal(n, m.means.shape[1]).to(m.means))
             for m, k in zip(self.mixtures, chosen.unbind(-1), strict=True)
         ]
         # Perturb and solve: a draw from the components' prior, moved by what it leaves unexplained.
         gains, predicted, residual = self._predict(draws, covariances)
-        residual = residual - torch.randn_like(residual)
+        residual = residual - rows.normal(*residual.shape[1:]).to(residual)
         weighted = torch.linalg.solve(predicted, residual[..., None])
         return [x + (gain @ weighted)[..., 0] for x, gain in zip(draws, gains, strict=True)]
 
@@ -400,11 +416,13 @@ def _search(y: Tensor, designs, trees, beam: int):
         nodes = [tree[level] for tree in trees]
         if level > roots:
             components = _children(components, nodes, [tree[level - 1] for tree in trees])
-        log_evidence = _log_evidence(y, designs, nodes, components)
-        if log_evidence.shape[1] > beam:
-            log_evidence, best = log_evidence.topk(beam, dim=1)
+        if components.shape[1] > beam:
+            log_evidence = _log_evidence(y, designs, nodes, components)
+            # In an order that does not hang on small differences of the evidence.
+            best = log_evidence.topk(beam, dim=1).indices.sort(dim=1).values
             components = components.gather(1, best[..., None].expand(-1, -1, len(trees)))
-    return components, log_evidence
+    # What draws choose by is good to rounding in double precision, whatever is beside it.
+    return components, _log_evidence(y, designs, nodes, components, torch.float64)
 
 
 def _tree(mixture: GaussianMixture) -> list[GaussianMixture]:
@@ -425,7 +443,7 @@ def _children(components: Tensor, nodes, parents) -> Tensor:
     return (components[:, :, None] * factors + offsets).flatten(1, 2)
 
 
-def _log_evidence(y: Tensor, designs, mixtures, components: Tensor) -> Tensor:
+def _log_evidence(y: Tensor, designs, mixtures, components: Tensor, dtype=None) -> Tensor:
     """Log-evidence of combinations of components, ``(N, Q)``, without the factor of ``2 pi``.
 
     Matrices of a few rows are factorized for millions of combinations: entry by entry, each an
@@ -439,8 +457,9 @@ def _log_evidence(y: Tensor, designs, mixtures, components: Tensor) -> Tensor:
         torch.einsum("nid,kde,nje->ijnk", design, mixture.covariances, design)[rows, columns]
         for design, mixture in zip(designs, mixtures, strict=True)
     ]
-    narrow = all(float(spread.abs().max()) <= _WIDE for spread in spreads)
-    dtype = torch.float32 if narrow else torch.float64
+    if dtype is None:
+        narrow = all(float(spread.abs().max()) <= _WIDE for spread in spreads)
+        dtype = torch.float32 if narrow else torch.float64
     mean, covariance, log_weight = 0.0, 0.0, 0.0
     start, y = torch.arange(n, device=y.device)[:, None], y.to(dtype)
     for design, mixture, spread, k in zip(
@@ -472,9 +491,9 @@ def _log_evidence(y: Tensor, designs, mixtures, components: Tensor) -> Tensor:
     return log_weight - 0.5 * (chi2 + determinant - 1.0).view(n, -1)
 
 
-def _colour(covariances: Tensor, k: Tensor) -> Tensor:
-    """Draws from centred Gaussians, one for each number in ``k``."""
+def _colour(covariances: Tensor, k: Tensor, noise: Tensor) -> Tensor:
+    """Draws from centred Gaussians, one for each number in ``k``, of white ones."""
     values, vectors = torch.linalg.eigh(covariances)
-    factors = vectors * values.clip(min=0).sqrt()[:, None, :]
-    noise = torch.randn(*k.shape, covariances.shape[-1], dtype=factors.dtype, device=k.device)
+    # The symmetric root: rounding may turn the axes of one that is round.
+    factors = (vectors * values.clip(min=0).sqrt()[:, None, :]) @ vectors.mT
     return torch.einsum("...de,...e->...d", factors[k], noise)

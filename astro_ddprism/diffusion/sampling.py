@@ -22,15 +22,20 @@ that noise explains are equally likely, and only those beyond count for less.
 
 A chain with :math:`\chi^2 > \max(\chi^2_\mathrm{max}, 1 + 6 \sqrt{2 / n})` contradicts its
 observation. It is drawn again, and if that does not help it is reported as failed.
+
+All random numbers of a chain are its row's own (`~astro_ddprism.diffusion.random.Rows`): a draw
+does not depend on what is drawn beside it.
 """
 
 __all__ = ["SAMPLERS", "Draws", "JointSampler", "sample_prior"]
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from azula.sample import DDIMSampler, DDPMSampler, HeunSampler, PCSampler, zEABSampler
+from azula.sample import HeunSampler, Sampler, zEABSampler
 from torch import Tensor
 
 from .amortized import AmortizedPosterior, simulate
@@ -40,15 +45,82 @@ from .growth import Designed
 from .joint import JointPosteriorDenoiser
 from .mixture import GaussianMixture
 from .observation import JointObservation
+from .random import Rows
 from .solvers import Solver
 
-#: Samplers of azula by the names of the field.
+# How far the steps of the predictor-corrector sampler renew the noise.
+_CORRECTION = 0.01
+
+
+class _NoisySampler(Sampler):
+    """A sampler whose noise is that of its rows: as azula's, which have none of their own.
+
+    Parameters
+    ----------
+    denoiser : azula.denoise.Denoiser
+        The denoiser.
+    rows : Rows
+        Random numbers of the chains.
+    **options
+        Of azula's samplers.
+    """
+
+    def __init__(self, denoiser, rows: Rows, **options):
+        super().__init__(**options)
+        self.denoiser, self.rows = denoiser, rows
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self._noise = self.rows.normals(self.steps, *x.shape[1:])
+        return super().__call__(x)
+
+
+class AncestralSampler(_NoisySampler):
+    """azula's `~azula.sample.DDPMSampler`."""
+
+    def step(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self.denoiser.schedule, (s, t))
+        tau = 1 - (alpha_t / alpha_s * sigma_s / sigma_t) ** 2
+        mean = self.denoiser(x_t, t).mean
+        x_s = alpha_s * mean + sigma_s * (1 - tau).sqrt() / sigma_t * (x_t - alpha_t * mean)
+        return x_s + sigma_s * tau.sqrt() * next(self._noise)
+
+
+class PredictorCorrectorSampler(_NoisySampler):
+    """azula's `~azula.sample.PCSampler`, of one correction a step."""
+
+    def step(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self.denoiser.schedule, (s, t))
+        mean = alpha_t * self.denoiser(x_t, t).mean
+        x_t = mean + math.sqrt(1 - _CORRECTION) * (x_t - mean)
+        x_t = x_t + math.sqrt(_CORRECTION) * sigma_t * next(self._noise)
+        mean = self.denoiser(x_t, t).mean
+        return alpha_s * mean + sigma_s / sigma_t * (x_t - alpha_t * mean)
+
+
+class DDIMSampler(Sampler):
+    """azula's `~azula.sample.DDIMSampler` without noise, which draws none."""
+
+    def __init__(self, denoiser, **options):
+        super().__init__(**options)
+        self.denoiser = denoiser
+
+    def step(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self.denoiser.schedule, (s, t))
+        mean = self.denoiser(x_t, t).mean
+        return alpha_s * mean + sigma_s / sigma_t * (x_t - alpha_t * mean)
+
+
+def _without_noise(kind, denoiser, rows, **options) -> Sampler:  # noqa: ARG001
+    return kind(denoiser, **options)
+
+
+#: Samplers by the names of the field: called with a denoiser, rows and azula's options.
 SAMPLERS = {
-    "adams-bashforth": zEABSampler,
-    "ancestral": DDPMSampler,
-    "predictor-corrector": PCSampler,
-    "ddim": DDIMSampler,
-    "heun": HeunSampler,
+    "adams-bashforth": partial(_without_noise, zEABSampler),
+    "ancestral": AncestralSampler,
+    "predictor-corrector": PredictorCorrectorSampler,
+    "ddim": partial(_without_noise, DDIMSampler),
+    "heun": partial(_without_noise, HeunSampler),
 }
 
 
@@ -92,8 +164,11 @@ class _Candidates:
         excess = (chi2 - self.expected).clip(min=0).nan_to_num(nan=torch.inf)
         return -0.5 * self.valid * excess
 
-    def add(self, x: Tensor, chi2: Tensor):
-        """Another draw for each observation, which replaces the present one by its weight."""
+    def add(self, x: Tensor, chi2: Tensor, u: Tensor):
+        """Another draw for each observation, which replaces the present one by its weight.
+
+        ``u`` are uniform numbers, of shape ``(N,)``.
+        """
         log_weight = self._log_weight(chi2)
         self._total = torch.logaddexp(self._total, log_weight)
         # Where all weights vanish, the draw that contradicts its observation least is kept.
@@ -101,7 +176,7 @@ class _Candidates:
         better = torch.where(
             hopeless,
             _is_better(chi2, self.chi2),
-            torch.rand(len(chi2)).log() < log_weight - self._total,
+            u.log() < log_weight - self._total,
         )
         self.x[better], self.chi2[better] = x[better], chi2[better]
 
@@ -205,7 +280,9 @@ class JointSampler:
             batch, {source: self.source_shapes[source] for source in view.sources}
         )
 
-    def draw(self, view, index, track, *, first: Tensor | None = None, start: float = 1.0) -> Draws:
+    def draw(
+        self, view, index, track, *, rows: Rows, first: Tensor | None = None, start: float = 1.0
+    ) -> Draws:
         """Draw once for each row of ``index``.
 
         Parameters
@@ -216,6 +293,8 @@ class JointSampler:
             Rows of the view, of shape ``(N,)``; repeats are allowed, and cheapest side by side.
         track : callable
             Wraps an iterable in a progress bar.
+        rows : Rows
+            Random numbers for each row of ``index``, on the device of the chains.
         first : torch.Tensor, optional
             First draws, of shape ``(N, D)``; from the warm start's priors if not given.
         start : float
@@ -228,21 +307,23 @@ class JointSampler:
         """
         valid = torch.as_tensor(view.n_valid(index))
         spread = (2 / valid.clip(min=1)).sqrt()
-        x, chi2 = self._draw(view, index, track, first, start)
+        x, chi2 = self._draw(view, index, track, rows.fork(1), first, start)
         if not self._has_networks(view):
             return Draws(x, chi2, chi2 <= self._limit(spread), 0)
         candidates = _Candidates(valid, 1 + 2 * spread, x, chi2)
-        for _ in range(self.n_candidates - 1):
-            candidates.add(*self._draw(view, index, track, first, start))
+        for number in range(2, self.n_candidates + 1):
+            another = self._draw(view, index, track, rows.fork(number), first, start)
+            candidates.add(*another, rows.uniform(1)[:, 0].cpu())
         limit, redrawn = self._limit(spread), 0
         # Mixtures' first draws are on the right branch; Gaussians' may be what went wrong, so that
         # a chain that begins anew forgets them.
         restart = start if self.has_mixtures(view) else 1.0
-        for _ in range(self.n_redraws):
+        for number in range(self.n_redraws):
             bad = torch.nonzero(~(candidates.chi2 <= limit))[:, 0]
             if not len(bad):
                 break
-            again = self._draw(view, index[bad.numpy()], track, None, restart)
+            attempt = rows[bad.to(self.device)].fork(self.n_candidates + 1 + number)
+            again = self._draw(view, index[bad.numpy()], track, attempt, None, restart)
             candidates.improve(bad, *again)
             redrawn += len(bad)
         return Draws(candidates.x, candidates.chi2, candidates.chi2 <= limit, redrawn)
@@ -260,43 +341,44 @@ class JointSampler:
         """Whether all sources of a view have a mixture, so that first draws come from these."""
         return all(source in self.mixtures for source in view.sources)
 
-    def _draw(self, view, index, track, first, start) -> tuple[Tensor, Tensor]:
+    def _draw(self, view, index, track, rows, first, start) -> tuple[Tensor, Tensor]:
         draws, chi2 = [], []
         for i in track(range(0, len(index), self.batch_size)):
-            rows = index[i : i + self.batch_size]
-            observation = self.observe(view, rows)
+            part = slice(i, i + self.batch_size)
+            observation, own = self.observe(view, index[part]), rows[part]
             if view.sources in self.posteriors:
-                x = self._run_amortized(self.posteriors[view.sources].given(observation))
+                x = self._run_amortized(self.posteriors[view.sources].given(observation), own)
             else:
-                x, scales = self._begin(view, rows, observation)
+                x, scales = self._begin(view, index[part], observation, own)
                 if first is not None:
-                    x = first[i : i + self.batch_size].to(self.device)
+                    x = first[part].to(self.device)
                 if self._has_networks(view):
                     denoisers = self._denoisers(view.sources, scales)
-                    x = self._run(denoisers, observation, x, start)
+                    x = self._run(denoisers, observation, x, start, own)
             draws.append(x.cpu())
             chi2.append(observation.chi2(x).cpu())
         return torch.cat(draws), torch.cat(chi2)
 
-    def _begin(self, view, rows, observation):
+    def _begin(self, view, index, observation, rows):
         """First draws of a batch, from priors in closed form, and the scales of its sources."""
-        distinct, inverse = np.unique(rows, return_inverse=True)
-        alone = observation if len(distinct) == len(rows) else self.observe(view, distinct)
+        distinct, inverse = np.unique(index, return_inverse=True)
+        alone = observation if len(distinct) == len(index) else self.observe(view, distinct)
         inverse = torch.as_tensor(
-            np.arange(len(rows)) if alone is observation else inverse, device=self.device
+            np.arange(len(index)) if alone is observation else inverse, device=self.device
         )
         sources = view.sources
         if self.has_mixtures(view):
             posterior = Designed.gather([alone]).posterior(self.mixtures)[inverse]
-            first = torch.cat([x[:, 0] for x in posterior.sample(1)], dim=1).float()
+            first = torch.cat([x[:, 0] for x in posterior.sample(1, rows)], dim=1).float()
             if observation.depends_on_signal:
                 # Again with the noise that a first draw makes: on its own branch, if there are two.
                 posterior = Designed.gather([observation.at(first)]).posterior(self.mixtures)
-                first = torch.cat([x[:, 0] for x in posterior.sample(1)], dim=1).float()
+                first = torch.cat([x[:, 0] for x in posterior.sample(1, rows)], dim=1).float()
             scales = first.new_ones(len(sources), len(first))
             return first, scales
         latent = latent_posterior(alone, self.gaussians)
-        first = absorb_residual(observation, torch.cat(latent.sample(inverse), dim=1))
+        first = torch.cat(latent.sample(rows, inverse), dim=1)
+        first = absorb_residual(observation, first, rows)
         return first, latent.scales[inverse].T
 
     def _denoisers(self, sources, scales) -> list:
@@ -310,19 +392,19 @@ class JointSampler:
             denoisers.append(own)
         return denoisers
 
-    def _run(self, denoisers, observation, first, start) -> Tensor:
+    def _run(self, denoisers, observation, first, start, rows) -> Tensor:
         denoiser = JointPosteriorDenoiser(denoisers, observation, self.solver)
         steps = max(round(start * self.n_steps), 1)
-        sampler = self.sampler(denoiser, start=start, steps=steps, silent=True)
+        sampler = self.sampler(denoiser, rows, start=start, steps=steps, silent=True)
         time = torch.tensor(start, device=self.device)
         alpha, sigma = denoiser.schedule(time)
-        x = sampler(alpha * first + sigma * torch.randn_like(first))
+        x = sampler(alpha * first + sigma * rows.normal(first.shape[1]))
         return denoiser(x, torch.zeros_like(time)).mean
 
-    def _run_amortized(self, denoiser) -> Tensor:
+    def _run_amortized(self, denoiser, rows) -> Tensor:
         time = torch.ones((), device=self.device)
         _, sigma = denoiser.schedule(time)
-        z = torch.randn(len(denoiser.observation), sum(denoiser.observation.sizes)).to(self.device)
+        z = rows.normal(sum(denoiser.observation.sizes))
         x = sigma * z
         for _ in range(AMORTIZED_STARTS):  # towards the mean, which may be far above the noise
             x = denoiser(x, time).mean + sigma * z
@@ -331,7 +413,7 @@ class JointSampler:
 
 
 def sample_prior(
-    denoiser, gaussian, shape, n_samples, *, sampler, n_steps, batch_size, track
+    denoiser, gaussian, shape, rows: Rows, *, sampler, n_steps, batch_size, track
 ) -> Tensor:
     """Draw a source from its diffusion prior.
 
@@ -346,8 +428,8 @@ def sample_prior(
         The source's Gaussian prior.
     shape : tuple of int
         Shape of the source.
-    n_samples : int
-        Number of draws.
+    rows : Rows
+        Random numbers of the draws, on the device of the priors: one row for each of ``N``.
     sampler : str
         A name of `SAMPLERS`.
     n_steps : int
@@ -360,14 +442,15 @@ def sample_prior(
     Returns
     -------
     torch.Tensor
-        Draws, of shape ``(n_samples, *shape)``, on the CPU.
+        Draws, of shape ``(N, *shape)``, on the CPU.
     """
-    run = SAMPLERS[sampler](denoiser, steps=n_steps, silent=True)
     _, sigma = denoiser.schedule(torch.ones((), device=gaussian.mean.device))
     draws = []
-    for i in track(range(0, n_samples, batch_size)):
-        x = gaussian.sample(min(batch_size, n_samples - i)).unflatten(1, shape)
-        x = run(x + sigma * torch.randn_like(x))
+    for i in track(range(0, len(rows), batch_size)):
+        own = rows[i : i + batch_size]
+        x = gaussian.sample(own).unflatten(1, shape)
+        run = SAMPLERS[sampler](denoiser, own, steps=n_steps, silent=True)
+        x = run(x + sigma * own.normal(*shape))
         with torch.no_grad():
             draws.append(denoiser(x, torch.zeros_like(sigma)).mean.cpu())
     return torch.cat(draws)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .gaussian import GaussianPrior, LatentPosterior, has_scales, latent_posterior
 from .observation import JointObservation
+from .random import Rows
 from .symmetries import orbit
 
 
@@ -62,8 +63,8 @@ class GaussianWarmStart:
         Parameters
         ----------
         batches : callable
-            Called without arguments; iterates over `JointObservation`, the same in the same order
-            each time.
+            Called without arguments; iterates over pairs of `JointObservation` and `Rows`, their
+            random numbers, the same in the same order each time.
         iterations : int
             Number of EM iterations.
 
@@ -72,8 +73,8 @@ class GaussianWarmStart:
         int
             The iterations done, for a progress bar.
         """
-        for source in self.shapes:
-            self.priors[source] = self._initial_prior(source, batches)
+        for number, source in enumerate(self.shapes, 1):
+            self.priors[source] = self._initial_prior(source, batches, number)
         for iteration in range(iterations):
             self._iterate(batches)
             yield iteration + 1
@@ -82,15 +83,17 @@ class GaussianWarmStart:
         """The latent posterior of a batch of observations, with its scales at their maximum."""
         return latent_posterior(observation, self.known | self.priors)
 
-    def _initial_prior(self, source, batches) -> GaussianPrior:
+    def _initial_prior(self, source, batches, number: int) -> GaussianPrior:
         shape, rank = self.shapes[source], self.ranks[source]
         size = math.prod(shape)
         observed, explained = [], []
-        for observation in batches():
+        for observation, rows in batches():
             if source not in observation.source_shapes:
                 continue
-            observed.append(_backproject(observation, source, observation.y))
-            explained.append(_backproject(observation, source, self._explained(observation)))
+            own = rows.fork(number)
+            y = self._explained(observation, own)
+            observed.append(_backproject(observation, source, observation.y, own))
+            explained.append(_backproject(observation, source, y, own))
         observed, explained = torch.cat(observed), torch.cat(explained)
         mean = observed.new_zeros(size)
         if rank == size:
@@ -99,24 +102,25 @@ class GaussianWarmStart:
         factor = _excess_factor(observed, explained, 2 * rank)
         return GaussianPrior(mean, _symmetrized(factor, shape, self.symmetries[source], rank))
 
-    def _explained(self, observation) -> Tensor:
+    def _explained(self, observation, rows: Rows) -> Tensor:
         """Draws of a batch's whitened observations under the known sources and the noise alone."""
         n, parts = len(observation), []
         for source, shape in observation.source_shapes.items():
             if source in self.known_samples:
                 samples = self.known_samples[source]
-                pick = torch.randint(len(samples), (n,))
-                parts.append(samples[pick].to(observation.y.device))
+                pick = (rows.uniform(1)[:, 0] * len(samples)).long()
+                parts.append(samples[pick.to(samples.device)].to(observation.y.device))
             else:
                 parts.append(observation.y.new_zeros(n, math.prod(shape)))
-        return observation.forward(torch.cat(parts, dim=1)) + torch.randn_like(observation.y)
+        light = observation.forward(torch.cat(parts, dim=1))
+        return light + rows.normal(light.shape[1], dtype=light.dtype)
 
     def _iterate(self, batches):
         moments = dict.fromkeys(self.shapes, 0.0)
         means = dict.fromkeys(self.shapes, 0.0)
         log_scales = {source: [] for source in self.shapes}
         counts = dict.fromkeys(self.shapes, 0)
-        for observation in batches():
+        for observation, _ in batches():
             posterior = self.posterior(observation)
             z = posterior.mean.split(posterior.ranks, dim=1)
             start = 0
@@ -153,9 +157,9 @@ class GaussianWarmStart:
         return GaussianPrior(mean, factor, spread)
 
 
-def _backproject(observation: JointObservation, source: str, y: Tensor) -> Tensor:
+def _backproject(observation: JointObservation, source: str, y: Tensor, rows: Rows) -> Tensor:
     r"""One source's part of :math:`\tilde A^T \tilde y`, at the scale of the source."""
-    probe = torch.randn(len(y), sum(observation.sizes), device=y.device, dtype=y.dtype)
+    probe = rows.normal(sum(observation.sizes), dtype=y.dtype)
     names = list(observation.source_shapes)
     parts = [torch.zeros_like(p) for p in observation.split(probe)]
     k = names.index(source)
