@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from numbers import Integral, Real
+from typing import get_type_hints
 
 import numpy as np
 
@@ -43,15 +44,16 @@ def check_options(separator):
     InputError
         Naming the first option that is wrong.
     """
+    types = get_type_hints(type(separator))
     for option in fields(separator):
         value = getattr(separator, option.name)
         if option.name in _CHOICES:
             _expect(value in _CHOICES[option.name], option.name, value, _listed(option.name))
-        elif option.type in _TYPES:
-            kind, expected = _TYPES[option.type]
+        elif types[option.name] in _TYPES:
+            kind, expected = _TYPES[types[option.name]]
             right = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
             _expect(right, option.name, value, expected)
-        if option.type in (int, float):
+        if types[option.name] in (int, float):
             least = "zero or more" if option.name in _MAY_BE_ZERO else "a positive number"
             _expect(value > 0 or (value == 0 and option.name in _MAY_BE_ZERO),
                     option.name, value, least)  # fmt: skip

@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 _POSTERIOR, _PRIOR, _LIKELIHOOD = range(100, 103)
 
 
-@dataclass
+# Equal to itself alone: parameters do not tell what was learned.
+@dataclass(eq=False)
 class DiffusionSourceSeparator:
     r"""Diffusion priors of several sources, learned from views, and the posterior under them.
 
@@ -270,6 +271,7 @@ class DiffusionSourceSeparator:
             ``initial`` has other sources, shapes or networks. What was learned before stays as it
             was, as it does if the fit is interrupted.
         """
+        check_options(self)
         self._check_dataset(dataset)
         if initial is not None and not isinstance(initial, DiffusionSourceSeparator):
             initial = self.read(initial, self.device)
@@ -345,6 +347,7 @@ class DiffusionSourceSeparator:
             model.
         """
         fitted = self._learned
+        check_options(self)
         if int(n_samples) < 1:
             raise InputError(f"n_samples: {n_samples}; expected a positive integer")
         seed = self.seed if seed is None else seed
@@ -420,6 +423,7 @@ class DiffusionSourceSeparator:
         InputError
             If the source was not learned or the candidates have another shape or unit.
         """
+        check_options(self)
         if source not in self.sources_:
             raise InputError(f"source: {source!r}; expected one of {', '.join(self.sources_)}")
         shape = self.source_shapes_[source]

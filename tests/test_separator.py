@@ -1,7 +1,7 @@
 """The separator on problems of a few numbers, and all that can be wrong with its input."""
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from astro_ddprism.mixing import (
     Identity,
     Mask,
 )
+from astro_ddprism.options import check_options
 from astro_ddprism.simulate import simulate_field
 
 FLAT = {
@@ -415,10 +416,10 @@ def test_a_file_is_replaced_only_when_asked_for(fitted, model):
     fitted.write(model, overwrite=True)
 
 
-def test_config_makes_an_equal_separator():
+def test_config_makes_a_separator_of_the_same_parameters():
     config = {**FLAT, "sources": ["a", "b"], "symmetries": {"a": ["flips"]}, "max_chi2": 3}
     separator = DiffusionSourceSeparator.from_config(config)
-    assert DiffusionSourceSeparator.from_config(separator.config) == separator
+    assert DiffusionSourceSeparator.from_config(separator.config).config == separator.config
     assert separator.config["max_chi2"] == 3
 
 
@@ -1043,6 +1044,37 @@ def test_options_that_do_not_fit_the_dataset(views, options, message, monkeypatc
     monkeypatch.setattr(module.ExpectationMaximization, "run", None)  # no work is begun
     with pytest.raises(InputError, match=message):
         DiffusionSourceSeparator(**FLAT | options).fit(views)
+
+
+def test_separators_are_equal_to_themselves_alone(fitted):
+    """The same parameters do not make the same model."""
+    new = DiffusionSourceSeparator(**FLAT)
+    assert new.config == fitted.config
+    assert new != fitted
+    assert len({new, fitted, fitted}) == 2
+
+
+def test_options_are_checked_when_they_are_used(fitted, views):
+    separator = known(fitted)
+    separator.n_steps = -5
+    for use in (
+        lambda: separator.fit(views),
+        lambda: separator.sample(views["first"]),
+        separator.sample,
+        lambda: separator.log_prob(np.zeros((1, 2)), "a"),
+    ):
+        with pytest.raises(InputError, match="n_steps: found -5, expected a positive number"):
+            use()
+
+
+def test_options_of_types_that_are_written_as_text(monkeypatch):
+    """As ``from __future__ import annotations`` writes all of them."""
+    separator = DiffusionSourceSeparator()
+    for option in fields(separator):
+        monkeypatch.setattr(option, "type", getattr(option.type, "__name__", str(option.type)))
+    separator.n_steps = -5
+    with pytest.raises(InputError, match="n_steps: found -5, expected a positive number"):
+        check_options(separator)
 
 
 def test_nothing_learned_yet(views, tmp_path):
