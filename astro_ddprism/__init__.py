@@ -9,12 +9,12 @@ from importlib import import_module
 __version__ = "0.1.dev0"
 
 _MODULES = {
-    "DiffusionSourceSeparator": "separator",
+    "DiffusionSourceSeparator": "separator.diffusion",
     "InputError": "errors",
-    "MultiInstrumentView": "instruments",
-    "MultiViewDataset": "dataset",
-    "PosteriorSamples": "posterior",
-    "View": "dataset",
+    "MultiInstrumentView": "views.multi",
+    "MultiViewDataset": "views.dataset",
+    "PosteriorSamples": "posterior.samples",
+    "View": "views.view",
 }
 
 __all__ = [

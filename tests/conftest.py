@@ -8,9 +8,9 @@ from astropy.coordinates import SkyCoord
 
 from astro_ddprism import View
 from astro_ddprism.frame import SourceFrame
-from astro_ddprism.instruments import InstrumentImages, MultiInstrumentView
 from astro_ddprism.mixing import CorrelatedNoise, instrument_operator
 from astro_ddprism.psf import GaussianPSF
+from astro_ddprism.views.multi import InstrumentImages, MultiInstrumentView
 
 
 def make_pairs(n=6, sources=("galaxy",), seed=0, unit="nJy"):

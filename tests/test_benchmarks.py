@@ -46,7 +46,7 @@ def test_e_step(tmp_path):
 
 def test_kill_tells_models_apart_and_reads_checkpoints(tmp_path):
     """The parts of the study that judge; that a killed fit goes on, test_separator shows."""
-    from benchmarks import kill
+    from benchmarks.kill import study as kill
 
     configuration = kill.QUICK | {"n_em_iterations": 0, "n_images": 40, "n_observations": 8}
     kill.make_files(tmp_path, configuration)
@@ -67,7 +67,7 @@ def test_kill_tells_models_apart_and_reads_checkpoints(tmp_path):
 
 def test_operators_against_galsim():
     """The figures that the study asks for, at a few of its settings."""
-    from benchmarks import operators
+    from benchmarks.operators import study as operators
 
     configuration = operators.QUICK | {"n_sersic": [1], "batch_size": 4, "repeats": 1}
     figures = operators.run(configuration, torch.device("cpu"))
@@ -85,7 +85,7 @@ def test_draws_of_a_field_are_those_of_its_posterior():
     from astro_ddprism import View
     from astro_ddprism.diffusion.observation import JointObservation
     from astro_ddprism.mixing import DenseMatrix
-    from benchmarks import instruments
+    from benchmarks.instruments import study as instruments
 
     rng = np.random.default_rng(0)
     shape, n = (2, 3, 3), 18
@@ -110,7 +110,7 @@ def test_draws_of_a_field_are_those_of_its_posterior():
 
 
 def test_star_centre():
-    from benchmarks import instruments
+    from benchmarks.instruments import study as instruments
 
     y, x = np.mgrid[:31, :31]
     star = np.exp(-((x - 15.3) ** 2 + (y - 14.6) ** 2) / 2 / 1.5**2)
@@ -143,8 +143,8 @@ def test_manifolds(tmp_path):
 def test_kids_model(tmp_path, monkeypatch):
     """The training of the shipped model at the size of a toy, on a simulated field in counts."""
     from astro_ddprism import DiffusionSourceSeparator
-    from astro_ddprism.simulate import simulate_field
-    from benchmarks import kids_model
+    from astro_ddprism.simulate.population import simulate_field
+    from benchmarks.kids_model import study as kids_model
 
     field = simulate_field((400, 400), seed=1)
     header = field.image.wcs.to_header()

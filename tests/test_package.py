@@ -107,8 +107,8 @@ def test_dependencies_are_those_imported():
     "code",
     [
         "import astro_ddprism; astro_ddprism.InputError; astro_ddprism.__version__",
-        "from astro_ddprism.cli import main; main(['--help'])",
-        "from astro_ddprism.cli import main; main(['fit', '--help'])",
+        "from astro_ddprism.cli.commands import main; main(['--help'])",
+        "from astro_ddprism.cli.commands import main; main(['fit', '--help'])",
     ],
 )
 def test_no_torch_where_none_is_needed(code):

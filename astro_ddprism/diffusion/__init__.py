@@ -1,1 +1,1 @@
-"""The core in torch: networks, joint posterior, samplers, likelihood, expectation maximization."""
+"""Priors, posteriors and expectation maximization in PyTorch, on batches of whitened observations."""

@@ -1,1 +1,1 @@
-"""Files: ASDF for models and datasets, FITS for products."""
+"""Files, knowing nothing of the package's own objects."""

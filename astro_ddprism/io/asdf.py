@@ -192,40 +192,40 @@ def _check_head(path, tree, kind):
 
 class _DatasetConverter(Converter):
     tags = (f"{_URI}/tags/dataset-1.0.0",)
-    types = ("astro_ddprism.dataset.MultiViewDataset",)
+    types = ("astro_ddprism.views.dataset.MultiViewDataset",)
 
     def to_yaml_tree(self, obj, tag, ctx):  # noqa: ARG002
         # A list, since a YAML mapping has no order, and that of the views orders the sources.
         return {"views": list(obj.values())}
 
     def from_yaml_tree(self, node, tag, ctx):  # noqa: ARG002
-        from ..dataset import MultiViewDataset
+        from ..views.dataset import MultiViewDataset
 
         return MultiViewDataset({view.name: view for view in node["views"]})
 
 
 class _ViewConverter(Converter):
     tags = (f"{_URI}/tags/view-1.0.0",)
-    types = ("astro_ddprism.view.View",)
+    types = ("astro_ddprism.views.view.View",)
 
     def to_yaml_tree(self, obj, tag, ctx):  # noqa: ARG002
         return _view_node(obj)
 
     def from_yaml_tree(self, node, tag, ctx):  # noqa: ARG002
-        from ..view import View
+        from ..views.view import View
 
         return View(**_view_arguments(node))
 
 
 class _MultiInstrumentViewConverter(Converter):
     tags = (f"{_URI}/tags/multi-instrument-view-1.0.0",)
-    types = ("astro_ddprism.instruments.MultiInstrumentView",)
+    types = ("astro_ddprism.views.multi.MultiInstrumentView",)
 
     def to_yaml_tree(self, obj, tag, ctx):  # noqa: ARG002
         return {"name": obj.name, "images": [_view_node(image) for image in obj.images.values()]}
 
     def from_yaml_tree(self, node, tag, ctx):  # noqa: ARG002
-        from ..instruments import InstrumentImages, MultiInstrumentView
+        from ..views.multi import InstrumentImages, MultiInstrumentView
 
         images = [InstrumentImages(**_view_arguments(image)) for image in node["images"]]
         return MultiInstrumentView({image.name: image for image in images}, name=node["name"])
@@ -257,8 +257,8 @@ def _view_node(view) -> dict:
 
 
 def _view_arguments(node) -> dict:
-    from ..conditions import SurveyConditions
     from ..mixing import noise_from_state, operator_from_state
+    from ..survey.conditions import SurveyConditions
 
     # asdf gives arrays that load themselves when touched; the view must outlive the open file.
     arguments = {name: np.array(node[name]) for name in ("data", "mask", "ids")}

@@ -22,7 +22,7 @@ import scipy.ndimage
 import torch
 
 from ..errors import InputError
-from ..pixelmap import fit_pixel_maps
+from ..frame.pixelmap import fit_pixel_maps
 from .base import MixingOperator, array_dtype, as_shape, as_tensor
 from .placement import pixel_areas, pixel_positions
 from .taps import Taps
@@ -38,7 +38,7 @@ class Interpolation(MixingOperator):
     Parameters
     ----------
     coefficients : array_like, shape (N, 2, n, n)
-        Where the image's pixels lie (`~astro_ddprism.pixelmap.fit_pixel_maps`).
+        Where the image's pixels lie (`~astro_ddprism.frame.pixelmap.fit_pixel_maps`).
     source_shape, observation_shape : tuple of int
         ``(bands, ny, nx)`` of the source and of the image.
     order : int

@@ -33,7 +33,7 @@ def matching_kernels(psfs, axes, frame, period, *, names=None):
         Of each observation.
     axes : (N, 2, 2) `~numpy.ndarray`
         Axes of each observation's image: the steps in the frame, in its pixels, from one pixel to
-        the next along x and y, as columns (`~astro_ddprism.pixelmap.pixel_axes`).
+        the next along x and y, as columns (`~astro_ddprism.frame.pixelmap.pixel_axes`).
     frame : `~astro_ddprism.frame.SourceFrame`
         The source's frame.
     period : tuple of int

@@ -3,7 +3,7 @@ r"""Positions and areas of an image's pixels in a source's frame, from Chebyshev
 .. math:: p(t_x, t_y) = \sum_{a, b} c_{ab} \, T_a(t_y) \, T_b(t_x), \qquad
           |J| = \left| \frac{\partial p}{\partial i} \right|
 
-at the pixels :math:`i` of an image, as `~astro_ddprism.pixelmap` fits them. What an operator has to
+at the pixels :math:`i` of an image, as `~astro_ddprism.frame.pixelmap` fits them. What an operator has to
 keep of each observation are the coefficients; positions are made when a mini-batch needs them.
 """
 
@@ -18,7 +18,7 @@ def pixel_positions(coefficients, shape):
     Parameters
     ----------
     coefficients : Tensor, shape (N, 2, n, n)
-        As from `~astro_ddprism.pixelmap.fit_pixel_maps`.
+        As from `~astro_ddprism.frame.pixelmap.fit_pixel_maps`.
     shape : tuple of int
         ``(ny, nx)`` of the images.
 
@@ -37,7 +37,7 @@ def pixel_areas(coefficients, shape):
     Parameters
     ----------
     coefficients : Tensor, shape (N, 2, n, n)
-        As from `~astro_ddprism.pixelmap.fit_pixel_maps`.
+        As from `~astro_ddprism.frame.pixelmap.fit_pixel_maps`.
     shape : tuple of int
         ``(ny, nx)`` of the images.
 

@@ -40,7 +40,7 @@ import scipy.fft
 import torch
 
 from ..errors import InputError
-from ..pixelmap import fit_pixel_maps, pixel_axes, pixel_extent
+from ..frame.pixelmap import fit_pixel_maps, pixel_axes, pixel_extent
 from ..psf import PSF, PointPSF
 from .base import MixingOperator, array_dtype, as_shape, as_tensor, select
 from .kernels import matching_kernels
@@ -62,7 +62,7 @@ class Resampling(MixingOperator):
     Parameters
     ----------
     coefficients : array_like, shape (N, 2, n, n)
-        Where the image's pixels lie (`~astro_ddprism.pixelmap.fit_pixel_maps`).
+        Where the image's pixels lie (`~astro_ddprism.frame.pixelmap.fit_pixel_maps`).
     transfer : array_like, shape (K, bands, 2 m_y + 1, m_x + 1, 2)
         Real and imaginary parts of the kernels' transforms, as
         `~astro_ddprism.mixing.kernels.matching_kernels` orders them. An axis of bands may have
@@ -167,7 +167,7 @@ class Resampling(MixingOperator):
         --------
         >>> from astropy import units as u
         >>> from astropy.coordinates import SkyCoord
-        >>> from astro_ddprism.frame import SourceFrame
+        >>> from astro_ddprism.frame.frame import SourceFrame
         >>> from astro_ddprism.mixing import Resampling
         >>> from astro_ddprism.psf import GaussianPSF
         >>> galaxy = SkyCoord(150.1, 2.2, unit="deg")

@@ -27,7 +27,7 @@ class ImagePSF(PSF):
     ----------
     image : array_like, `~astropy.nddata.NDData`, or a list of these
         The PSF, ``(ky, kx)`` for all bands or ``(bands, ky, kx)``; or a list with one for each
-        band. Checked by `~astro_ddprism.survey.read_psf`: odd-sized, its peak in the middle, of sum
+        band. Checked by `~astro_ddprism.psf.read_psf`: odd-sized, its peak in the middle, of sum
         1. Its axes are those of the image.
     oversampling : float, optional
         Its pixels for each pixel of the image: 1 for one on the image's own pixels.
@@ -52,7 +52,7 @@ class ImagePSF(PSF):
     """
 
     def __init__(self, image, *, oversampling=None, scale=None, centre=None, includes_pixel=True):
-        from ..survey.psf import read_psf  # photutils would come with it
+        from .kernels import read_psf  # photutils would come with it
 
         if (oversampling is None) == (scale is None):
             found = "neither" if scale is None else "both"
@@ -100,8 +100,8 @@ class ImagePSF(PSF):
         InputError
             If the file holds no PSF, or nothing tells its scale.
         """
-        from ..survey.files import find_extension, open_fits
-        from ..survey.psf import read_psf
+        from ..io.fits_in import find_extension, open_fits
+        from .kernels import read_psf
 
         with open_fits(path) as hdus:
             hdu = find_extension(hdus, "psf", path)

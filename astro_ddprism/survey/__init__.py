@@ -17,14 +17,15 @@ instruments at once.
 
 from .conditions import image_conditions
 from .cutouts import Cutouts, cut_out
-from .detection import detect_galaxies, detect_objects, select_galaxies, stellar_locus
-from .images import SurveyImage, read_image, stack_bands
-from .instruments import views_from_cutouts, views_from_images
+from .detection import detect_objects
+from .find import detect_galaxies, select_galaxies
+from .images import SurveyImage, stack_bands
 from .noise import estimate_autocorrelation, estimate_noise
-from .positions import place_randoms, positions_table, read_positions
-from .psf import read_psf
+from .positions import positions_table, read_positions
+from .randoms import place_randoms
+from .read import read_image
 from .saturation import find_saturation
-from .views import views_from_image
+from .stars import stellar_locus
 
 __all__ = [
     "Cutouts",
@@ -40,11 +41,7 @@ __all__ = [
     "positions_table",
     "read_image",
     "read_positions",
-    "read_psf",
     "select_galaxies",
     "stack_bands",
     "stellar_locus",
-    "views_from_cutouts",
-    "views_from_image",
-    "views_from_images",
 ]

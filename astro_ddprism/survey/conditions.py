@@ -1,15 +1,144 @@
-"""What an image is like: measured, or told where it cannot be measured."""
+"""What images are like: pixels, PSF, noise and band; told, or measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from astropy import units as u
 
-from ..conditions import SurveyConditions
 from ..errors import InputError
-from .cutouts import pixel_angle
-from .detection import detect_objects
-from .psf import kernel_fwhm, stellar_fwhm
+from ..psf.kernels import kernel_fwhm
+from ..units import AB_FLUX, zero_point
+from .images import pixel_angle
+from .psf import stellar_fwhm
 
-__all__ = ["detect_stars", "image_conditions"]
+__all__ = ["SurveyConditions", "image_conditions"]
+
+N_NAMES = 4  # images that `lines` names
+
+
+@dataclass(frozen=True)
+class SurveyConditions:
+    r"""What the images of one instrument are like.
+
+    Parameters
+    ----------
+    pixel_scale : `~astropy.units.Quantity`
+        Angle of the side of a pixel of the sources: the image's, or those of a frame of their own.
+    noise : `~astropy.units.Quantity`, shape (bands,)
+        Standard deviation of the noise of a pixel, its median over the image.
+    psf_fwhm : `~astropy.units.Quantity`, shape (bands,), optional
+        Full width at half maximum of the stars; None where it is not known.
+    bands : tuple of str
+        Names of the bands.
+    images : tuple of str
+        Names of the images.
+
+    Examples
+    --------
+    >>> from astropy import units as u
+    >>> from astro_ddprism.separator.checks import SurveyConditions
+    >>> conditions = SurveyConditions(
+    ...     0.339 * u.arcsec, [16.5] * u.nJy, [0.85] * u.arcsec, bands=("r",), images=("r.fits",)
+    ... )
+    >>> print("\n".join(conditions.lines()))
+    pixels of 0.339 arcsec, r: noise 16.5 nJy a pixel (AB zero point 31.40), PSF 0.85 arcsec
+    from r.fits
+    """
+
+    pixel_scale: u.Quantity
+    noise: u.Quantity
+    psf_fwhm: u.Quantity | None = None
+    bands: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> u.UnitBase:
+        """Unit of the flux."""
+        return self.noise.unit
+
+    @property
+    def zero_point(self) -> float | None:
+        """AB magnitude of a flux of 1, where the unit tells."""
+        return zero_point(self.unit)
+
+    def to(self, unit) -> "SurveyConditions":
+        """The same with the noise in another unit of flux."""
+        return SurveyConditions(
+            self.pixel_scale, self.noise.to(unit, AB_FLUX), self.psf_fwhm, self.bands, self.images
+        )
+
+    @classmethod
+    def combined(cls, several) -> "SurveyConditions | None":
+        """Those of several sets of images together: medians, and all names.
+
+        Parameters
+        ----------
+        several : iterable of SurveyConditions or None
+            One for each set; None where nothing is known.
+
+        Returns
+        -------
+        SurveyConditions or None
+            None if nothing is known of any.
+        """
+        known = [one for one in several if one is not None]
+        if not known:
+            return None
+        first = known[0]
+        widths = [one.psf_fwhm for one in known if one.psf_fwhm is not None]
+        return cls(
+            np.median(u.Quantity([one.pixel_scale for one in known])),
+            np.median(u.Quantity([one.to(first.unit).noise for one in known]), axis=0),
+            np.median(u.Quantity(widths), axis=0) if widths else None,
+            first.bands,
+            tuple(dict.fromkeys(name for one in known for name in one.images)),
+        )
+
+    def state(self) -> dict:
+        """Numbers, lists and names, for a file."""
+        width = self.psf_fwhm
+        return {
+            "pixel_scale": self.pixel_scale.to_value(u.arcsec).item(),
+            "psf_fwhm": None if width is None else width.to_value(u.arcsec).tolist(),
+            "noise": self.noise.value.tolist(),
+            "unit": self.unit.to_string(),
+            "bands": list(self.bands),
+            "images": list(self.images),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping) -> "SurveyConditions":
+        """What `state` told."""
+        width = state["psf_fwhm"]
+        return cls(
+            state["pixel_scale"] * u.arcsec,
+            u.Quantity(np.array(state["noise"], dtype=float), state["unit"]),
+            None if width is None else np.array(width, dtype=float) * u.arcsec,
+            tuple(state["bands"]),
+            tuple(state["images"]),
+        )
+
+    def lines(self) -> list[str]:
+        """For people: pixels, noise, PSF and where the images came from."""
+        unit = str(self.unit) or "(no unit)"
+        zero = "" if self.zero_point is None else f" (AB zero point {self.zero_point:.2f})"
+        parts = []
+        for k, noise in enumerate(self.noise.value):
+            name = f"{self.bands[k]}: " if k < len(self.bands) else ""
+            width = "" if self.psf_fwhm is None else f", PSF {_angle(self.psf_fwhm[k], '.2f')}"
+            parts.append(f"{name}noise {noise:.4g} {unit} a pixel{zero}{width}")
+        pixels = f"pixels of {_angle(self.pixel_scale, '.3f')}, "
+        names = [*self.images[:N_NAMES], *(["..."] if len(self.images) > N_NAMES else [])]
+        return [pixels + "; ".join(parts), *([f"from {', '.join(names)}"] if names else [])]
+
+
+def _angle(angle, digits):
+    return f"{angle.to_value(u.arcsec):{digits}} arcsec"
+
+
+def _angles(angles):
+    return ", ".join(f"{angle:.2f}" for angle in angles.to_value(u.arcsec)) + " arcsec"
 
 
 def image_conditions(image, *, objects=None, psf=None, psf_fwhm=None) -> SurveyConditions:
@@ -29,7 +158,7 @@ def image_conditions(image, *, objects=None, psf=None, psf_fwhm=None) -> SurveyC
 
     Returns
     -------
-    `~astro_ddprism.conditions.SurveyConditions`
+    `~astro_ddprism.survey.conditions.SurveyConditions`
 
     Raises
     ------
@@ -54,25 +183,6 @@ def image_conditions(image, *, objects=None, psf=None, psf_fwhm=None) -> SurveyC
         image.names,
         image.files,
     )
-
-
-def detect_stars(image):
-    """Detect objects for the sake of the stars among them: blends stay blends.
-
-    Parameters
-    ----------
-    image : `~astro_ddprism.survey.SurveyImage`
-        The image.
-
-    Returns
-    -------
-    `~astropy.table.QTable`, or None
-        As of `~astro_ddprism.survey.detect_objects`; None where nothing is detected.
-    """
-    try:
-        return detect_objects(image, deblend_contrast=1.0)
-    except InputError:
-        return None
 
 
 def _given_width(psf_fwhm, n_bands):

@@ -1,8 +1,7 @@
-"""The noise of a view: the variance that an image tells, and the correlation of its pixels.
+"""How strongly neighbouring pixels of an image share their noise.
 
 Resampled and drizzled images share noise between neighbours, at a range of a few pixels that is the
-same all over the image. What is measured in its blank sky goes, with the variance of each pixel,
-into a `~astro_ddprism.mixing.CorrelatedNoise`.
+same all over the image. It is measured in the image's blank sky.
 """
 
 import logging
@@ -12,7 +11,7 @@ import numpy as np
 from ..errors import InputError
 from .noise import estimate_autocorrelation
 
-__all__ = ["autocorrelation_of", "noise_of"]
+__all__ = ["autocorrelation_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,29 +53,3 @@ def autocorrelation_of(images, max_lag):
         logger.info("%s, %s: noise of neighbours correlated by %.2f, %.2f", label, name, *middle)
         patches.append(patch)
     return np.stack(patches)
-
-
-def noise_of(variance, autocorrelation):
-    """The argument of a view that tells its noise.
-
-    Parameters
-    ----------
-    variance : (N, bands, ny, nx) `~numpy.ndarray`
-        Variance of every pixel; infinite at masked ones.
-    autocorrelation : (bands, ky, kx) `~numpy.ndarray`, or None
-        As from `autocorrelation_of`.
-
-    Returns
-    -------
-    dict
-        ``variance`` or ``noise``.
-    """
-    if autocorrelation is None:
-        return {"variance": variance}
-    import torch
-
-    from ..mixing import CorrelatedNoise
-
-    # In float64 until there are no squares of faint fluxes any more.
-    noise = CorrelatedNoise(variance, autocorrelation, dtype=torch.float64)
-    return {"noise": noise.to(dtype=torch.float32)}

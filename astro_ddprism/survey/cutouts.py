@@ -10,7 +10,6 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 from astropy.wcs import Sip
@@ -242,18 +241,3 @@ def _shifted(wcs, x0, y0):
         wcs.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - [x0, y0])
     wcs.array_shape = None
     return wcs
-
-
-def pixel_angle(image):
-    """Angle of the side of a pixel.
-
-    Parameters
-    ----------
-    image : `SurveyImage`
-        The image.
-
-    Returns
-    -------
-    `~astropy.units.Quantity`
-    """
-    return np.sqrt(image.wcs.proj_plane_pixel_area()).to(u.arcsec)

@@ -26,7 +26,7 @@ from photutils.background import Background2D, StdBackgroundRMS
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from ..errors import InputError
-from .files import as_float
+from ..io.fits_in import as_float
 
 __all__ = ["estimate_autocorrelation", "estimate_noise"]
 

@@ -7,10 +7,10 @@ from astropy import units as u
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-from ..conditions import SurveyConditions
 from ..errors import InputError
 from ..frame import SourceFrame
 from ..units import AB_FLUX
+from .conditions import SurveyConditions
 
 __all__ = ["Stamps", "stack_stamps"]
 
@@ -35,7 +35,7 @@ class Stamps:
         Correlation of the noise of neighbouring pixels.
     effective_gain : (N, bands, ny, nx) `~numpy.ndarray`, optional
         Electrons for each unit of flux.
-    conditions : `~astro_ddprism.conditions.SurveyConditions`, optional
+    conditions : `~astro_ddprism.survey.conditions.SurveyConditions`, optional
         What the images are like.
     """
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.manifold_problems import data_folder
+from benchmarks.manifolds.problems import data_folder
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def simulated_tile(tmp_path_factory):
     from astropy import units as u
     from astropy.io import fits
 
-    from astro_ddprism.simulate import simulate_field
+    from astro_ddprism.simulate.population import simulate_field
 
     field = simulate_field(
         (420, 420), seed=5, n_bad_columns=0, star_density=3 / u.arcmin**2, saturation=1 * u.mJy
@@ -44,7 +44,7 @@ def simulated_tile(tmp_path_factory):
 @pytest.fixture(scope="session")
 def scene(cosmos, simulated_tile):
     """A few galaxies in two passes over the last rows of a simulated field."""
-    from benchmarks.injection_scene import SceneSettings, make_scene
+    from benchmarks.injection.scene import SceneSettings, make_scene
 
     settings = SceneSettings(n=20, n_per_pass=12, first_row=200, magnitudes=(19.5, 23.5), seed=3)
     return make_scene(simulated_tile[0], cosmos, settings)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
-from astro_ddprism.metrics import interval_coverage
+from astro_ddprism.evaluate.metrics import interval_coverage
 from astro_ddprism.mixing import CorrelatedNoise, DenseMatrix
-from benchmarks import correlated
+from benchmarks.correlated import study as correlated
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,16 @@ from azula.noise import VESchedule
 from scipy.stats import kstest
 
 from astro_ddprism import View
-from astro_ddprism.diffusion.joint import JointPosteriorDenoiser
 from astro_ddprism.diffusion.observation import JointObservation
+from astro_ddprism.diffusion.posteriors.moment_matching import JointPosteriorDenoiser
+from astro_ddprism.diffusion.posteriors.solvers import GMRES, Dense
 from astro_ddprism.diffusion.random import seeded
-from astro_ddprism.diffusion.solvers import GMRES, Dense
 from astro_ddprism.mixing import DenseMatrix, Identity
-from benchmarks import dynamic_range
-from benchmarks.dynamic_range_pictures import draw_fluxes
-from benchmarks.dynamic_range_problem import LIGHT, SIZE, Light, _peaks, observe
-from benchmarks.dynamic_range_stretched import Stretch, StretchedPosteriorDenoiser, _Tangent
-from benchmarks.dynamic_range_summary import summarise
+from benchmarks.dynamic_range import study as dynamic_range
+from benchmarks.dynamic_range.pictures import draw_fluxes
+from benchmarks.dynamic_range.problem import LIGHT, SIZE, Light, _peaks, observe
+from benchmarks.dynamic_range.stretched import Stretch, StretchedPosteriorDenoiser, _Tangent
+from benchmarks.dynamic_range.summary import summarise
 
 SHAPE, SIZES = (1, 2, 3), (6, 6)
 TIME = torch.tensor(0.4, dtype=torch.float64)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import instruments
+from benchmarks.instruments import study as instruments
 
 
 @pytest.fixture

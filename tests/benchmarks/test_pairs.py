@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import pairs
+from benchmarks.pairs import study as pairs
 
 TOY = pairs.QUICK | {"n_observations": 24, "n_held_out": 6, "n_samples": 2}
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import photon_noise
+from benchmarks.photon_noise import study as photon_noise
 from benchmarks.record import run_study
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.signal import convolve2d
 
-from astro_ddprism.dataset import MultiViewDataset
 from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.mixing import Convolution
+from astro_ddprism.views.dataset import MultiViewDataset
 
 
 class LinearProblem:

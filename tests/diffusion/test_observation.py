@@ -5,10 +5,11 @@ import pytest
 import torch
 from scipy.ndimage import convolve, shift
 
-from astro_ddprism.dataset import Batch
-from astro_ddprism.diffusion.gaussian import GaussianPrior, latent_posterior
 from astro_ddprism.diffusion.observation import JointObservation
+from astro_ddprism.diffusion.posteriors.latent import latent_posterior
+from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
 from astro_ddprism.mixing import CorrelatedNoise, DenseMatrix, DiagonalNoise, PhotonNoise
+from astro_ddprism.views.view import Batch
 
 
 @pytest.mark.parametrize("psf", [False, True], ids=["matrices", "psf"])

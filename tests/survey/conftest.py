@@ -7,7 +7,7 @@ from astropy import units as u
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
-from astro_ddprism.simulate import simulate_field
+from astro_ddprism.simulate.population import simulate_field
 
 
 def make_wcs(shape=(64, 64), ra=150.0, dec=2.0, scale=1e-4):

@@ -6,9 +6,10 @@ from astropy import units as u
 
 from astro_ddprism import MultiViewDataset
 from astro_ddprism.errors import InputError
-from astro_ddprism.survey import image_conditions, read_image, stack_bands, views_from_image
-from astro_ddprism.survey.conditions import detect_stars
-from astro_ddprism.survey.psf import kernel_fwhm
+from astro_ddprism.psf.kernels import kernel_fwhm
+from astro_ddprism.survey import image_conditions, read_image, stack_bands
+from astro_ddprism.survey.find import detect_stars
+from astro_ddprism.views.build import views_from_image
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from astro_ddprism.errors import InputError
 from astro_ddprism.survey import read_image, stack_bands
-from astro_ddprism.survey.correlation import autocorrelation_of, noise_of
+from astro_ddprism.survey.correlation import autocorrelation_of
+from astro_ddprism.views.noise import noise_of
 
 
 @pytest.fixture

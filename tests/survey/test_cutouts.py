@@ -9,14 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from astro_ddprism import MultiViewDataset
 from astro_ddprism.errors import InputError
-from astro_ddprism.survey import (
-    cut_out,
-    detect_galaxies,
-    read_image,
-    read_positions,
-    views_from_image,
-)
+from astro_ddprism.survey import cut_out, detect_galaxies, read_image, read_positions
 from astro_ddprism.survey.cutouts import masked_fraction_map
+from astro_ddprism.views.build import views_from_image
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from astropy.io import fits
 from numpy.testing import assert_allclose
 
 from astro_ddprism.errors import InputError
-from astro_ddprism.survey import read_psf
-from astro_ddprism.survey.psf import half_light_radius, kernel_fwhm
+from astro_ddprism.psf import read_psf
+from astro_ddprism.psf.kernels import half_light_radius, kernel_fwhm
 
 
 def gaussian(n, sigma=2.0):

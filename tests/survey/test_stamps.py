@@ -6,7 +6,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from astro_ddprism.errors import InputError
 from astro_ddprism.survey import read_image, read_positions
-from astro_ddprism.survey.cutouts import cut_stamps, pixel_angle
+from astro_ddprism.survey.cutouts import cut_stamps
+from astro_ddprism.survey.images import pixel_angle
 from astro_ddprism.survey.stamps import stack_stamps
 
 

@@ -1,0 +1,263 @@
+"""The arguments of the command line.
+
+Nothing is imported here that takes time, so that ``ddprism --help`` does not.
+"""
+
+import argparse
+from pathlib import Path
+
+from .. import __version__
+from ..errors import InputError
+
+__all__ = ["make_parser"]
+
+# What may follow the file of an instrument's image.
+INSTRUMENT_OPTIONS = (
+    "psf", "psf_scale", "oversampling", "bands", "hdu", "uncertainty", "variance", "ivar", "weight",
+    "mask", "effective_gain", "saturation", "unit", "zero_point",
+)  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def _quantity(text):
+    """A number, or a number with a unit."""
+    from astropy import units as u
+
+    try:
+        quantity = u.Quantity(text)
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected a number or 'NUMBER UNIT'"
+        ) from None
+    return float(quantity.value) if quantity.unit == u.one else quantity
+
+
+def _saturation(text):
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number or auto") from None
+
+
+def _gain(text):
+    """A number, with a unit or without, or else the name of what holds it."""
+    try:
+        return _quantity(text)
+    except argparse.ArgumentTypeError:
+        return text
+
+
+def _angle(text):
+    """An angle; a number is one in arcseconds."""
+    from astropy import units as u
+
+    quantity = u.Quantity(_quantity(text))
+    quantity = quantity * u.arcsec if quantity.unit == u.one else quantity
+    if not quantity.unit.is_equivalent(u.arcsec) or not 0 < quantity.value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive angle")
+    return quantity
+
+
+def _weights(text):
+    """Rows of numbers, with colons between the numbers and slashes between the rows."""
+    try:
+        return [[float(number) for number in row.split(":")] for row in text.split("/")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"bands: found {text!r}, expected numbers such as 0.2:0.8, and / between rows"
+        ) from None
+
+
+def _instrument(text):
+    """Name, file and options of an instrument's image."""
+    name, _, rest = text.partition("=")
+    path, *parts = rest.split(",")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=FILE[,OPTION=VALUE,...]")
+    options = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key not in INSTRUMENT_OPTIONS or not value:
+            raise argparse.ArgumentTypeError(
+                f"found {part!r} for {name}, expected OPTION=VALUE with one of "
+                f"{', '.join(INSTRUMENT_OPTIONS)}"
+            )
+        read = {"psf_scale": _angle, "oversampling": _quantity, "bands": _weights,
+                "effective_gain": _gain, "saturation": _saturation}.get(key, str)  # fmt: skip
+        options[key] = read(value)
+    return name, Path(path), options
+
+
+def make_parser():
+    """The parser of all commands.
+
+    Returns
+    -------
+    `argparse.ArgumentParser`
+        Its errors are `InputError`, for the caller to show; ``command`` is the name of the command.
+    """
+    parser = _Parser(
+        prog="ddprism",
+        description="Separate galaxies from the light on their lines of sight.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND"
+    )
+    for add in (_add_demo, _add_cutouts, _add_fit, _add_separate, _add_info):
+        command = add(commands)
+        command.add_argument("-q", "--quiet", action="store_true", help="only say what went wrong")
+    return parser
+
+
+def _add_demo(commands):
+    command = commands.add_parser(
+        "demo", help="simulate a field, fit, separate, compare with truth"
+    )
+    command.add_argument("--out", type=Path, default=Path("ddprism-demo"), metavar="DIR",
+                         help="folder for all files (default: %(default)s)")  # fmt: skip
+    command.add_argument("--seed", type=int, default=0, help="default: 0")
+    command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
+    return command
+
+
+def _add_cutouts(commands):
+    command = commands.add_parser("cutouts", help="cut survey images into views")
+    command.add_argument("images", nargs="*", type=Path, metavar="TILE.fits",
+                         help="image; several are bands on one pixel grid")  # fmt: skip
+    _add_output(command, "VIEWS.asdf")
+    command.add_argument("--n-random", type=int, help="random positions (default: 2 a galaxy)")
+    command.add_argument("--random-distance", type=_quantity, metavar="DISTANCE",
+                         help="keep random positions so far from detections, in pixels or as "
+                         "'5 arcsec' (default: do not avoid them)")  # fmt: skip
+    command.add_argument("--crowded-fraction", type=float, default=0.0, metavar="PART",
+                         help="part of the random positions that lie beside detections, for a "
+                         "model that has seen many blends (default: 0)")  # fmt: skip
+    _add_image_options(command)
+    _add_instrument_options(command)
+    return command
+
+
+def _add_fit(commands):
+    command = commands.add_parser("fit", help="learn the priors from views")
+    command.add_argument("views", type=Path, metavar="VIEWS.asdf")
+    _add_output(command, "MODEL.asdf")
+    command.add_argument("--config", type=Path, metavar="FILE.toml",
+                         help="options of DiffusionSourceSeparator")  # fmt: skip
+    command.add_argument("--from", dest="initial", type=Path, metavar="MODEL",
+                         help="fine-tune this model, a file or a name")  # fmt: skip
+    command.add_argument("--resume", action="store_true",
+                         help="go on with a fit that was interrupted")  # fmt: skip
+    command.add_argument("--device", help="cpu, cuda, ... (default: auto)")
+    command.add_argument("--seed", type=int)
+    return command
+
+
+def _add_separate(commands):
+    command = commands.add_parser("separate", help="draw the sources of every observation")
+    command.add_argument("images", nargs="*", type=Path, metavar="TILE.fits|VIEWS.asdf",
+                         help="image (several are bands), or views cut out of one")  # fmt: skip
+    command.add_argument("--model", type=Path, required=True, metavar="MODEL.asdf|NAME",
+                         help="a file, or the name of one that comes with the package")  # fmt: skip
+    _add_output(command, "SEPARATED.fits")
+    command.add_argument(
+        "--catalog", type=Path, metavar="CAT.ecsv", help="write the catalog there, too"
+    )
+    command.add_argument("--samples", type=int, default=16, metavar="N",
+                         help="samples of each observation (default: %(default)s)")  # fmt: skip
+    command.add_argument("--keep-samples", action="store_true",
+                         help="write the samples, not only mean and deviation")  # fmt: skip
+    command.add_argument("--aperture", type=_quantity, metavar="RADIUS",
+                         help="radius for the catalog's aperture fluxes, in pixels or as "
+                         "'2 arcsec' (default: total fluxes only)")  # fmt: skip
+    command.add_argument("--view", help="which view of VIEWS.asdf (default: that of most sources)")
+    command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
+    _add_image_options(command)
+    _add_instrument_options(command)
+    return command
+
+
+def _add_info(commands):
+    command = commands.add_parser("info", help="tell what a file holds")
+    command.add_argument("file", type=Path, metavar="FILE",
+                         help="or the name of a model that comes with the package")  # fmt: skip
+    return command
+
+
+def _add_output(command, metavar):
+    command.add_argument("-o", "--output", type=Path, required=True, metavar=metavar)
+    command.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def _add_image_options(command):
+    cutouts = command.add_argument_group("cutouts")
+    add = cutouts.add_argument
+    add(
+        "--positions",
+        type=Path,
+        metavar="TABLE",
+        help="galaxies (RA, Dec, id) instead of detection",
+    )
+    add("--psf", action="append", type=Path, metavar="FITS", help="point spread function (one, or "
+        "one for each band); the sources are then the light before it")  # fmt: skip
+    add("--psf-fwhm", action="append", type=_angle, metavar="ANGLE", help="FWHM of the stars, in "
+        "arcseconds or with a unit, once or for each band (default: measured)")  # fmt: skip
+    add("--size", type=int, help="side in pixels (default: 32, or that of the model)")
+    add("--max-masked-fraction", type=float, default=0.2, metavar="F", help="default: %(default)s")
+    add("--seed", type=int, default=0, help="default: 0")
+
+    detection = command.add_argument_group("detection").add_argument
+    detection("--threshold", type=float, help="in units of the noise (default: 1.5)")
+    detection("--min-snr", type=float, help="least signal-to-noise ratio (default: 10)")
+    detection("--min-flux", type=_quantity, metavar="FLUX", help="a number or 'NUMBER UNIT'")
+    detection("--max-flux", type=_quantity, metavar="FLUX")
+    detection("--keep-stars", action="store_true", help="do not reject stars")
+
+    image = command.add_argument_group(
+        "image; options with * once, or once for each band"
+    ).add_argument
+    image("--hdu", action="append", metavar="EXT", help="* extension of the image")
+    for name in ("uncertainty", "variance", "ivar", "weight", "mask"):
+        image(
+            f"--{name}",
+            action="append",
+            metavar="EXT|FITS",
+            help=f"* extension or file of the {name}",
+        )
+    image(
+        "--bad-bits", type=int, metavar="BITS", help="bits of the mask that are bad (default: all)"
+    )
+    image("--estimate-noise", action="store_true", help="measure the noise in the image's sky")
+    image("--subtract-background", action="store_true", help="subtract the level of the sky")
+    image("--effective-gain", action="append", type=_gain, metavar="GAIN|KEYWORD|EXT|FITS",
+          help="* electrons for each unit of flux, for photon noise of the sources: a number, a "
+          "keyword of the header, or an extension or file with a map of exposure")  # fmt: skip
+    image("--saturation", action="append", type=_saturation, metavar="LEVEL|auto",
+          help="* saturation level, or auto to find it (default: SATURATE)")  # fmt: skip
+    image("--unit", help="unit of the pixels, instead of BUNIT")
+    image("--zero-point", action="append", metavar="MAG|KEYWORD",
+          help="* AB magnitude of a pixel value of 1, or the keyword that tells it; fluxes are "
+          "then in microjansky")  # fmt: skip
+    image("--correlated-noise", type=int, nargs="?", const=3, metavar="LAG",
+          help="measure how neighbouring pixels share their noise, up to this distance "
+          "(default: independent; without a number: 3)")  # fmt: skip
+
+
+def _add_instrument_options(command):
+    several = command.add_argument_group("several instruments, instead of TILE.fits").add_argument
+    several("--instrument", action="append", type=_instrument, metavar="NAME=FILE[,OPTION=VALUE]",
+            help="image of an instrument; once more with the same name for each further band, on "
+            "the same pixel grid. Options: psf=FITS, with psf_scale=ARCSEC or oversampling=N where "
+            "its header does not tell; bands=W:W:..., the shares of the source's bands in this "
+            "one; and hdu, uncertainty, variance, ivar, weight, mask, effective_gain, saturation, "
+            "unit, zero_point, as for TILE.fits")  # fmt: skip
+    several("--frame-scale", type=_angle, metavar="ARCSEC",
+            help="pixels of the sources (default: the smallest of all images)")  # fmt: skip
+    several("--frame-size", type=_angle, metavar="ARCSEC",
+            help="side of the sources (default: that of the model, or all images)")  # fmt: skip

@@ -1,0 +1,77 @@
+"""``ddprism info``: what files hold."""
+
+from pathlib import Path
+
+__all__ = []
+
+
+def _info(args):
+    from ..models import find_model
+
+    path = find_model(args.file)
+    if not path.exists():
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+    lines = _asdf_info(path) if _is_asdf(path) else _fits_info(path)
+    print("\n".join([f"{path}:", *(f"  {line}" for line in lines)]))
+
+
+def _is_asdf(path):
+    with Path(path).open("rb") as file:
+        return file.read(5) == b"#ASDF"
+
+
+def _asdf_info(path):
+    import asdf
+
+    try:
+        head = asdf.util.load_yaml(path).get("astro_ddprism", {})
+    except Exception:  # a damaged file: reading it says how  # noqa: BLE001
+        head = {}
+    return _model_info(path) if head.get("kind") == "model" else _views_info(path)
+
+
+def _views_info(path):
+    import numpy as np
+
+    from ..separator.checks import TrainingData
+    from ..views.dataset import MultiViewDataset
+
+    dataset = MultiViewDataset.read(path)
+    yield f"views, in {str(dataset.unit) or 'no unit'}, noise {dataset.noise_scale:.4g} a pixel"
+    for name, conditions in TrainingData.of(dataset).conditions.items():
+        yield from (f"{name}: {line}" if name else line for line in conditions.lines())
+    for name, view in dataset.items():
+        for instrument, image in view.images.items():
+            shape = " x ".join(map(str, image.data.shape[1:]))
+            label = f"{name}, {instrument}" if instrument else name
+            n_seen = np.count_nonzero(image.n_valid())
+            yield (
+                f"{label}: {n_seen} observations of {shape} pixels, "
+                f"sources {', '.join(view.sources)}, "
+                f"{image.mask[image.n_valid() > 0].mean():.2%} masked"
+            )
+
+
+def _model_info(path):
+    from ..separator.diffusion import DiffusionSourceSeparator
+
+    separator = DiffusionSourceSeparator.read(path, device="cpu")
+    yield f"model of {', '.join(separator.sources_)}, in {str(separator.unit_) or 'no unit'}"
+    for source, shape in separator.source_shapes_.items():
+        yield f"{source}: {' x '.join(map(str, shape))} pixels"
+    yield from separator.training_.lines()
+    for name, value in separator.config.items():
+        yield f"{name} = {value}"
+    yield from separator.history_.pformat(max_lines=-1, max_width=-1)
+
+
+def _fits_info(path):
+    from ..io.fits_in import open_fits
+
+    with open_fits(path) as hdus:
+        for card in hdus[0].header.cards:
+            if card.keyword not in {"SIMPLE", "BITPIX", "NAXIS", "EXTEND", ""}:
+                yield f"{card.keyword:<8} {card.value}  {card.comment}".rstrip()
+        for i, hdu in enumerate(hdus):
+            shape = f"{len(hdu.data)} rows" if not hdu.is_image else " x ".join(map(str, hdu.shape))
+            yield f"{i} {hdu.name}: {shape or 'no data'} {hdu.header.get('BUNIT', '')}".rstrip()

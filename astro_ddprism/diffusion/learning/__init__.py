@@ -1,0 +1,1 @@
+"""Expectation maximization: priors from views."""

@@ -1,0 +1,114 @@
+"""What networks are trained on: drawn images, and what would be observed of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .symmetries import random_transform
+
+__all__ = ["images", "simulate"]
+
+# Quantiles of flux that are the faintest and the brightest, and the width of a bin of log flux.
+FAINTEST, BRIGHTEST, FLUX_BIN = 0.05, 0.95, 0.35
+
+
+def images(
+    samples: Tensor,
+    symmetries: tuple[str, ...],
+    device: torch.device,
+    flux_factors: tuple[float, float] | None = None,
+    transform=random_transform,
+):
+    """Images of one source to train on.
+
+    Parameters
+    ----------
+    samples : torch.Tensor
+        Clean sources, of shape ``(N, *shape)``, on any device.
+    symmetries : tuple of str
+        Symmetries of the source; every image is transformed at random.
+    device : torch.device
+        Where to train.
+    flux_factors : tuple of float, optional
+        Images are multiplied by factors in this range, so that all fluxes become equally frequent:
+        uniform in the logarithm, from that of faint samples (the quantile 0.05) by the lower factor
+        to that of bright ones (0.95) by the upper one. So a prior of flux that is steep, as counts
+        of galaxies are, becomes uninformative over the range of the samples and beyond.
+    transform : callable
+        How images are transformed: `random_transform`, or `random_transform_about_pixel`.
+
+    Returns
+    -------
+    callable
+        Called with a number of images; returns a tuple of one tensor, ``(B, *shape)``.
+    """
+
+    def draw(n: int) -> tuple[Tensor]:
+        index = torch.randint(len(samples), (n,))
+        return (transform(samples[index].to(device), symmetries),)
+
+    if flux_factors is None:
+        return draw
+    population = _FluxBalanced(samples, flux_factors)
+
+    def draw_balanced(n: int) -> tuple[Tensor]:
+        index, factor = population.draw(n)
+        factor = factor.view(-1, *(1,) * (samples.ndim - 1))
+        return (transform((factor * samples[index]).to(device), symmetries),)
+
+    return draw_balanced
+
+
+class _FluxBalanced:
+    """Samples and factors whose products are uniform in the logarithm of their flux."""
+
+    def __init__(self, samples: Tensor, factors: tuple[float, float]):
+        flux = samples.flatten(1).sum(dim=1)
+        faint = flux.clip(min=0).quantile(FAINTEST).clip(min=1.0)
+        log_flux, self._order = flux.clip(min=faint).log().sort()
+        bins = ((log_flux - log_flux[0]) / FLUX_BIN).long()
+        weight = 1 / torch.bincount(bins)[bins].double()
+        self._log_flux = log_flux
+        self._below = torch.cat([weight.new_zeros(1), weight.cumsum(0)])
+        self._low, self._high = map(math.log, factors)
+        # Nothing is beyond the reach of the factors.
+        self._first = log_flux[0] + self._low
+        self._last = log_flux.quantile(BRIGHTEST) + self._high
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """Some samples' rows and factors."""
+        wanted = self._first + (self._last - self._first) * torch.rand(n)
+        # Of the samples within reach, any.
+        start = torch.searchsorted(self._log_flux, wanted - self._high)
+        end = torch.searchsorted(self._log_flux, wanted - self._low, right=True)
+        start = start.clip(max=len(self._log_flux) - 1)
+        end = torch.maximum(end, start + 1)
+        place = self._below[start].lerp(self._below[end], torch.rand(n, dtype=torch.float64))
+        row = (torch.searchsorted(self._below, place, right=True) - 1).clip(start, end - 1)
+        factor = (wanted - self._log_flux[row]).clip(self._low, self._high).exp()
+        return self._order[row], factor
+
+
+def simulate(batch, sources: dict[str, Tensor]):
+    r"""Observe known sources as others have been: :math:`y = \sum_\beta A^\beta x^\beta + \eta`.
+
+    Parameters
+    ----------
+    batch : `~astro_ddprism.views.view.Batch`, or sequence of it
+        Observations whose mixing operators and noise are used, one batch for each image.
+    sources : dict of str to torch.Tensor
+        The sources, of shape ``(B, *shape)``.
+
+    Returns
+    -------
+    batch : Batch, or tuple of it
+        The same with new observed values.
+    """
+    if isinstance(batch, Sequence):
+        return tuple(simulate(image, sources) for image in batch)
+    light = sum(operator(sources[source]) for source, operator in batch.mixing.items())
+    noise = batch.noise.at(light).colour(torch.randn_like(light))
+    return replace(batch, y=torch.where(batch.noise.valid, light + noise, 0.0))

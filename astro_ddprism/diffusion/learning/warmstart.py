@@ -1,0 +1,199 @@
+r"""The warm start: Gaussian priors of new sources, learned from views by closed-form EM.
+
+Expectation maximization frees a source of light that it wrongly holds only slowly: where a known
+source explains a blob as well, the new source's share falls as :math:`1/n` with the iteration.
+Light that it wrongly lacks, on the other hand, comes as soon as the known sources explain it worse.
+A new source therefore starts *restricted*: from the few leading components of what its views hold
+in excess of the known sources and the noise,
+
+.. math:: \mathrm{Cov}[b] - \mathrm{Cov}[b_0] + \Delta \Delta^T, \quad
+          \Delta = \mathrm{E}[b] - \mathrm{E}[b_0], \quad
+          b = \tilde A^T \tilde y, \quad
+          b_0 = \tilde A^T (\tilde A x^\mathrm{known} + \varepsilon) ,
+
+with :math:`x^\mathrm{known}` out of the draws of the known sources. A galaxy's leading components
+are its mean profile, its size and its ellipticity; a neighbour is none of them.
+
+Fluxes have heavy tails, and the few brightest images would make up both covariances. Each :math:`b`
+is therefore paired with a :math:`b_0` at random, and both enter with the weight
+:math:`1 / (\|b\|^2 + \|b_0\|^2)`: a bright neighbour counts as little in the one as in the other.
+"""
+
+__all__ = ["GaussianWarmStart"]
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..observation import JointObservation
+from ..posteriors.latent import LatentPosterior, latent_posterior
+from ..priors.gaussian import GaussianPrior, has_scales
+from ..random import Rows
+from .symmetries import orbit
+
+
+class GaussianWarmStart:
+    """Learns Gaussian priors of new sources beside known ones.
+
+    Parameters
+    ----------
+    known : dict of str to GaussianPrior
+        Priors that stay as they are.
+    known_samples : dict of str to torch.Tensor
+        Draws of the known sources, each of shape ``(N, D_source)``.
+    shapes : dict of str to tuple of int
+        Shapes of the new sources.
+    symmetries : dict of str to tuple of str
+        Symmetries of the new sources.
+    ranks : dict of str to int
+        Latent dimensions of the new sources; at most their number of features is used.
+    """
+
+    def __init__(self, known, shapes, *, symmetries, ranks, known_samples=None):
+        self.known = dict(known)
+        self.known_samples = dict(known_samples or {})
+        self.shapes = dict(shapes)
+        self.symmetries = symmetries
+        self.ranks = {s: min(ranks[s], math.prod(shape)) for s, shape in shapes.items()}
+        self.priors: dict[str, GaussianPrior] = {}
+
+    def fit(self, batches, iterations: int):
+        """Learn the priors of the new sources.
+
+        Parameters
+        ----------
+        batches : callable
+            Called without arguments; iterates over pairs of `JointObservation` and `Rows`, their
+            random numbers, the same in the same order each time.
+        iterations : int
+            Number of EM iterations.
+
+        Yields
+        ------
+        int
+            The iterations done, for a progress bar.
+        """
+        for number, source in enumerate(self.shapes, 1):
+            self.priors[source] = self._initial_prior(source, batches, number)
+        for iteration in range(iterations):
+            self._iterate(batches)
+            yield iteration + 1
+
+    def posterior(self, observation: JointObservation) -> LatentPosterior:
+        """The latent posterior of a batch of observations, with its scales at their maximum."""
+        return latent_posterior(observation, self.known | self.priors)
+
+    def _initial_prior(self, source, batches, number: int) -> GaussianPrior:
+        shape, rank = self.shapes[source], self.ranks[source]
+        size = math.prod(shape)
+        observed, explained = [], []
+        for observation, rows in batches():
+            if source not in observation.source_shapes:
+                continue
+            own = rows.fork(number)
+            y = self._explained(observation, own)
+            observed.append(_backproject(observation, source, observation.y, own))
+            explained.append(_backproject(observation, source, y, own))
+        observed, explained = torch.cat(observed), torch.cat(explained)
+        mean = observed.new_zeros(size)
+        if rank == size:
+            power = (observed.square().mean() - explained.square().mean()).clip(min=1.0)
+            return GaussianPrior(mean, power.sqrt() * torch.eye(size, device=mean.device))
+        factor = _excess_factor(observed, explained, 2 * rank)
+        return GaussianPrior(mean, _symmetrized(factor, shape, self.symmetries[source], rank))
+
+    def _explained(self, observation, rows: Rows) -> Tensor:
+        """Draws of a batch's whitened observations under the known sources and the noise alone."""
+        n, parts = len(observation), []
+        for source, shape in observation.source_shapes.items():
+            if source in self.known_samples:
+                samples = self.known_samples[source]
+                pick = (rows.uniform(1)[:, 0] * len(samples)).long()
+                parts.append(samples[pick.to(samples.device)].to(observation.y.device))
+            else:
+                parts.append(observation.y.new_zeros(n, math.prod(shape)))
+        light = observation.forward(torch.cat(parts, dim=1))
+        return light + rows.normal(light.shape[1], dtype=light.dtype)
+
+    def _iterate(self, batches):
+        moments = dict.fromkeys(self.shapes, 0.0)
+        means = dict.fromkeys(self.shapes, 0.0)
+        log_scales = {source: [] for source in self.shapes}
+        counts = dict.fromkeys(self.shapes, 0)
+        for observation, _ in batches():
+            posterior = self.posterior(observation)
+            z = posterior.mean.split(posterior.ranks, dim=1)
+            start = 0
+            for k, source in enumerate(observation.source_shapes):
+                stop = start + posterior.ranks[k]
+                if source in self.shapes:
+                    covariance = posterior.covariance[:, start:stop, start:stop].sum(dim=0)
+                    moments[source] = moments[source] + z[k].T @ z[k] + covariance
+                    means[source] = means[source] + z[k].sum(dim=0)
+                    log_scales[source].append(posterior.scales[:, k].log())
+                    counts[source] += len(observation)
+                start = stop
+        for source in self.shapes:
+            self.priors[source] = self._maximize(
+                source,
+                moments[source] / counts[source],
+                means[source] / counts[source],
+                torch.cat(log_scales[source]),
+            )
+
+    def _maximize(self, source, moment: Tensor, latent_mean: Tensor, log_scale) -> GaussianPrior:
+        prior = self.priors[source]
+        mean = prior.mean
+        if has_scales(self.shapes[source]):
+            typical = log_scale.median()
+            spread = torch.stack([torch.zeros_like(typical), log_scale.std()])
+        else:
+            typical, spread = torch.zeros_like(moment[0, 0]), None
+            mean = mean + prior.factor @ latent_mean
+            moment = moment - torch.outer(latent_mean, latent_mean)
+        jitter = 1e-6 * moment.diagonal().mean() * torch.eye(len(moment), device=moment.device)
+        factor = typical.exp() * prior.factor @ torch.linalg.cholesky(moment + jitter)
+        factor = _symmetrized(factor, self.shapes[source], self.symmetries[source], prior.rank)
+        return GaussianPrior(mean, factor, spread)
+
+
+def _backproject(observation: JointObservation, source: str, y: Tensor, rows: Rows) -> Tensor:
+    r"""One source's part of :math:`\tilde A^T \tilde y`, at the scale of the source."""
+    probe = rows.normal(sum(observation.sizes), dtype=y.dtype)
+    names = list(observation.source_shapes)
+    parts = [torch.zeros_like(p) for p in observation.split(probe)]
+    k = names.index(source)
+    parts[k] = observation.split(probe)[k]
+    gain = observation.forward(observation.join(parts)).square().sum(dim=1) / observation.sizes[k]
+    back = observation.split(observation.adjoint(y))[k].flatten(1)
+    return back / gain.clip(min=torch.finfo(y.dtype).tiny)[:, None]
+
+
+def _excess_factor(observed: Tensor, explained: Tensor, rank: int) -> Tensor:
+    """Factor of the positive part of what ``(N, D)`` arrays hold in excess of others."""
+    if observed.shape[1] > 4096:  # work in the span of random combinations of the observations
+        combinations = torch.randn(len(observed), 4 * rank, device=observed.device)
+        span, _ = torch.linalg.qr(observed.T @ combinations)
+        return span @ _excess_factor(observed @ span, explained @ span, rank)
+    weights = 1 / (observed.square().sum(dim=1) + explained.square().sum(dim=1))
+    weights = weights / weights.sum()
+    excess, means = 0.0, []
+    for sign, x in ((1, observed), (-1, explained)):
+        means.append(weights @ x)
+        centred = weights.sqrt()[:, None] * (x - means[-1])
+        excess = excess + sign * centred.T @ centred
+    values, vectors = torch.linalg.eigh(
+        excess + torch.outer(means[0] - means[1], means[0] - means[1])
+    )
+    rank = min(rank, len(values))
+    return vectors[:, -rank:] * values[-rank:].clip(min=0).sqrt()
+
+
+def _symmetrized(factor: Tensor, shape, symmetries, rank: int) -> Tensor:
+    """The leading directions of a covariance ``W W^T`` averaged over a source's symmetries."""
+    images = factor.T.reshape(-1, *shape)
+    copies = orbit(images, symmetries)
+    columns = copies.flatten(1).T / math.sqrt(len(copies) / len(images))
+    basis, singular, _ = torch.linalg.svd(columns, full_matrices=False)
+    return basis[:, :rank] * singular[:rank]

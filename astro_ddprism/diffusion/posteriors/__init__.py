@@ -1,0 +1,1 @@
+"""Joint posteriors of all sources of an observation."""

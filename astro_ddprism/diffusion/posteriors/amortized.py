@@ -1,0 +1,281 @@
+r"""The denoiser of all sources given an observation, learned from simulated observations.
+
+Moment matching (`~astro_ddprism.diffusion.posteriors.moment_matching`) takes what is known of the sources at each noise
+scale to be Gaussian. Where two sources compete for the same light, it is not: a neighbour's light
+belongs to one of them or to the other, and a chain that has begun to share it out cannot go back.
+
+But the joint posterior is also what denoising of *simulated* pairs learns. With sources drawn from
+their priors, :math:`x^\beta \sim p(x^\beta)`, an observation simulated with the operators and the
+noise of a real one, :math:`y = \sum_\beta A^\beta x^\beta + \eta`, and
+:math:`x_\sigma = x + \sigma z`, the minimizer of
+
+.. math:: \mathbb{E} \, \| D(x_\sigma, \sigma, y) - x \|^2 \qquad \mbox{is} \qquad
+          D(x_\sigma, \sigma, y) = \mathbb{E}[x \mid x_\sigma, y] ,
+
+the denoiser of the joint posterior itself, with no approximation but the network's and no Jacobian:
+one evaluation of one network stands for a solve with the networks of all sources. As the draws of
+an E-step are samples of the priors, expectation maximization trains it like any prior.
+
+The network adds to what is known without it. With a Gaussian prior of variance :math:`m^2` in each
+pixel by itself, :math:`c = m^2 / (m^2 + \sigma^2)` and :math:`V = c \, \sigma^2` are the mean's
+slope and the variance given :math:`x_\sigma`. With :math:`h^\beta`, the information on a pixel
+(the sum of its row of :math:`A^{\beta T} \Sigma^{-1} A^\beta`), :math:`u^\beta = \pm \sqrt{V^\beta
+h^\beta}`, whose sign is that with which the source enters the observation,
+and :math:`b^\beta = A^{\beta T} \Sigma^{-1} (y - \sum_\beta A^\beta c^\beta x_\sigma^\beta)`, those
+given the observation too are
+
+.. math:: \mu^\beta = c^\beta x_\sigma^\beta + \frac{V^\beta b^\beta}{1 + |u|^2} , \qquad
+          C = V^{1/2} \Big( 1 - \frac{u u^T}{1 + |u|^2} \Big) V^{1/2}
+
+(exact for operators that are diagonal), and the estimate is :math:`D = \mu + C^{1/2} F`, so that
+the network's output :math:`F` is of order one both in the sum of the sources, which the observation
+tells to its noise, and in how they share it, which it does not. The scale :math:`m` is
+the data scale where the observed pixel is lost in the noise, the observed value where it stands out
+of it, that of its surroundings where it is masked.
+
+The loss is that of :math:`F`, as a weight that depends on :math:`x_\sigma` and :math:`y` alone
+leaves the minimizer as it is. Along :math:`u` the true output has a variance of about one at every
+noise scale. Across it, where it says how the sources share their sum, it has so only where the
+noise scale is small; where it is large, and chains decide whose the light is, it is a small part of
+the whole, which most pixels of an image have little of. So the error across :math:`u` is divided by
+the mean power that the true outputs have there at about the same noise scale [3]_.
+
+References
+----------
+.. [1] Karras et al. 2022, arXiv:2206.00364 (preconditioning of denoisers)
+.. [2] Batzolis et al. 2021, arXiv:2111.13606 (conditional denoising estimates the posterior)
+.. [3] Karras et al. 2024, arXiv:2312.02696 (every noise scale should count alike)
+"""
+
+import torch
+from azula.denoise import Denoiser, DiracPosterior
+from azula.noise import Schedule
+from torch import Tensor, nn
+
+from ..observation import JointObservation
+
+__all__ = ["AmortizedPosterior"]
+
+# Pixels on a side of the surroundings that stand in for a masked pixel.
+SURROUNDINGS = 7
+# Bins of time in which the power of true outputs is averaged.
+N_BINS = 16
+
+
+class AmortizedPosterior(nn.Module):
+    """Denoiser of the sources of a view's observations, given these.
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module
+        Maps features ``(B, 6, S * bands, ny, nx)`` and log noise scales, ``(B,)`` or one for all
+        ``(1,)``, to ``(B, S * bands, ny, nx)``, for ``S`` sources of one shape ``(bands, ny, nx)``.
+    schedule : azula.noise.Schedule
+        A variance-exploding schedule.
+    data_scale : float
+        Typical root mean square of the sources, in units of the noise.
+    precision : torch.dtype
+        Precision of the network's arithmetic.
+    """
+
+    n_features = 6
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        schedule: Schedule,
+        data_scale: float,
+        precision: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.schedule = schedule
+        self.precision = precision
+        self.register_buffer("data_scale", torch.tensor(float(data_scale)))
+        # Of true outputs across the sum, in bins of time: the sum of the power, and the number.
+        self.register_buffer("across", torch.zeros(2, N_BINS), persistent=False)
+
+    def given(self, observation: JointObservation) -> "_Given":
+        """The denoiser of the joint vector of all sources, given observations.
+
+        Parameters
+        ----------
+        observation : JointObservation
+            The whitened observations of a batch.
+
+        Returns
+        -------
+        azula.denoise.Denoiser
+            Maps perturbed joint vectors ``(B, D)`` to posterior means.
+        """
+        return _Given(self, observation)
+
+    def start_training(self):
+        """Forget the weights of an earlier training, so that a fit that is resumed is the same."""
+        self.across.zero_()
+
+    def loss(self, x: Tensor, t: Tensor, z: Tensor, observation: JointObservation) -> Tensor:
+        """Mean square error of the network's output, weighted, of shape ``(B,)``.
+
+        The power of true outputs that weights take is the mean over all calls of this training.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            Clean joint vectors, of shape ``(B, D)``.
+        t : torch.Tensor
+            Times, of shape ``(B,)``.
+        z : torch.Tensor
+            Standard normal noise, of the shape of ``x``.
+        observation : JointObservation
+            What was observed of them.
+        """
+        _, sigma = self.schedule(t)
+        x_t = x + sigma[:, None] * z
+        # Only the network may compute in a lower precision.
+        with torch.autocast(x.device.type, enabled=False):
+            given = self.given(observation)
+            estimate = given.precondition(x_t, sigma)
+            target = estimate.remove(given.stack(x))
+            inputs = given.inputs(x_t, sigma, estimate)
+            _, power = estimate.power(target)
+            time = (N_BINS * t).long().clip(max=N_BINS - 1)
+            self.across.index_add_(1, time, torch.stack([power, torch.ones_like(power)]))
+            mean = (self.across[0] / self.across[1]).clip(min=1e-12)[time]
+        along, across = estimate.power(given.output(*inputs) - target)
+        return along + across / mean
+
+
+class _Given(Denoiser):
+    """The posterior given a batch of observations; sources are stacked, ``(B, S, *shape)``."""
+
+    def __init__(self, posterior: AmortizedPosterior, observation: JointObservation):
+        super().__init__()
+        self.posterior = posterior
+        self.observation = observation
+        data = self._project(observation.y)
+        self.information, self.sign = self._information()
+        seen = self.information > 0
+        value = torch.where(seen, data / self.information, 0.0)
+        self.significance = torch.where(seen, data * self.information.rsqrt(), 0.0)
+        bright = (self.significance / 4).square().square()
+        power = value.square() * bright / (1 + bright)
+        self.power = posterior.data_scale**2 + torch.where(seen, power, _surroundings(power, seen))
+
+    @property
+    def schedule(self):
+        """The noise schedule."""
+        return self.posterior.schedule
+
+    def stack(self, x: Tensor) -> Tensor:
+        """Joint vectors ``(B, D)`` as ``(B, S, *shape)``."""
+        return torch.stack(self.observation.split(x), dim=1)
+
+    def precondition(self, x_t: Tensor, sigma: Tensor) -> "_Estimate":
+        """What is known of the sources without the network."""
+        x = self.stack(x_t)
+        sigma2 = sigma.reshape(-1, *(1,) * (x.ndim - 1)).square()
+        slope = self.power / (self.power + sigma2)
+        variance = slope * sigma2
+        mean = slope * x
+        residual = self._project(self.observation.y - self.observation.forward(mean.flatten(1)))
+        return _Estimate(mean, variance, self.information, self.sign, residual)
+
+    def inputs(self, x_t: Tensor, sigma: Tensor, estimate: "_Estimate") -> tuple[Tensor, Tensor]:
+        """What the network reads: features, and the logarithm of the noise scale."""
+        x, posterior = self.stack(x_t), self.posterior
+        sigma = sigma.reshape(-1, *(1,) * (x.ndim - 1))
+        scale2 = posterior.data_scale**2
+        features = [
+            x * torch.rsqrt(sigma**2 + scale2),
+            torch.asinh(x / (sigma + 0.5)),
+            torch.asinh(estimate.mean),
+            torch.asinh(self.significance),
+            torch.asinh(estimate.surprise),
+            (self.information * scale2 / (1 + self.information * scale2)).expand_as(x),
+        ]
+        features = torch.stack([feature.flatten(1, 2) for feature in features], dim=1)
+        dtype = next(posterior.backbone.parameters()).dtype
+        return features.to(dtype), sigma.flatten().log().to(dtype)
+
+    def output(self, features: Tensor, log_sigma: Tensor) -> Tensor:
+        """The network's output, of shape ``(B, S, *shape)``."""
+        precision = self.posterior.precision
+        reduced = precision != torch.float32
+        with torch.autocast(features.device.type, dtype=precision, enabled=reduced):
+            output = self.posterior.backbone(features, log_sigma).to(self.power)
+        return output.unflatten(1, self.power.shape[1:3])
+
+    @torch.no_grad()
+    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002
+        """Estimate all sources: posterior means ``(B, D)`` of perturbed joint vectors."""
+        _, sigma = self.schedule(t)
+        sigma = sigma.reshape(-1)
+        estimate = self.precondition(x_t, sigma)
+        output = self.output(*self.inputs(x_t, sigma, estimate))
+        return DiracPosterior(mean=estimate.add(output).flatten(1))
+
+    def _project(self, r: Tensor) -> Tensor:
+        return self.stack(self.observation.adjoint(r))
+
+    def _information(self) -> tuple[Tensor, Tensor]:
+        """What the observation tells of each pixel of each source, alone, and the source's sign.
+
+        Signs are those relative to the source that it tells most of: (B, S, *shape).
+        """
+        sizes = self.observation.sizes
+        couplings = []
+        for k in range(len(sizes)):
+            parts = [self.observation.y.new_full((1, size), k == j) for j, size in enumerate(sizes)]
+            light = torch.cat(parts, dim=1).expand(len(self.observation), -1)
+            couplings.append(self._project(self.observation.forward(light)))
+        coupling = torch.stack(couplings, dim=1)
+        information = coupling.diagonal(dim1=1, dim2=2).movedim(-1, 1).clip(min=0)
+        most = information.argmax(dim=1, keepdim=True).unsqueeze(1).expand_as(coupling[:, :, :1])
+        opposite = coupling.gather(2, most).squeeze(2) < 0
+        return information, torch.where(opposite, -1.0, 1.0).to(information)
+
+
+class _Estimate:
+    """Mean and covariance of the sources' pixels, each by itself, given all but the network."""
+
+    def __init__(self, mean, variance, information, sign, residual):
+        u2 = variance * information
+        self._total = 1 + u2.sum(dim=1, keepdim=True)
+        self._scale = variance.sqrt()
+        self._direction = sign * (u2 / (self._total - 1).clip(min=1e-30)).sqrt()
+        self.mean = mean + variance * residual / self._total
+        # The residual in units of its standard deviation, as far as each source can explain it.
+        self.surprise = residual * (information * self._total).clip(min=1e-30).rsqrt()
+        self.surprise = torch.where(information > 0, self.surprise, 0.0)
+
+    def add(self, output: Tensor) -> Tensor:
+        """The estimate: the mean plus C^(1/2) F."""
+        shrink = 1 - self._total.rsqrt()
+        return self.mean + self._scale * (output - shrink * self._along(output) * self._direction)
+
+    def remove(self, x: Tensor) -> Tensor:
+        """The output F that gives x."""
+        whitened = (x - self.mean) / self._scale
+        stretch = self._total.sqrt() - 1
+        return whitened + stretch * self._along(whitened) * self._direction
+
+    def power(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean square of outputs along the sum of the sources, and of the rest: (B,) each."""
+        along = self._along(output)
+        rest = (output - along * self._direction).square().sum(dim=1)
+        return along.square().flatten(1).mean(dim=1), rest.flatten(1).mean(dim=1)
+
+    def _along(self, output: Tensor) -> Tensor:
+        return (self._direction * output).sum(dim=1, keepdim=True)
+
+
+def _surroundings(power: Tensor, seen: Tensor) -> Tensor:
+    """Mean power of the pixels about each that are seen."""
+    kernel = power.new_ones(1, 1, SURROUNDINGS, SURROUNDINGS)
+
+    def box(x):
+        planes = x.reshape(-1, 1, *x.shape[-2:])
+        return nn.functional.conv2d(planes, kernel, padding="same").reshape(x.shape)
+
+    return box(torch.where(seen, power, 0.0)) / box(seen.to(power)).clip(min=1)

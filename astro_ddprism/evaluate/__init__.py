@@ -1,0 +1,1 @@
+"""Figures of merit, and the photometry that a separation is measured against."""

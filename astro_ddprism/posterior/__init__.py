@@ -1,0 +1,1 @@
+"""Posterior samples, and what an astronomer does with them."""

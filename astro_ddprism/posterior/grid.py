@@ -1,0 +1,175 @@
+"""The pixels on which the sources of a view live, and images on them.
+
+Sources live on the pixels of the images that show them, or on pixels of their own
+(`~astro_ddprism.frame.SourceFrame`), as where several instruments show the same.
+"""
+
+import functools
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.wcs.utils import wcs_to_celestial_frame
+
+from ..mixing import Interpolation, Resampling
+from ..mixing.composition import factors
+
+__all__ = ["SourceGrid", "SourceImages", "pixel_positions"]
+
+
+class SourceImages(u.Quantity):
+    """Images of a source, with the WCS of each observation.
+
+    A `~astropy.units.Quantity` in all else; what is computed from it is a plain image again, whose
+    ``wcs`` is None.
+
+    Attributes
+    ----------
+    wcs : list of `~astropy.wcs.WCS`, or None
+        Celestial WCS of each observation's pixels.
+    """
+
+    def __new__(cls, value, unit=None, wcs=None):
+        """Images in a unit, and their WCS."""
+        new = super().__new__(cls, value, unit, copy=False, dtype=np.inexact, subok=False)
+        new = new.view(cls)
+        new.wcs = wcs
+        return new
+
+    def __array_finalize__(self, obj):
+        super().__array_finalize__(obj)
+        self.wcs = None
+
+
+class SourceGrid:
+    """The pixels on which the sources of each observation live.
+
+    Parameters
+    ----------
+    view : View or MultiInstrumentView
+        The observations.
+
+    Attributes
+    ----------
+    wcs : list of `~astropy.wcs.WCS`, or None
+        World coordinates of each observation's sources, where they are known.
+    shape : tuple of int
+        Their ``(ny, nx)``.
+    """
+
+    def __init__(self, view):
+        self.view = view
+        first, *others = view.images.values()
+        if view.source_wcs is not None:
+            self.wcs, self.shape = view.source_wcs, next(iter(view.source_shapes.values()))[-2:]
+        else:
+            self.wcs, self.shape = None if others else first.wcs, first.data.shape[-2:]
+
+    def holds(self, source) -> bool:
+        """Whether a source has these pixels.
+
+        Parameters
+        ----------
+        source : str
+            Name of a source of the view.
+
+        Returns
+        -------
+        bool
+        """
+        if self.view.source_shapes[source][-2:] != self.shape:
+            return False
+        operators = (image.mixing[source] for image in self.view.images.values())
+        resampled = any(
+            isinstance(part, Interpolation | Resampling)
+            for operator in operators
+            for part in factors(operator)
+        )
+        # Pixels of as many rows and columns as the image's need not be the image's.
+        return not resampled or self.view.source_wcs is not None
+
+    @functools.cached_property
+    def positions(self) -> np.ndarray:
+        """Where each observation's coordinates lie, in pixels (x, y): ndarray, shape (N, 2)."""
+        return pixel_positions(self.wcs, self.view.coordinates, len(self.view), self.shape)
+
+    def to_sky(self, pixels) -> SkyCoord:
+        """Where pixels of each observation's sources are on the sky.
+
+        Parameters
+        ----------
+        pixels : ndarray, shape (N, n, 2)
+            Pixels (x, y) of each observation; the first pixel's centre is 0.
+
+        Returns
+        -------
+        `~astropy.coordinates.SkyCoord`, shape (N, n)
+            ICRS; NaN where a pixel is. Sources without a WCS have no place on the sky.
+        """
+        lon, lat = np.full((2, *pixels.shape[:2]), np.nan) * u.deg
+        known = np.isfinite(pixels).all(axis=-1)
+        ra, dec = lon.copy(), lat.copy()
+        for i, wcs in enumerate(self.wcs):
+            world = wcs.pixel_to_world_values(*pixels[i, known[i]].T)
+            # A WCS counts its axes as the image does: declination may come first.
+            swapped = wcs.wcs.lng > wcs.wcs.lat
+            lon[i, known[i]], lat[i, known[i]] = (world[::-1] if swapped else world) * u.deg
+        for rows in _frames(self.wcs).values():
+            here = SkyCoord(lon[rows], lat[rows], frame=wcs_to_celestial_frame(self.wcs[rows[0]]))
+            ra[rows], dec[rows] = here.icrs.ra, here.icrs.dec
+        return SkyCoord(ra, dec)
+
+    @functools.cached_property
+    def sky_axes(self) -> np.ndarray:
+        """Steps on the sky from pixel to pixel, at each observation's position.
+
+        Arcseconds to the east and to the north (rows), along x and along y (columns): ndarray,
+        shape (N, 2, 2).
+        """
+        steps = np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5], [0, 0]])
+        sky = self.to_sky(self.positions[:, np.newaxis] + steps)
+        offsets = sky[:, 4:].spherical_offsets_to(sky[:, :4])
+        offsets = np.stack([angle.to_value(u.arcsec) for angle in offsets], axis=1)
+        return offsets[..., 1::2] - offsets[..., ::2]
+
+
+def pixel_positions(all_wcs, coordinates, number, shape) -> np.ndarray:
+    """Where sky coordinates lie in images.
+
+    Parameters
+    ----------
+    all_wcs : sequence of `~astropy.wcs.WCS`, or None
+        World coordinates of each image.
+    coordinates : `~astropy.coordinates.SkyCoord`, shape (N,), or None
+        A coordinate for each image.
+    number : int
+        Of images, ``N``.
+    shape : tuple of int
+        ``(ny, nx)`` of the images.
+
+    Returns
+    -------
+    positions : ndarray, shape (N, 2)
+        In pixels (x, y); the pixel ``(nx // 2, ny // 2)`` if WCS or coordinates are not known.
+    """
+    if all_wcs is None or coordinates is None:
+        ny, nx = shape
+        return np.tile([nx // 2, ny // 2], (number, 1)).astype(float)
+    positions = np.empty((number, 2))
+    # Cutouts of one image share one frame, to which all positions are transformed at once.
+    for rows in _frames(all_wcs).values():
+        world = coordinates[rows].transform_to(wcs_to_celestial_frame(all_wcs[rows[0]]))
+        for i, *place in zip(rows, world.spherical.lon.deg, world.spherical.lat.deg, strict=True):
+            # A WCS counts its axes as the image does: declination may come first.
+            swapped = all_wcs[i].wcs.lng > all_wcs[i].wcs.lat
+            positions[i] = all_wcs[i].world_to_pixel_values(*(place[::-1] if swapped else place))
+    return positions
+
+
+def _frames(all_wcs):
+    """The numbers of the WCS that share a celestial frame, by that frame."""
+    frames = {}
+    for i, wcs in enumerate(all_wcs):
+        name = wcs.wcs.radesys, wcs.wcs.ctype[wcs.wcs.lng][:4], wcs.wcs.equinox
+        frames.setdefault(str(name), []).append(i)
+    return frames

@@ -1,0 +1,278 @@
+"""Pictures of separated sources, of priors and of a fit's history.
+
+Galaxies span decades of brightness, so fluxes are shown through an asinh stretch that is linear
+below a few times the noise. All panels of one row share one stretch: what looks brighter is
+brighter.
+Figures are made without pyplot, so no window opens and none stays behind in memory.
+"""
+
+import numpy as np
+from astropy import units as u
+from matplotlib.colors import AsinhNorm
+from matplotlib.figure import Figure
+
+from ..errors import InputError
+from ..views.view import View
+
+__all__ = ["plot_history", "plot_instruments", "plot_prior", "plot_separation"]
+
+PANEL = 1.35  # inches
+
+
+def plot_separation(samples, rows=None, truth=None, band=0):
+    """Show observations next to their separated sources.
+
+    Columns: the observation; what each source contributes to it (through its mixing operator, mean
+    over the samples), the last source first; the truth of each, if given; the standardized residual
+    of their sum, from -4 to 4. Masked pixels are blank.
+
+    Parameters
+    ----------
+    samples : PosteriorSamples
+        Of observations that are images (bands, ny, nx).
+    rows : sequence of int, optional
+        Which observations, one row each; by default the first eight.
+    truth : mapping of str to Quantity, shape (N, bands, ny, nx), optional
+        True noise-free images of each source of all observations, as the view sees them.
+    band : int
+        Which band.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If the observations are no images or there is no such observation.
+    """
+    view, sources = samples.view, samples.sources[::-1]
+    if not isinstance(view, View):
+        raise InputError(
+            "samples: found images of several instruments, expected one (see plot_instruments)"
+        )
+    rows = _chosen(view, rows)
+    if view.data.ndim != 4:
+        raise InputError(
+            f"samples: found observations of shape {view.data.shape[1:]}, expected (bands, ny, nx)"
+        )
+    part = _rows_of(samples, rows)
+    residual = part.residual().mean(axis=0)[:, band]
+    parts = [part.component(source).value.mean(axis=0)[:, band] for source in sources]
+    titles = ["observed", *sources]
+    truth = {source: truth[source] for source in sources if source in truth} if truth else {}
+    titles += [f"true {source}" for source in truth] + ["residual, ±4σ"]
+
+    figure, axes = _grid(len(rows), len(titles))
+    for i, row in enumerate(rows):
+        observed, sigma = _observed(view, row, band)
+        panels = [observed, *(component[i] for component in parts)]
+        panels += [u.Quantity(t[row, band], view.unit).value for t in truth.values()]
+        for axis, image in zip(axes[i], panels, strict=False):
+            _show(axis, image, _stretch(observed, sigma))
+        _show_residual(axes[i, -1], residual[i])
+        axes[i, 0].set_ylabel(str(view.ids[row]), fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def plot_instruments(samples, rows=None, bands=None):
+    """Show separated sources on their own pixels next to the images of every instrument.
+
+    Columns: each source (mean over the samples), the last one first; then for each instrument the
+    observation, what the sources make of it and the standardized residual, from -4 to 4. Masked
+    pixels are blank, and so are images that an instrument did not take.
+
+    Parameters
+    ----------
+    samples : PosteriorSamples
+        Of sources and observations that are images (bands, ny, nx).
+    rows : sequence of int, optional
+        Which observations, one row each; by default the first eight.
+    bands : mapping of str to int, optional
+        Which band of each source and each instrument; the first if not told.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If a source or an observation is no image or there is no such observation.
+    """
+    view, bands = samples.view, dict(bands or {})
+    rows = _chosen(view, rows)
+    shapes = [*view.source_shapes.values(), *(i.observation_shape for i in view.images.values())]
+    wrong = [shape for shape in shapes if len(shape) != 3]
+    if wrong:
+        raise InputError(f"samples: found images of shape {wrong[0]}, expected (bands, ny, nx)")
+    part = _rows_of(samples, rows)
+    images = {
+        name: (i.view, i.model().value.mean(axis=0), i.residual().mean(axis=0))
+        for name, i in part.images.items()
+    }
+    sources, names = samples.sources[::-1], [name or "observed" for name in images]
+    titles = [*sources, *(title for n in names for title in (n, "model", "residual, ±4σ"))]
+    figure, axes = _grid(len(rows), len(titles))
+    for i, line in enumerate(axes):
+        for axis, source in zip(line, sources, strict=False):
+            mean = part.mean[source].value[i, bands.get(source, 0)]
+            spread = part.std[source].value[i, bands.get(source, 0)]
+            noise = float(np.median(spread)) if part.n_samples > 1 else float(np.std(mean)) / 10
+            _show(axis, mean, _stretch(mean, noise))
+        for k, (name, (image, model, residual)) in enumerate(images.items()):
+            band = bands.get(name, 0)
+            three = line[len(sources) + 3 * k :][:3]
+            if image.n_valid(i)[0]:
+                observed, sigma = _observed(image, i, band)
+                _show(three[0], observed, _stretch(observed, sigma))
+                _show(three[1], model[i, band], _stretch(observed, sigma))
+                _show_residual(three[2], residual[i, band])
+        line[0].set_ylabel(str(part.view.ids[i]), fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def plot_prior(prior, n=8, band=0, noise=None):
+    """Show draws from the priors, one row of images for each source.
+
+    Parameters
+    ----------
+    prior : mapping of str to Quantity, shape (n_samples, bands, ny, nx)
+        Draws from the prior of each source.
+    n : int
+        Largest number of draws shown.
+    band : int
+        Which band.
+    noise : Quantity, optional
+        Flux per pixel below which the stretch is linear; by default a tenth of the standard
+        deviation of the pixels.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If a source is no image.
+    """
+    for source, images in prior.items():
+        if np.ndim(images) != 4:
+            raise InputError(
+                f"source {source!r}: found shape {np.shape(images)[1:]}, expected (bands, ny, nx)"
+            )
+    n = min(n, *(len(images) for images in prior.values()))
+    figure, axes = _grid(len(prior), n)
+    for line, (source, images) in zip(axes, prior.items(), strict=True):
+        values = u.Quantity(images[:n, band])
+        soft = np.std(values) / 10 if noise is None else u.Quantity(noise)
+        norm = _stretch(values.value, soft.to_value(values.unit))
+        for axis, image in zip(line, values.value, strict=True):
+            _show(axis, image, norm)
+        line[0].set_ylabel(source, fontsize=9)
+    return figure
+
+
+def plot_history(history):
+    """Show how a fit went, one panel for each quantity that it recorded.
+
+    Parameters
+    ----------
+    history : QTable
+        The ``history_`` of a fitted separator: a row for each EM iteration of each source, with the
+        columns ``iteration`` and ``source`` and any number of numeric ones.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If there is nothing to show.
+    """
+    sources = np.asarray(history["source"]) if "source" in history.colnames else None
+    names = [
+        name
+        for name in history.colnames
+        if name not in ("iteration", "source")
+        and np.asarray(history[name]).ndim == 1
+        and np.asarray(history[name]).dtype.kind in "iuf"
+    ]
+    if not names or len(history) == 0:
+        raise InputError("history: found no numeric column with rows, expected that of a fit")
+    columns = min(3, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis, name in zip(axes, names, strict=False):
+        values = u.Quantity(history[name])
+        groups = [None] if sources is None else list(dict.fromkeys(sources))
+        for group in groups:
+            rows = slice(None) if group is None else sources == group
+            y = values[rows].value
+            x = history["iteration"][rows] if "iteration" in history.colnames else range(len(y))
+            axis.plot(x, y, marker="o", markersize=3, label=group)
+        unit = "" if values.unit == u.one else f" [{values.unit:unicode}]"
+        axis.set_ylabel(name.replace("_", " ") + unit, fontsize=8)
+        axis.set_xlabel("EM iteration", fontsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.tick_params(labelsize=7)
+    for axis in axes[len(names) :]:
+        axis.remove()
+    if sources is not None:
+        axes[0].legend(fontsize=7)
+    return figure
+
+
+def _chosen(view, rows):
+    """Numbers of the observations to show."""
+    if rows is None:
+        return np.arange(min(8, len(view)))
+    rows = np.arange(len(view))[np.asarray(rows, dtype=int)]
+    if len(rows) == 0:
+        raise InputError("rows: found none, expected at least one observation")
+    return rows
+
+
+def _rows_of(samples, rows):
+    """The samples of some observations."""
+    return type(samples)(
+        {s: x.value[:, rows] for s, x in samples.samples.items()}, samples.view[rows]
+    )
+
+
+def _observed(view, row, band):
+    """An observation, NaN at masked pixels, and its typical noise."""
+    valid = ~view.mask[row, band]
+    sigma = np.sqrt(np.median(view.variance[row, band][valid])) if valid.any() else 1.0
+    return np.where(valid, view.data[row, band], np.nan), float(sigma)
+
+
+def _show(axis, image, norm):
+    axis.imshow(image, norm=norm, origin="lower", cmap="gray", interpolation="nearest")
+
+
+def _show_residual(axis, residual):
+    axis.imshow(residual, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
+
+
+def _grid(n_rows, n_columns):
+    """A figure of image panels without ticks."""
+    figure = Figure(
+        figsize=(PANEL * n_columns + 0.6, PANEL * n_rows + 0.3), layout="constrained", dpi=150
+    )
+    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    for axis in axes.ravel():
+        axis.set(xticks=[], yticks=[])
+    return figure, axes
+
+
+def _stretch(image, sigma):
+    """Asinh stretch from two sigma below zero to the brightest pixel, linear below two sigma."""
+    sigma = sigma if sigma > 0 else 1.0
+    return AsinhNorm(linear_width=2 * sigma, vmin=-2 * sigma, vmax=max(np.nanmax(image), 5 * sigma))

@@ -1,0 +1,156 @@
+"""What a separation leaves for other programs: posterior samples as FITS extensions.
+
+The layout is one that DS9, TOPCAT and `astropy.io.fits` read without this package: cubes whose
+first axis is the observation, and a table with one row for each of them.
+"""
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.table import QTable, Table, hstack
+from astropy.time import Time
+
+from ..io.fits import wcs_table
+
+__all__ = ["plain_catalog", "product_hdus"]
+
+MAX_COLUMNS = 999  # of a FITS table
+
+# Provenance that has a keyword of its own; all else goes to HISTORY.
+_KEYWORDS = {
+    "model": ("MODEL", "model file"),
+    "sha256": ("MODELSHA", "SHA-256 of the model file"),
+    "version": ("DDPRISMV", "version of astro-ddprism"),
+    "seed": ("SEED", "seed of the samples"),
+}
+
+
+def product_hdus(posterior, catalog, *, samples=False):
+    """The extensions of a product, see `~astro_ddprism.PosteriorSamples.write`.
+
+    Parameters
+    ----------
+    posterior : PosteriorSamples
+        What was sampled.
+    catalog : QTable
+        Its catalog.
+    samples : bool
+        Whether to add the samples themselves.
+
+    Returns
+    -------
+    hdus : HDUList
+    """
+    unit = posterior.view.unit
+    hdus = [_primary(posterior), *_catalogs(posterior, catalog)]
+    for instrument, part in posterior.images.items():
+        suffix, image = f"_{instrument}" if instrument else "", part.view
+        hdus.append(_cube(image.data, f"DATA{suffix}", unit))
+        # The mean of the residuals, which is the residual of the mean.
+        hdus.append(_cube(part.residual().mean(axis=0), f"RESIDUAL{suffix}", None))
+        if image.wcs is not None and posterior.grid.wcs is not image.wcs:
+            table = QTable({"id": image.ids})
+            table = hstack([table, wcs_table(image.wcs, image.data.shape[-2:])])
+            hdus.append(fits.BinTableHDU(table, name=f"WCS{suffix}".upper()))
+    mean, std = posterior.mean, posterior.std
+    for source in posterior.sources:
+        hdus.append(_cube(mean[source].value, f"{source}_MEAN", unit))
+        hdus.append(_cube(std[source].value, f"{source}_STD", unit))
+        if samples:
+            hdus.append(_cube(posterior.samples[source].value, f"{source}_SAMPLES", unit))
+    return fits.HDUList(hdus)
+
+
+def _primary(posterior):
+    header = fits.Header()
+    header["CREATOR"] = "astro-ddprism"
+    header["DATE"] = Time.now().fits, "UTC of this file"
+    header["VIEW"] = posterior.view.name, "name of the observed view"
+    header["SOURCES"] = ",".join(posterior.sources), "sources, in the order of the extensions"
+    header["NSAMPLES"] = posterior.n_samples, "posterior samples of each observation"
+    for name, value in posterior.provenance.items():
+        if name in _KEYWORDS:
+            keyword, comment = _KEYWORDS[name]
+            # Long values go on in CONTINUE cards; a comment would be one more.
+            text = value if isinstance(value, int) else str(value)
+            header[keyword] = (text, comment) if len(str(text)) < 30 else text
+        elif name != "n_samples":
+            header.add_history(f"{name} = {value}")
+    return fits.PrimaryHDU(header=header)
+
+
+def plain_catalog(catalog):
+    """A catalog of columns that every table format holds.
+
+    Parameters
+    ----------
+    catalog : QTable
+        As of `~astro_ddprism.PosteriorSamples.catalog`.
+
+    Returns
+    -------
+    catalog : QTable
+        Sky coordinates become right ascension and declination (ICRS) in degrees, and magnitudes of
+        any system plain ones. It has no ``meta``.
+    """
+    plain = QTable()
+    for name, column in catalog.items():
+        if isinstance(column, SkyCoord):
+            for axis in ("ra", "dec"):
+                # sky_coord, galaxy_sky_centroid_2: ra, galaxy_ra_2
+                own = name.replace("sky_coord", axis).replace("sky_centroid", axis)
+                plain[own] = getattr(column.icrs, axis).to(u.deg)
+        elif isinstance(column, u.Magnitude):
+            plain[name] = column.value * u.mag
+        else:
+            plain[name] = column
+    return plain
+
+
+def _catalogs(posterior, catalog):
+    """The catalog with the WCS of the sources' pixels, in as many tables as it takes."""
+    table = plain_catalog(catalog)
+    if posterior.grid.wcs is not None:
+        table = hstack([table, wcs_table(posterior.grid.wcs, posterior.grid.shape)])
+    # Of very many bands, the last columns go to tables of their own.
+    prefixes = tuple(f"{source}_" for source in posterior.sources)
+    of_sources = [name for name in table.colnames if name.startswith(prefixes)]
+    n_moved = max(0, len(table.colnames) - MAX_COLUMNS)
+    moved = of_sources[len(of_sources) - n_moved :]
+    hdus = [_table(table[[name for name in table.colnames if name not in set(moved)]], "CATALOG")]
+    for first in range(0, n_moved, MAX_COLUMNS - 1):
+        names = ["id", *moved[first : first + MAX_COLUMNS - 1]]
+        hdus.append(_table(table[names], f"CATALOG_{len(hdus) + 1}"))
+    for hdu in hdus:
+        hdu.header["APERTURE"] = catalog.meta["aperture"], "radius of the aperture of fluxes"
+        if "zero_point" in catalog.meta:
+            hdu.header["ZEROPNT"] = catalog.meta["zero_point"], "magnitude of a flux of 1"
+    return hdus
+
+
+def _table(table, name):
+    units = {column: values.unit for column, values in table.items() if hasattr(values, "unit")}
+    plain = Table(table)
+    for column in plain.columns.values():
+        column.unit = None
+    hdu = fits.BinTableHDU(plain, name=name)
+    for column, unit in units.items():
+        if unit not in (None, u.one):
+            hdu.columns[column].unit = _unit(unit)
+    return hdu
+
+
+def _unit(unit):
+    """A unit in the words of the FITS standard, or its own where that has none (maggies)."""
+    try:
+        return unit.to_string("fits")
+    except ValueError:
+        return unit.to_string()
+
+
+def _cube(values, name, unit):
+    hdu = fits.ImageHDU(np.ascontiguousarray(values), name=name.upper())
+    if unit is not None and unit != u.dimensionless_unscaled:
+        hdu.header["BUNIT"] = _unit(unit)
+    return hdu

@@ -1,0 +1,1 @@
+"""Estimators: learn the priors of sources from views, and separate observations."""

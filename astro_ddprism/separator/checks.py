@@ -1,0 +1,216 @@
+r"""Whether a model fits the images that it is asked to separate.
+
+A prior knows its sources on pixels of one size, blurred as they were in the images that it was
+learned from, down to the noise of these. Of another image,
+
+* a **pixel scale** that differs by more than a tenth, or, for sources that are seen through the
+  PSF, a **PSF** whose width differs by more than a fifth, makes every source one that the prior
+  has never seen: its posterior would be wrong, and nothing in the result would tell. That is an
+  error;
+* **noise** that differs does not make the posterior wrong, which takes each pixel's own. But a
+  prior says little of what its images hid in their noise, and its galaxies were bright enough to
+  be detected there. From a factor of 2 on that is worth a warning;
+* the **unit** of flux is converted, where it can be: light adds in all of them.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from astropy import units as u
+
+from ..errors import InputError
+from ..survey.conditions import SurveyConditions, _angle, _angles
+from ..units import AB_FLUX
+
+__all__ = ["TrainingData", "check_conditions", "check_view"]
+
+logger = logging.getLogger(__name__)
+
+SCALE_TOLERANCE = 0.1
+FWHM_TOLERANCE = 0.2
+NOISE_FACTOR = 2.0
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model was trained on.
+
+    Parameters
+    ----------
+    n_observations : dict of str to int
+        Number of observations of each view.
+    conditions : dict of str to SurveyConditions
+        What the images of each instrument are like (a single one is called ``""``); empty for data
+        that are no images, or of which nothing is known.
+    initial : str
+        The model that the fit started from; empty if from none.
+    """
+
+    n_observations: dict[str, int]
+    conditions: dict[str, SurveyConditions] = field(default_factory=dict)
+    initial: str = ""
+
+    @classmethod
+    def of(cls, dataset, initial="") -> "TrainingData":
+        """What a dataset holds.
+
+        Parameters
+        ----------
+        dataset : `~astro_ddprism.MultiViewDataset`
+            The views.
+        initial : str
+            The model that the fit starts from.
+
+        Returns
+        -------
+        TrainingData
+        """
+        images = {}
+        for view in dataset.values():
+            for name, image in view.images.items():
+                images.setdefault(name, []).append(image.conditions)
+        conditions = {name: SurveyConditions.combined(some) for name, some in images.items()}
+        return cls(
+            {name: len(view) for name, view in dataset.items()},
+            {name: one for name, one in conditions.items() if one is not None},
+            initial,
+        )
+
+    def state(self) -> dict:
+        """Numbers, lists and names, for a file."""
+        return {
+            "n_observations": dict(self.n_observations),
+            "conditions": {name: one.state() for name, one in self.conditions.items()},
+            "initial": self.initial,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping) -> "TrainingData":
+        """What `state` told."""
+        conditions = {n: SurveyConditions.from_state(c) for n, c in state["conditions"].items()}
+        return cls(dict(state["n_observations"]), conditions, state["initial"])
+
+    def lines(self) -> list[str]:
+        """For people."""
+        views = ", ".join(f"{n} observations of {name}" for name, n in self.n_observations.items())
+        start = f", starting from {self.initial}" if self.initial else ""
+        lines = [f"trained on {views}{start}"]
+        for name, conditions in self.conditions.items():
+            lines += [f"{name}: {line}" if name else line for line in conditions.lines()]
+        return lines
+
+
+def check_conditions(found, expected, *, label, through_psf=True):
+    """Refuse images that a model cannot know, and warn of what it knows little of.
+
+    Parameters
+    ----------
+    found, expected : SurveyConditions
+        Of the images, and of those that the model was trained on.
+    label : str
+        What messages call the images.
+    through_psf : bool
+        Whether the sources are the light as seen through the PSF; of the light before it, the
+        image's own PSF is known and need not be the model's.
+
+    Raises
+    ------
+    InputError
+        If the pixel scales differ by more than 10 %, or the widths of the PSF by more than 20 %.
+    """
+    scale = (found.pixel_scale / expected.pixel_scale).to_value(u.one)
+    if abs(scale - 1) > SCALE_TOLERANCE:
+        raise InputError(
+            f"{label}: found pixels of {_angle(found.pixel_scale, '.3f')}, expected "
+            f"{_angle(expected.pixel_scale, '.3f')} within {SCALE_TOLERANCE:.0%}, as the model "
+            "was trained on: resample the image to them, or fine-tune the model on views of its own"
+        )
+    if through_psf:
+        _check_widths(found, expected, label)
+    _compare_noise(found, expected, label)
+
+
+def check_view(view, training, *, through_psf=True):
+    """`check_conditions` of all images of a view, against those that a model was trained on.
+
+    Parameters
+    ----------
+    view : `~astro_ddprism.views.base.Observations`
+        The view.
+    training : TrainingData
+        What the model was trained on. A model of data that are no images fits any view.
+    through_psf : bool
+        Whether the sources are the light as seen through the PSF.
+
+    Raises
+    ------
+    InputError
+        As for `check_conditions`.
+    """
+    known = training.conditions
+    for instrument, image in view.images.items() if known else ():
+        label = f"view {view.name!r}" + (f", {instrument}" if instrument else "")
+        if image.conditions is None:
+            logger.warning(
+                "%s: what its images are like is not known; the model fits such as it was %s",
+                label,
+                "; ".join(training.lines()),
+            )
+            continue
+        # The sources have pixels of one scale, whatever instrument sees them.
+        expected = known.get(instrument, next(iter(known.values())))
+        check_conditions(image.conditions, expected, label=label, through_psf=through_psf)
+
+
+def _check_widths(found, expected, label):
+    if expected.psf_fwhm is None:
+        return
+    if found.psf_fwhm is None:
+        logger.warning(
+            "%s: the width of the PSF is not known, as too few stars were found; the model was "
+            "trained on a FWHM of %s: give that of the image as psf_fwhm (--psf-fwhm)",
+            label,
+            _angles(expected.psf_fwhm),
+        )
+        return
+    if found.psf_fwhm.shape != expected.psf_fwhm.shape:
+        return  # other bands than the model's: the shapes of the sources tell
+    ratio = (found.psf_fwhm / expected.psf_fwhm).to_value(u.one)
+    if np.abs(ratio - 1).max() > FWHM_TOLERANCE:
+        remedy = (
+            "convolve it to that width"
+            if ratio.max() < 1
+            else "take an image of better seeing, or use a model of a sharper one"
+        )
+        raise InputError(
+            f"{label}: found a PSF of FWHM {_angles(found.psf_fwhm)}, expected "
+            f"{_angles(expected.psf_fwhm)} within {FWHM_TOLERANCE:.0%}, as the model was trained "
+            f"on: {remedy}, or fine-tune the model on views of this image (if the width was "
+            "measured wrongly, give it as psf_fwhm, --psf-fwhm)"
+        )
+
+
+def _compare_noise(found, expected, label):
+    try:
+        noise = found.noise.to(expected.unit, AB_FLUX)
+    except u.UnitConversionError:
+        return  # of fluxes that cannot be compared the separator tells
+    if noise.shape != expected.noise.shape:
+        return
+    ratio = (noise / expected.noise).to_value(u.one)
+    worst = ratio[np.argmax(np.abs(np.log(ratio)))]
+    if not 1 / NOISE_FACTOR <= worst <= NOISE_FACTOR:
+        meaning = (
+            "the model does not know what its own images hid in their noise"
+            if worst < 1
+            else "galaxies that can be detected here are the brightest of the model's"
+        )
+        logger.warning(
+            "%s: the noise is %.3g times that of the images that the model was trained on; %s: "
+            "fine-tune the model on views of this image",
+            label,
+            worst,
+            meaning,
+        )

@@ -1,0 +1,1 @@
+"""Simulated survey fields whose light is known object by object."""

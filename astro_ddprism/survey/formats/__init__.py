@@ -1,0 +1,1 @@
+"""Formats of survey images, one file each."""

@@ -1,0 +1,385 @@
+r"""Survey images: flux, noise, mask and WCS of one or more bands on one pixel grid.
+
+Every pixel has a Gaussian noise variance :math:`\sigma^2`. It comes, in this order, from the
+standard deviation, the variance, the inverse variance, or the weight that the file holds or the
+caller names, or it is estimated from the image when asked for. A weight :math:`w` is an inverse
+variance but for a factor, which the image itself tells: :math:`\sigma^2 = k / w`, with :math:`k`
+the median of :math:`w\,\sigma_\mathrm{sky}^2`.
+
+Masked, saturated and non-finite pixels and those of zero weight carry no information: they are
+`True` in the mask, and nothing behind this module reads their values.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.nddata import NDData
+
+from ..errors import InputError
+from ..io.fits_in import NOISE_NAMES, as_float
+from ..units import AB_FLUX
+from .formats.base import to_variance
+from .formats.fits import from_file
+from .formats.nddata import from_nddata
+from .images import SurveyImage, _scaled, stack_bands
+from .noise import estimate_noise as measure_sky
+from .saturation import find_saturation, grow_saturated
+
+__all__ = ["read_bands", "read_image"]
+
+logger = logging.getLogger(__name__)
+
+
+def read_image(
+    image,
+    *,
+    hdu=None,
+    uncertainty=None,
+    variance=None,
+    ivar=None,
+    weight=None,
+    mask=None,
+    bad_bits=None,
+    estimate_noise=False,
+    subtract_background=False,
+    effective_gain=None,
+    saturation=None,
+    unit=None,
+    zero_point=None,
+    name=None,
+):
+    """Read a survey image with its noise, its mask and its WCS.
+
+    In a FITS file, also a tile-compressed one, the image is the extension ``SCI`` or ``IMAGE`` or
+    else the first image. Extensions ``ERR``, ``ERROR``, ``SIGMA``, ``UNCERT``, ``RMS`` (standard
+    deviation), ``VAR``, ``VARIANCE``, ``IVAR``, ``INVVAR``, ``WHT``, ``WEIGHT``, ``WGT`` (inverse
+    variance but for a factor) and ``MASK``, ``DQ``, ``MSK``, ``FLAGS`` (not zero: bad) are found by
+    name.
+
+    Parameters
+    ----------
+    image : path, `~astropy.nddata.CCDData` or `~astropy.nddata.NDData`
+        The image, ``(ny, nx)`` or ``(bands, ny, nx)``.
+    hdu : int or str, optional
+        Number or name of the image's extension.
+    uncertainty, variance, ivar, weight : int, str, path or array_like, optional
+        The noise as standard deviation, variance, inverse variance or weight: number or name of an
+        extension of the same file, a file of its own, or an array in the image's unit. At most one.
+    mask : int, str, path or bool array_like, optional
+        Bad pixels are not zero; like the noise, an extension, a file or an array.
+    bad_bits : int, optional
+        Bits of the mask that make a pixel bad; all if not given.
+    estimate_noise : bool
+        Estimate the noise from the image's sky (`estimate_noise`) instead.
+    subtract_background : bool
+        Subtract the sky's level, measured in boxes of 64 pixels.
+    effective_gain : float, Quantity, str, path or array_like, optional
+        Electrons for each unit of flux: a number, one for each band, a keyword of the header (such
+        as ``"GAIN"``, or ``"EXPTIME"`` of an image in electrons per second), or a map of exposure,
+        which is an extension, a file or an array. The sources then have photon noise of their own
+        (`~astro_ddprism.mixing.PhotonNoise`), and the image's noise must be that of the background
+        alone, as it is if estimated in the sky. Pixels of a map where it is 0 or not finite are
+        bad.
+    saturation : float, "auto" or None
+        Pixel value from which on a pixel is saturated; `None` takes the keyword ``SATURATE`` where
+        there is one, "auto" looks for the flat tops of saturated stars (`find_saturation`). The
+        core of a saturated star is masked with it.
+    unit : unit, optional
+        Unit of the pixels, instead of the one that the image states.
+    zero_point : float or str, optional
+        AB magnitude of a pixel value of 1, or the keyword that tells it. The flux is then converted
+        to microjansky.
+    name : str, optional
+        Name of the band; the keyword ``FILTER`` if not given.
+
+    Returns
+    -------
+    `SurveyImage`
+        The image.
+
+    Raises
+    ------
+    InputError
+        If the file is truncated or no FITS file, holds no image, no celestial WCS or no noise, if
+        the unit is unknown, shapes differ, noise or gain are negative, or all pixels are masked.
+    FileNotFoundError
+        If there is no such file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astropy.nddata import CCDData, StdDevUncertainty
+    >>> from astropy.wcs import WCS
+    >>> from astro_ddprism.survey import read_image
+    >>> wcs = WCS({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CDELT1": -1e-4, "CDELT2": 1e-4})
+    >>> pixels = np.zeros((64, 64))
+    >>> pixels[3, 4] = np.nan
+    >>> noise = StdDevUncertainty(np.full((64, 64), 0.5))
+    >>> image = read_image(CCDData(pixels, uncertainty=noise, wcs=wcs, unit="nJy"))
+    >>> image.shape, float(image.variance[0, 0, 0]), int(image.mask.sum())
+    ((1, 64, 64), 0.25, 1)
+    """
+    if isinstance(image, SurveyImage):
+        raise InputError("image: found a SurveyImage, which has been read already")
+    planes = {"uncertainty": uncertainty, "variance": variance, "ivar": ivar, "weight": weight}
+    planes = {kind: plane for kind, plane in planes.items() if plane is not None}
+    if len(planes) > 1:
+        raise InputError(f"found {' and '.join(planes)}, expected at most one of them")
+    if planes and estimate_noise:
+        raise InputError(f"found {next(iter(planes))} and estimate_noise, expected one of them")
+    raw = (
+        from_nddata(image, planes, mask, unit, effective_gain)
+        if isinstance(image, NDData)
+        else from_file(image, hdu, planes, mask, unit, effective_gain)
+    )
+    if raw.mask is not None and bad_bits is not None:
+        if not np.issubdtype(raw.mask.dtype, np.integer):
+            raise InputError(
+                f"{raw.label}: bad_bits needs a mask of integers, found {raw.mask.dtype}"
+            )
+        raw.mask = raw.mask & bad_bits
+    image = _assemble(
+        raw,
+        estimate=estimate_noise,
+        subtract=subtract_background,
+        saturation=saturation,
+        name=name,
+    )
+    return image if zero_point is None else _calibrated(image, _zero_point(zero_point, raw))
+
+
+def _assemble(raw, *, estimate, subtract, saturation, name):
+    data = _bands(raw.data, raw.label)
+    wcs = _celestial(raw.wcs, raw.label)
+    bad = ~np.isfinite(data)
+    if raw.mask is not None:
+        bad |= _match(raw.mask, data.shape, f"{raw.label}, mask") != 0
+    if estimate:
+        variance = None
+    elif raw.noise is None:
+        names = ", ".join(name for names in NOISE_NAMES.values() for name in names)
+        raise InputError(
+            f"{raw.label}: found no noise information, expected an extension named one of {names}, "
+            "or one given as uncertainty, variance, ivar or weight, or estimate_noise"
+        )
+    else:
+        variance = _checked_variance(_match(raw.noise, data.shape, raw.noise_label), raw)
+        bad |= ~(np.isfinite(variance) & (variance > 0))
+    gain = None
+    if raw.gain is not None:
+        gain = _checked_gain(raw.gain, data.shape, raw.gain_label)
+        bad |= ~(gain > 0) | ((gain == np.inf) & (np.ndim(raw.gain) > 1))
+    _check_any_valid(bad, raw.label)
+    relative = raw.noise_kind == "weight" and not estimate
+    sky = None
+    if estimate or relative or subtract or saturation == "auto":
+        sky = _sky(data, bad, raw.label)
+    if subtract:
+        data = data - sky[0]
+    if estimate:
+        variance = np.square(sky[1], dtype=np.float64)
+    elif relative:
+        variance = variance * _weight_factor(sky[1], variance, bad, raw.noise_label)
+    levels = _saturation_levels(saturation, raw, data, sky, bad)
+    saturated = np.stack(
+        [
+            np.zeros(d.shape, dtype=bool) if level is None else grow_saturated(d, level)
+            for d, level in zip(data, levels, strict=True)
+        ]
+    )
+    bad |= saturated
+    _check_any_valid(bad, raw.label)
+    return SurveyImage(
+        data=data,
+        variance=np.where(bad, np.inf, variance),
+        mask=bad,
+        wcs=wcs,
+        unit=raw.unit,
+        names=_names(name or raw.header.get("FILTER"), len(data)),
+        saturated=saturated,
+        filename=raw.label,
+        files=(raw.file,) if raw.file else (),
+        effective_gain=gain,
+    )
+
+
+def _zero_point(zero_point, raw):
+    if isinstance(zero_point, str) and zero_point in raw.header:
+        zero_point = raw.header[zero_point]
+    try:
+        number = float(zero_point)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise InputError(
+            f"{raw.label}: zero_point: found {zero_point!r}, expected an AB magnitude or a keyword "
+            "of the header that tells it"
+        )
+    return number
+
+
+def _calibrated(image, zero_point):
+    """An image of counts in microjansky."""
+    if image.unit.is_equivalent(u.Jy, AB_FLUX):
+        raise InputError(
+            f"{image.filename}: found a zero point and the unit {image.unit}, which has one of its "
+            "own; expected one or the other"
+        )
+    factor = float((zero_point * u.ABmag).to_value(u.uJy))
+    return _scaled(image, factor, u.uJy)
+
+
+def _bands(data, label):
+    if not (np.issubdtype(data.dtype, np.number) or data.dtype == bool):
+        raise InputError(f"{label}: found pixels of type {data.dtype}, expected numbers")
+    found = data.shape
+    while data.ndim > 3 and data.shape[0] == 1:  # radio images: degenerate Stokes and frequency
+        data = data[0]
+    if data.ndim not in {2, 3} or 0 in data.shape:
+        raise InputError(f"{label}: found shape {found}, expected (ny, nx) or (bands, ny, nx)")
+    return as_float(data if data.ndim == 3 else data[np.newaxis])
+
+
+def _celestial(wcs, label):
+    if wcs is None or not wcs.has_celestial:
+        found = "no WCS" if wcs is None else f"axes {list(wcs.wcs.ctype)}"
+        raise InputError(
+            f"{label}: found no celestial WCS ({found}), expected one with right ascension and "
+            "declination (CTYPE1, CTYPE2, CRVAL1, ...)"
+        )
+    if any(table is not None for table in (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)):
+        raise InputError(
+            f"{label}: found a WCS with distortion tables, which cutouts cannot carry; expected an "
+            "image resampled to a plain grid (SIP polynomials are fine)"
+        )
+    return wcs.celestial
+
+
+def _match(plane, shape, label):
+    """A plane of the image's shape; one plane serves all bands."""
+    plane = np.asarray(plane)
+    if plane.shape not in {shape, shape[1:]} and not (shape[0] == 1 and plane.shape == (1, *shape)):
+        raise InputError(
+            f"{label}: found shape {plane.shape}, expected that of the image, {shape[1:]}"
+            + (f" or {shape}" if shape[0] > 1 else "")
+        )
+    return np.broadcast_to(plane, shape)
+
+
+def _checked_variance(noise, raw):
+    with np.errstate(invalid="ignore"):
+        negative = int(np.sum(noise < 0))
+    if negative:
+        raise InputError(
+            f"{raw.noise_label}: found {negative} negative values as {raw.noise_kind}, "
+            "expected none"
+        )
+    return to_variance(noise, raw.noise_kind)
+
+
+def _checked_gain(gain, shape, label):
+    """Electrons per unit of flux in every pixel, of any number of numbers."""
+    gain = np.asarray(gain, dtype=np.float64)
+    if gain.ndim < 2:
+        if not (gain > 0).all():
+            raise InputError(f"{label}: found {gain}, expected a positive number of electrons")
+        if gain.ndim and len(gain) != shape[0]:
+            raise InputError(
+                f"{label}: found {len(gain)} numbers, expected one for each of {shape[0]} bands"
+            )
+        return np.broadcast_to(np.reshape(gain, (-1, 1, 1)), shape)
+    gain = _match(gain, shape, label)
+    if (gain < 0).any():
+        raise InputError(f"{label}: found {np.sum(gain < 0)} negative values, expected none")
+    return gain
+
+
+def _check_any_valid(bad, label):
+    if bad.all():
+        raise InputError(
+            f"{label}: all pixels are masked, saturated, not finite or without weight, expected an "
+            "image with data in it"
+        )
+
+
+def _sky(data, bad, label):
+    """Background and noise of each band; infinite noise in a band without any data."""
+    background, noise = np.zeros_like(data), np.full_like(data, np.inf)
+    for band in np.flatnonzero(~bad.all(axis=(1, 2))):
+        try:
+            background[band], noise[band] = measure_sky(data[band], mask=bad[band])
+        except InputError as error:
+            raise InputError(f"{label}: {error}") from error
+    return background, noise
+
+
+def _weight_factor(rms, variance, bad, label):
+    factors = [
+        np.median((np.square(s, dtype=np.float64) / v)[~b]) if not b.all() else 1.0
+        for s, v, b in zip(rms, variance, bad, strict=True)
+    ]
+    logger.info("%s: inverse variance = weight times %s", label, [f"{1 / k:.4g}" for k in factors])
+    return np.reshape(factors, (-1, 1, 1))
+
+
+def _saturation_levels(saturation, raw, data, sky, bad):
+    if saturation is None:
+        saturation = raw.header.get("SATURATE")
+        if (
+            not isinstance(saturation, int | float)
+            or not np.isfinite(saturation)
+            or saturation <= 0
+        ):
+            return [None] * len(data)
+    if isinstance(saturation, str):
+        if saturation != "auto":
+            raise InputError(f"saturation: found {saturation!r}, expected a pixel value or 'auto'")
+        return [
+            None if b.all() else find_saturation(d - level, float(np.median(rms[~b])), mask=b)
+            for d, level, rms, b in zip(data, *sky, bad, strict=True)
+        ]
+    levels = np.broadcast_to(np.asarray(saturation, dtype=float), len(data))
+    if not (levels > 0).all():
+        raise InputError(f"saturation: found {saturation}, expected a positive pixel value")
+    return list(levels)
+
+
+def _names(name, n_bands):
+    if n_bands == 1:
+        return (str(name).strip() if name else "band0",)
+    return tuple(f"band{i}" for i in range(n_bands))
+
+
+def read_bands(image, options):
+    """Read an image that may have been read already, or several bands of it.
+
+    Parameters
+    ----------
+    image : `SurveyImage`, path, `~astropy.nddata.NDData`, or a list of these
+        The image, or its bands.
+    options : dict
+        Options of `read_image`.
+
+    Returns
+    -------
+    `SurveyImage`
+    """
+    if isinstance(image, SurveyImage):
+        if options:
+            raise InputError(
+                f"found the options {', '.join(options)}, expected none: the image "
+                "has been read already"
+            )
+        return image
+    if isinstance(image, list | tuple):
+        return stack_bands(
+            [one if isinstance(one, SurveyImage) else read_image(one, **options) for one in image]
+        )
+    if isinstance(image, str | Path) or hasattr(image, "uncertainty"):
+        return read_image(image, **options)
+    raise InputError(
+        f"image: found {type(image).__name__}, expected a file, an NDData, a SurveyImage or a list "
+        "of these"
+    )

@@ -1,0 +1,1 @@
+"""Observations by view: what they hold, how they are built, and their files."""

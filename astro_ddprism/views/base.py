@@ -1,0 +1,124 @@
+"""What every set of observations that hold the same sources can do, of one instrument or several.
+
+A `~astro_ddprism.View` has one image of each observation, a
+`~astro_ddprism.views.multi.MultiInstrumentView` has several. All that learning and sampling ask for
+is the same: names, how many pixels carry information, and batches of tensors.
+"""
+
+import abc
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.table import QTable
+from astropy.wcs import WCS
+
+from ..errors import InputError
+
+__all__ = ["Observations"]
+
+
+class Observations(abc.ABC):
+    """Observations that hold the same sources.
+
+    Attributes
+    ----------
+    name : str
+        Name of the view.
+    unit : Unit
+        Unit of the flux.
+    ids : ndarray of str, shape (N,)
+        Names of the observations.
+    coordinates : SkyCoord, or None
+        Position of each observation's target.
+    source_wcs : list of WCS, or None
+        World coordinates of each observation's sources, where they have pixels of their own.
+    """
+
+    name: str
+    unit: u.UnitBase
+    ids: np.ndarray
+    coordinates: SkyCoord | None
+    source_wcs: list[WCS] | None
+
+    @property
+    @abc.abstractmethod
+    def images(self) -> Mapping:
+        """The `~astro_ddprism.View` of each instrument; of a single one under the name ``""``."""
+
+    @property
+    @abc.abstractmethod
+    def source_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each source that the observations hold."""
+
+    @abc.abstractmethod
+    def n_valid(self, index=slice(None)) -> np.ndarray:
+        """Number of pixels that carry information.
+
+        Parameters
+        ----------
+        index : int, slice, array of int or bool
+            Which observations.
+
+        Returns
+        -------
+        n_valid : ndarray of int, shape (n,)
+        """
+
+    @abc.abstractmethod
+    def __getitem__(self, index) -> "Observations":
+        """Some of the observations, by a slice or an array of int or bool; repeats are allowed."""
+
+    @abc.abstractmethod
+    def to(self, unit) -> "Observations":
+        """The same observations in another unit of flux."""
+
+    @abc.abstractmethod
+    def batch(self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32):
+        """Some of the observations as tensors: a Batch, or a tuple with one for each image."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources that the observations hold."""
+        return tuple(self.source_shapes)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def table(self) -> QTable:
+        """One row for each observation.
+
+        Returns
+        -------
+        table : QTable
+            Columns ``id``, ``sky_coord`` (where coordinates are known) and ``n_valid``, the number
+            of pixels that carry information.
+        """
+        table = QTable({"id": self.ids})
+        if self.coordinates is not None:
+            table["sky_coord"] = self.coordinates
+        table["n_valid"] = self.n_valid()
+        return table
+
+    def _error(self, argument, found, expected) -> InputError:
+        view = f"view {self.name!r}" if self.name else "view"
+        return InputError(f"{view}: {argument}: found {found}, expected {expected}")
+
+    def _rows(self, index) -> np.ndarray:
+        if isinstance(index, torch.Tensor):
+            index = index.cpu().numpy()
+        elif not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index.astype(int) if index.size == 0 else index
+        return np.atleast_1d(np.arange(len(self))[index])
+
+    def _empty(self, n_valid) -> str:
+        """How many observations have no valid pixel, and which."""
+        names = self.ids[n_valid == 0]
+        more = ", ..." if len(names) > 5 else ""
+        return f"{len(names)} of {len(self)} observations ({', '.join(names[:5])}{more})"

@@ -1,0 +1,176 @@
+"""The views that cutouts of a survey image make."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from astropy.coordinates import SkyCoord
+
+from ..errors import InputError
+from ..mixing import Convolution, Identity
+from ..psf.kernels import read_psf
+from ..survey.conditions import SurveyConditions, image_conditions
+from ..survey.correlation import autocorrelation_of
+from ..survey.cutouts import check_size, cut_out
+from ..survey.find import detect_stars, find_galaxies
+from ..survey.randoms import place_randoms
+from ..survey.read import read_bands
+from .noise import noise_of
+from .view import View
+
+__all__ = ["views_from_image"]
+
+logger = logging.getLogger(__name__)
+
+
+def views_from_image(
+    image,
+    *,
+    psf=None,
+    psf_fwhm=None,
+    size=32,
+    positions=None,
+    n_random=None,
+    random_distance=None,
+    crowded_fraction=0.0,
+    max_masked_fraction=0.2,
+    correlated_noise=None,
+    seed=0,
+    detection: Mapping | None = None,
+    **image_options,
+):
+    """Cut a survey image into the views "random" and "galaxy".
+
+    Parameters
+    ----------
+    image : `SurveyImage`, path, `~astropy.nddata.NDData`, or a list of paths or NDData
+        The image; a list holds bands on one pixel grid.
+    psf : path, array_like or list, optional
+        Point spread function (`read_psf`): the sources are then the light before it. Without one
+        they are the light as seen through it.
+    psf_fwhm : float or `~astropy.units.Quantity`, optional
+        Full width at half maximum of the point spread function, of all bands or of each, in
+        arcseconds if without a unit: what the views remember of it. By default it is measured on
+        ``psf``, or else on the stars.
+    size : int
+        Side of the cutouts in pixels.
+    positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`, optional
+        The galaxies (`read_positions`); detected if not given.
+    n_random : int, optional
+        Number of random positions; twice the number of galaxies if not given. With 0 there is no
+        view "random".
+    random_distance : float or `~astropy.units.Quantity`, optional
+        Least distance of random positions from detections, in pixels or as an angle; by default
+        they are placed without regard to them. Given ``positions``, these are avoided.
+    crowded_fraction : float
+        Part of the random positions that are placed beside detections (`place_randoms`).
+    max_masked_fraction : float
+        Cutouts with a larger part of their pixels masked are rejected.
+    correlated_noise : int, optional
+        The largest distance, in pixels, at which the noise of two pixels is correlated, as in a
+        resampled or drizzled image. The correlation is measured in the image's sky, band by band
+        (`estimate_autocorrelation`). By default pixels are independent.
+    seed : int
+        Seed of the random positions.
+    detection : dict, optional
+        Options of `detect_galaxies`.
+    **image_options
+        Options of `read_image`, for an image that has not been read yet.
+
+    Returns
+    -------
+    dict of str to `~astro_ddprism.View`
+        "random" with the source "los", "galaxy" with "los" and "galaxy".
+
+    Raises
+    ------
+    InputError
+        If the image, the PSF or the positions cannot be used, no galaxy is found, or the
+        correlation of the noise cannot be measured.
+    """
+    from ..mixing import Convolution, Identity
+    from .view import View
+
+    image = read_bands(image, image_options)
+    check_size(size, image)
+    shape = (image.n_bands, size, size)
+    kernel = None if psf is None else read_psf(psf, image.n_bands)
+    mixing = Identity(shape) if kernel is None else Convolution(kernel, shape)
+    galaxies, avoid = find_galaxies(image, psf=kernel, positions=positions, detection=detection)
+    stars = avoid
+    if positions is not None:  # a catalog's objects tell nothing of stars
+        stars = detect_stars(image) if psf is None and psf_fwhm is None else None
+    conditions = image_conditions(image, objects=stars, psf=kernel, psf_fwhm=psf_fwhm)
+    cuts = {"galaxy": cut_out(image, galaxies, size=size, max_masked_fraction=max_masked_fraction)}
+    logger.info("%s: %d galaxies", image.filename, len(cuts["galaxy"].ids))
+    if n_random != 0:
+        randoms = place_randoms(
+            image,
+            2 * len(cuts["galaxy"].ids) if n_random is None else n_random,
+            size=size,
+            max_masked_fraction=max_masked_fraction,
+            avoid=avoid,
+            min_distance=random_distance,
+            crowded_fraction=crowded_fraction,
+            seed=seed,
+        )
+        cuts["random"] = cut_out(image, randoms, size=size, max_masked_fraction=max_masked_fraction)
+        logger.info("%s: %d random positions", image.filename, len(cuts["random"].ids))
+    autocorrelation = autocorrelation_of([image], correlated_noise)
+    return {
+        name: View(
+            cuts[name].data,
+            **noise_of(cuts[name].variance, autocorrelation),
+            effective_gain=cuts[name].effective_gain,
+            mask=cuts[name].mask,
+            saturated=cuts[name].saturated,
+            unit=image.unit,
+            wcs=cuts[name].wcs,
+            coordinates=cuts[name].coordinates,
+            ids=cuts[name].ids,
+            name=name,
+            conditions=conditions,
+            mixing=dict.fromkeys(sources, mixing),
+        )
+        for name, sources in (("random", ("los",)), ("galaxy", ("los", "galaxy")))
+        if name in cuts
+    }
+
+
+def _view_of_cutouts(name, cutouts, sources, psf, psf_fwhm, correlated_noise, options) -> View:
+    from ..psf import read_psf
+    from ..survey import image_conditions, read_image
+    from ..survey.correlation import autocorrelation_of
+    from ..survey.stamps import stack_stamps
+    from .noise import noise_of
+
+    for argument, values in (("cutouts", cutouts), ("sources", sources)):
+        if isinstance(values, str | Path) or not len(values):
+            raise InputError(f"{argument}[{name!r}]: found {values!r}, expected a list of them")
+    images = [read_image(cutout, **options) for cutout in cutouts]
+    stamps = stack_stamps(images)
+    n_bands, ny, nx = stamps.shape
+    kernel = None if psf is None else read_psf(psf, n_bands)
+    operator = Identity(stamps.shape)
+    if kernel is not None:
+        operator = Convolution(torch.as_tensor(kernel), stamps.shape)
+    conditions = [image_conditions(image, psf=kernel, psf_fwhm=psf_fwhm) for image in images]
+    centres = [image.wcs.pixel_to_world(nx // 2, ny // 2).icrs for image in images]
+    return View(
+        stamps.data,
+        **noise_of(stamps.variance, autocorrelation_of(images, correlated_noise)),
+        effective_gain=stamps.effective_gain,
+        mask=stamps.mask,
+        saturated=stamps.saturated,
+        unit=stamps.unit,
+        mixing=dict.fromkeys(sources, operator),
+        wcs=stamps.wcs,
+        coordinates=SkyCoord([c.ra for c in centres], [c.dec for c in centres]),
+        ids=[
+            Path(cutout).name.partition(".fit")[0] if isinstance(cutout, str | Path) else i
+            for i, cutout in enumerate(cutouts)
+        ],
+        name=name,
+        conditions=SurveyConditions.combined(conditions),
+    )

@@ -1,0 +1,1 @@
+"""Priors over a large dynamic range: diffusion of linear light, or of stretched light."""

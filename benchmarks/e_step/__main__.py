@@ -1,0 +1,5 @@
+"""Run the study: ``python -m benchmarks.e_step``."""
+
+from .study import main
+
+main()

@@ -1,0 +1,215 @@
+r"""Galaxies of HST's COSMOS survey as an image with its own PSF and photons would show them.
+
+The PSF is measured on the field's own stars.
+
+Photons. Where the noise of blank sky is that of the sky's photons, a pixel that collects the sky's
+flux :math:`s` with the noise :math:`\sigma` has an effective gain of
+
+.. math:: g = s / \sigma^2
+
+electrons per unit of flux, since the variance in electrons, :math:`g^2 \sigma^2`, equals their
+number, :math:`g s`. It depends neither on the exposure nor on the telescope. The dark sky's r-band
+brightness of 21.0 AB magnitudes per square arcsecond (Patat 2003, A&A 400, 1183, for Paranal: 20.9
+in R, Vega) gives 4.6e-10 maggies in KiDS's pixels of 0.339 arcsec, and their noise of 4.3e-12
+maggies, g = 2.4e13 electrons per maggie. In 1800 s this is a zero point of 25.3 magnitudes for one
+electron a second, as it should be for the 2.6 m of the VST.
+"""
+
+__all__ = ["GalaxyCatalog", "effective_gain", "likely_gain", "measure_psf"]
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import galsim
+import numpy as np
+from astropy.nddata import NDData
+from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
+from photutils.psf import EPSFBuilder, extract_stars
+from scipy.spatial import cKDTree
+
+from astro_ddprism.survey.images import pixel_angle
+
+SKY_MAGNITUDE = 21.0  # AB, per square arcsecond
+STAMP = 128  # pixels; side of the images that galaxies are drawn in
+PSF_SIZE = 25  # pixels
+OVERSAMPLING = 2
+
+
+def effective_gain(noise, pixel, sky_magnitude=SKY_MAGNITUDE):
+    """Electrons per maggie of an image whose noise is that of the sky's photons.
+
+    Parameters
+    ----------
+    noise : float
+        Standard deviation of a pixel of blank sky, in maggies.
+    pixel : float
+        Side of a pixel in arcseconds.
+    sky_magnitude : float
+        Brightness of the sky, AB magnitudes per square arcsecond.
+
+    Returns
+    -------
+    gain : float
+
+    Examples
+    --------
+    >>> from benchmarks.injection.galaxies import effective_gain
+    >>> print(f"{effective_gain(4.5e-12, 0.339):.2g}")
+    2.3e+13
+    """
+    return 10 ** (-0.4 * sky_magnitude) * pixel**2 / noise**2
+
+
+def likely_gain(image, zero_point=0.0):
+    """Electrons per unit of an image, if its noise is that of the sky's photons.
+
+    Parameters
+    ----------
+    image : `~astro_ddprism.survey.SurveyImage`
+    zero_point : float
+        AB magnitude of the image's unit: 0 for maggies.
+
+    Returns
+    -------
+    gain : float
+    """
+    noise = float(np.sqrt(np.median(image.variance[~image.mask])))
+    maggies = 10 ** (-0.4 * zero_point)
+    gain = effective_gain(noise * maggies, pixel_angle(image).to_value("arcsec"))
+    return gain * maggies
+
+
+def measure_psf(image, objects, *, min_snr=100, isolation=14.0):
+    """The effective PSF of an image, from its bright, isolated, unsaturated stars.
+
+    Parameters
+    ----------
+    image : `~astro_ddprism.survey.SurveyImage`
+        The image.
+    objects : `~astropy.table.QTable`
+        From `~astro_ddprism.survey.detect_objects`.
+    min_snr : float
+        Of the stars.
+    isolation : float
+        Least distance, in pixels, from objects with more than a hundredth of the star's flux.
+
+    Returns
+    -------
+    psf : ndarray, shape (ky, kx)
+        `OVERSAMPLING` times as fine as the pixels, of sum one, with the pixel's smoothing in it.
+    n_stars : int
+        From how many stars.
+    """
+    xy = np.column_stack([objects["x"], objects["y"]])
+    flux = objects["flux"].value
+    bad = objects["saturated"] | objects["edge"] | objects["masked"]
+    stars = np.flatnonzero(objects["star"] & ~bad & (objects["snr"] > min_snr))
+    near = cKDTree(xy).query_ball_point(xy[stars], isolation)
+    alone = [sum(flux[n] > 0.01 * flux[i]) == 1 for i, n in zip(stars, near, strict=True)]
+    stars = stars[alone]
+    scale = float(np.sqrt(np.median(image.variance[~image.mask])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyUserWarning)  # stars near the edge
+        cutouts = extract_stars(
+            NDData(image.data[0].astype(float) / scale),
+            QTable({"x": xy[stars, 0], "y": xy[stars, 1]}),
+            size=PSF_SIZE,
+        )
+        builder = EPSFBuilder(oversampling=OVERSAMPLING, maxiters=10, progress_bar=False)
+        psf = builder(cutouts)[0].data
+    return psf / psf.sum(), len(stars)
+
+
+@dataclass
+class DrawnGalaxy:
+    """One galaxy: its image, where that begins, its cutout and its row of the catalog.
+
+    Parameters
+    ----------
+    stamp : ndarray, shape (STAMP, STAMP)
+        The galaxy without noise.
+    x0, y0 : int
+        Where the first pixel of the stamp is in the image.
+    cutout : ndarray, shape (size, size)
+        Its middle.
+    index : int
+        Row of the catalog of galaxies.
+    """
+
+    stamp: np.ndarray
+    x0: int
+    y0: int
+    cutout: np.ndarray
+    index: int
+
+
+class GalaxyCatalog:
+    """Parametric fits to galaxies of the COSMOS survey, drawn through a PSF.
+
+    Parameters
+    ----------
+    cosmos : path
+        Folder of GalSim's ``real_galaxy_catalog_23.5_example``.
+    psf : ndarray, shape (ky, kx)
+        `OVERSAMPLING` times as fine as the pixels, with their smoothing in it.
+    pixel : float
+        Side of a pixel in arcseconds.
+    """
+
+    def __init__(self, cosmos, psf, pixel):
+        name = "real_galaxy_catalog_23.5_example.fits"
+        self.catalog = galsim.COSMOSCatalog(
+            name, dir=str(Path(cosmos)), use_real=False, exclusion_level="none"
+        )
+        fine = galsim.Image(psf, scale=pixel / OVERSAMPLING)
+        self.psf, self.pixel = galsim.InterpolatedImage(fine, flux=1.0), pixel
+        self.params = galsim.GSParams(maximum_fft_size=16384)
+
+    def psf_at_pixels(self):
+        """The PSF in the middle of a pixel, an ndarray of sum one."""
+        image = self.psf.drawImage(
+            nx=PSF_SIZE, ny=PSF_SIZE, scale=self.pixel, method="no_pixel", dtype=float
+        ).array
+        return image / image.sum()
+
+    def draw(self, flux, x, y, size, in_cutout, rng, attempts=100):
+        """Draw a random galaxy at a random angle.
+
+        Parameters
+        ----------
+        flux : float
+            Its own is set to this.
+        x, y : float
+            Where, in pixels of an image.
+        size : int
+            Side of its cutout.
+        in_cutout : float
+            The least part of the flux that must be in its cutout. If it is not, another galaxy is
+            drawn.
+        rng : numpy.random.Generator
+        attempts : int
+            How often.
+
+        Returns
+        -------
+        DrawnGalaxy
+        """
+        xi, yi = int(np.rint(x)), int(np.rint(y))
+        first = STAMP // 2 - size // 2
+        inner = slice(first, first + size)
+        for _ in range(attempts):
+            index = int(rng.integers(self.catalog.nobjects))
+            galaxy = self.catalog.makeGalaxy(index, gal_type="parametric")
+            galaxy = galaxy.withFlux(flux).rotate(rng.uniform(0, 360) * galsim.degrees)
+            seen = galsim.Convolve(galaxy, self.psf, gsparams=self.params)
+            # Of an even number of pixels, GalSim's centre lies half a pixel below STAMP // 2.
+            stamp = seen.drawImage(
+                nx=STAMP, ny=STAMP, scale=self.pixel, method="no_pixel", dtype=float,
+                offset=(x - xi + 0.5, y - yi + 0.5),
+            ).array  # fmt: skip
+            cutout = stamp[inner, inner]
+            if cutout.sum() >= in_cutout * flux:
+                return DrawnGalaxy(stamp, xi - STAMP // 2, yi - STAMP // 2, cutout, index)
+        raise RuntimeError(f"no galaxy in {attempts} fits into {size} pixels")

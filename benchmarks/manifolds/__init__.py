@@ -1,0 +1,1 @@
+"""The published problems of sources on curves: accuracy, calibration and cost."""

@@ -1,0 +1,1 @@
+"""How right PSF, pixels and WCS of an image are, against GalSim, and what they cost."""

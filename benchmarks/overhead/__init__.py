@@ -1,0 +1,1 @@
+"""What joint posterior sampling costs beyond the networks that it has to evaluate."""

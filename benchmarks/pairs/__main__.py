@@ -1,0 +1,5 @@
+"""Run the study: ``python -m benchmarks.pairs``."""
+
+from .study import main
+
+main()

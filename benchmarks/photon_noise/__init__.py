@@ -1,0 +1,1 @@
+"""Fluxes of bright objects, whose own photons make most of their noise."""
