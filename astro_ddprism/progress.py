@@ -1,8 +1,9 @@
 """Progress bars with the time left, for what takes more than a few seconds."""
 
-__all__ = ["Progress", "photutils_bar"]
-
+from astropy.utils import minversion
 from tqdm import tqdm
+
+__all__ = ["Progress", "photutils_bar"]
 
 
 class Progress:
@@ -47,7 +48,4 @@ def photutils_bar(shown: bool) -> dict:
     keywords : dict
         Empty from photutils 3.1 on, which is fast enough to need no bar and deprecates the keyword.
     """
-    import photutils
-    from astropy.utils import minversion
-
-    return {} if minversion(photutils, "3.1") else {"progress_bar": shown}
+    return {} if minversion("photutils", "3.1") else {"progress_bar": shown}

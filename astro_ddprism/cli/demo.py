@@ -30,6 +30,11 @@ from ..simulate.population import simulate_field
 from ..survey.noise import measure_background
 from ..views.dataset import MultiViewDataset
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 __all__ = ["DemoSettings", "evaluate", "format_metrics", "run_demo"]
 
 
@@ -200,8 +205,8 @@ def evaluate(samples, field, settings=None):
     metrics : dict
         Counts ``n_used`` and ``n_contaminated``; median absolute errors of the aperture fluxes of
         contaminated galaxies in microjansky, ``error_separated``, ``error_observed`` and
-        ``error_photutils_METHOD`` (see `~astro_ddprism.evaluate.deblended.deblended_aperture_flux`);
-        ``photutils_method``, the one with the least error; the ratios
+        ``error_photutils_METHOD`` (see `astro_ddprism.evaluate.deblended`); ``photutils_method``,
+        the one with the least error; the ratios
         ``aperture_error_vs_observed`` and ``aperture_error_vs_photutils``; the fraction of true
         fluxes in the central 68 % posterior interval, ``coverage_68`` of all galaxies used and
         ``coverage_68_contaminated``; and ``residual_std``. A figure that cannot be had of so few
@@ -336,9 +341,7 @@ class _Clock:
 
 def _peak_memory():
     """Largest resident memory of this process so far, in bytes; None where nobody says."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

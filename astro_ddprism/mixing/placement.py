@@ -3,8 +3,9 @@ r"""Positions and areas of an image's pixels in a source's frame, from Chebyshev
 .. math:: p(t_x, t_y) = \sum_{a, b} c_{ab} \, T_a(t_y) \, T_b(t_x), \qquad
           |J| = \left| \frac{\partial p}{\partial i} \right|
 
-at the pixels :math:`i` of an image, as `~astro_ddprism.frame.pixelmap` fits them. What an operator has to
-keep of each observation are the coefficients; positions are made when a mini-batch needs them.
+at the pixels :math:`i` of an image, as `~astro_ddprism.frame.pixelmap` fits them. What an operator
+has to keep of each observation are the coefficients; positions are made when a mini-batch needs
+them.
 """
 
 import torch

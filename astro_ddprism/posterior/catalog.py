@@ -1,8 +1,8 @@
 r"""The catalog of a separation: measurements of every source, and what the samples say of them.
 
-Every measurement (`~astro_ddprism.posterior.photometry`) is made on each posterior sample; their values
-:math:`f_1 \dots f_S` sample the posterior of the measurement itself. The catalog holds their mean,
-their standard deviation and quantiles. The quantile of the :math:`k`-th smallest of :math:`S`
+Every measurement (`~astro_ddprism.posterior.photometry`) is made on each posterior sample; their
+values :math:`f_1 \dots f_S` sample the posterior of the measurement itself. The catalog holds their
+mean, their standard deviation and quantiles. The quantile of the :math:`k`-th smallest of :math:`S`
 values is :math:`k / (S + 1)`, and what lies between two is interpolated (as in
 `~astro_ddprism.evaluate.metrics.interval_coverage`): right for few samples too.
 

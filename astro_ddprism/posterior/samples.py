@@ -346,7 +346,8 @@ class PosteriorSamples:
             source that is an image, with ``_1``, ``_2``, ... appended for each of several bands;
             ``chi2`` (reduced, mean over the samples); ``n_valid`` (pixels that carry information);
             of several instruments also ``chi2_INSTRUMENT`` and ``n_valid_INSTRUMENT``;
-            ``masked_fraction`` of the aperture and ``flags``, `~astro_ddprism.posterior.quality.Quality`.
+            ``masked_fraction`` of the aperture and ``flags``
+            (`~astro_ddprism.posterior.quality.Quality`).
             Its ``meta`` holds the aperture, the zero point and the provenance.
 
             Of the flux of a source, ``SOURCE_flux`` is the posterior mean, ``SOURCE_flux_error``

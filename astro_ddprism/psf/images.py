@@ -9,7 +9,9 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from ..errors import InputError
+from ..io.fits_in import find_extension, open_fits
 from .base import PSF, PointPSF, pixel_wave_numbers
+from .kernels import read_psf
 
 __all__ = ["GriddedPSF", "ImagePSF"]
 
@@ -52,8 +54,6 @@ class ImagePSF(PSF):
     """
 
     def __init__(self, image, *, oversampling=None, scale=None, centre=None, includes_pixel=True):
-        from .kernels import read_psf  # photutils would come with it
-
         if (oversampling is None) == (scale is None):
             found = "neither" if scale is None else "both"
             raise InputError(
@@ -100,9 +100,6 @@ class ImagePSF(PSF):
         InputError
             If the file holds no PSF, or nothing tells its scale.
         """
-        from ..io.fits_in import find_extension, open_fits
-        from .kernels import read_psf
-
         with open_fits(path) as hdus:
             hdu = find_extension(hdus, "psf", path)
             header, shape = hdu.header, hdu.shape

@@ -51,7 +51,7 @@ def read_psf(psf, n_bands=1):
 
     Examples
     --------
-    >>> from astro_ddprism.survey import read_psf
+    >>> from astro_ddprism.psf import read_psf
     >>> read_psf([[0, 0.1, 0], [0.1, 0.6, 0.1], [0, 0.1, 0]]).shape
     (3, 3)
     """
@@ -171,10 +171,28 @@ def kernel_fwhm(psf):
     ky, kx = psf.shape[-2:]
     guess = 2 * half_light_radius(psf)
     centre = [(kx // 2, ky // 2)]
-    return np.concatenate([_fit(band, centre, guess) for band in psf.reshape(-1, ky, kx)])
+    return np.concatenate([star_widths(band, centre, guess) for band in psf.reshape(-1, ky, kx)])
 
 
-def _fit(data, positions, guess, mask=None):
+def star_widths(data, positions, guess, mask=None):
+    """Full widths at half maximum of point sources.
+
+    Parameters
+    ----------
+    data : (ny, nx) `~numpy.ndarray`
+        An image.
+    positions : (N, 2) array_like
+        Pixels x and y of the sources.
+    guess : float
+        Their width, about.
+    mask : (ny, nx) bool `~numpy.ndarray`, optional
+        Bad pixels.
+
+    Returns
+    -------
+    (N,) `~numpy.ndarray`
+        In pixels; NaN where the fit fails.
+    """
     side = 2 * max(2, round(0.6 * guess)) + 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyUserWarning)  # one bad fit among many

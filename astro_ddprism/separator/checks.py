@@ -21,7 +21,7 @@ import numpy as np
 from astropy import units as u
 
 from ..errors import InputError
-from ..survey.conditions import SurveyConditions, _angle, _angles
+from ..survey.conditions import SurveyConditions, angle_text, angles_text
 from ..units import AB_FLUX
 
 __all__ = ["TrainingData", "check_conditions", "check_view"]
@@ -123,8 +123,8 @@ def check_conditions(found, expected, *, label, through_psf=True):
     scale = (found.pixel_scale / expected.pixel_scale).to_value(u.one)
     if abs(scale - 1) > SCALE_TOLERANCE:
         raise InputError(
-            f"{label}: found pixels of {_angle(found.pixel_scale, '.3f')}, expected "
-            f"{_angle(expected.pixel_scale, '.3f')} within {SCALE_TOLERANCE:.0%}, as the model "
+            f"{label}: found pixels of {angle_text(found.pixel_scale, '.3f')}, expected "
+            f"{angle_text(expected.pixel_scale, '.3f')} within {SCALE_TOLERANCE:.0%}, as the model "
             "was trained on: resample the image to them, or fine-tune the model on views of its own"
         )
     if through_psf:
@@ -172,7 +172,7 @@ def _check_widths(found, expected, label):
             "%s: the width of the PSF is not known, as too few stars were found; the model was "
             "trained on a FWHM of %s: give that of the image as psf_fwhm (--psf-fwhm)",
             label,
-            _angles(expected.psf_fwhm),
+            angles_text(expected.psf_fwhm),
         )
         return
     if found.psf_fwhm.shape != expected.psf_fwhm.shape:
@@ -185,10 +185,10 @@ def _check_widths(found, expected, label):
             else "take an image of better seeing, or use a model of a sharper one"
         )
         raise InputError(
-            f"{label}: found a PSF of FWHM {_angles(found.psf_fwhm)}, expected "
-            f"{_angles(expected.psf_fwhm)} within {FWHM_TOLERANCE:.0%}, as the model was trained "
-            f"on: {remedy}, or fine-tune the model on views of this image (if the width was "
-            "measured wrongly, give it as psf_fwhm, --psf-fwhm)"
+            f"{label}: found a PSF of FWHM {angles_text(found.psf_fwhm)}, expected "
+            f"{angles_text(expected.psf_fwhm)} within {FWHM_TOLERANCE:.0%}, as the model was "
+            f"trained on: {remedy}, or fine-tune the model on views of this image (if the width "
+            "was measured wrongly, give it as psf_fwhm, --psf-fwhm)"
         )
 
 

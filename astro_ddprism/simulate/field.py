@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from ..errors import InputError
 from ..io.fits import write_fits
 from .profiles import MoffatRenderer
-from .render import _cut, _render
+from .render import cut, render
 
 __all__ = ["SimulatedField", "TruthCutouts"]
 
@@ -98,7 +98,7 @@ class SimulatedField:
             Flux per pixel.
         """
         shape = self.model.shape if shape is None else tuple(shape)
-        image = _render(
+        image = render(
             self.renderer,
             self.catalog,
             np.atleast_1d(rows),
@@ -232,7 +232,7 @@ class SimulatedField:
         rows = self.match(xy, radius=radius)
         is_galaxy = np.asarray(self.catalog["kind"] == "galaxy")
         rows[~is_galaxy[rows]] = -1
-        everything = _cut(self.model, corners, shape)
+        everything = cut(self.model, corners, shape)
         galaxy = np.full_like(everything, np.nan)
         for i in np.flatnonzero(rows >= 0):
             galaxy[i] = self.render(rows[i], *corners[i], shape).value

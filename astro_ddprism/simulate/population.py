@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..units import AB_FLUX
 from .field import SimulatedField
 from .profiles import MoffatRenderer
-from .render import _render
+from .render import render
 
 __all__ = ["simulate_field"]
 
@@ -122,9 +122,7 @@ def simulate_field(
     wcs.wcs.set()
     catalog.add_column(wcs.pixel_to_world(catalog["x"], catalog["y"]), name="sky_coord", index=4)
 
-    model = _render(
-        renderer, catalog, np.arange(len(catalog)), pixel_scale, sigma, (0, 0), (ny, nx)
-    )
+    model = render(renderer, catalog, np.arange(len(catalog)), pixel_scale, sigma, (0, 0), (ny, nx))
     # Counts, not their Gaussian approximation: a simulation need not share it.
     light = model if effective_gain is None else _counted(rng, model, effective_gain.value)
     data = light + sigma * rng.standard_normal((ny, nx))

@@ -3,11 +3,34 @@
 import numpy as np
 from astropy import units as u
 
-__all__ = []
+__all__ = ["cut", "render"]
 
 
-def _render(renderer, catalog, rows, pixel_scale, sigma, corner, shape):
-    """Sum of objects on ``shape`` pixels from ``corner`` on, in the catalog's flux unit."""
+def render(renderer, catalog, rows, pixel_scale, sigma, corner, shape):
+    """Draw objects of a catalog, in its flux unit.
+
+    Parameters
+    ----------
+    renderer : `~astro_ddprism.simulate.profiles.MoffatRenderer`
+        What draws the stamp of an object.
+    catalog : `~astropy.table.QTable`
+        The objects.
+    rows : ndarray of int
+        Which of them.
+    pixel_scale : `~astropy.units.Quantity`
+        Angle of a pixel.
+    sigma : float
+        Noise of a pixel: stamps end where an object is fainter than a fiftieth of it.
+    corner : (int, int)
+        The first pixel, x and y.
+    shape : (int, int)
+        Rows and columns.
+
+    Returns
+    -------
+    image : ndarray, of the given shape
+        The sum of the objects.
+    """
     image = np.zeros(shape)
     x, y = np.asarray(catalog["x"])[rows], np.asarray(catalog["y"])[rows]
     flux = catalog["flux"].value[rows]
@@ -38,8 +61,22 @@ def _overlap(corner, size, shape):
     return tuple(here), tuple(there)
 
 
-def _cut(image, corners, shape):
-    """Cutouts at ``corners`` (x, y); NaN outside the image."""
+def cut(image, corners, shape):
+    """Cutouts of an image.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+    corners : sequence of (int, int)
+        The first pixel of each cutout, x and y.
+    shape : (int, int)
+        Rows and columns of a cutout.
+
+    Returns
+    -------
+    cutouts : ndarray, shape (N, *shape)
+        NaN outside the image.
+    """
     cutouts = np.full((len(corners), *shape), np.nan)
     for cutout, (x0, y0) in zip(cutouts, corners, strict=True):
         here, there = _overlap((y0, x0), shape, image.shape)

@@ -126,18 +126,20 @@ class SurveyConditions:
         parts = []
         for k, noise in enumerate(self.noise.value):
             name = f"{self.bands[k]}: " if k < len(self.bands) else ""
-            width = "" if self.psf_fwhm is None else f", PSF {_angle(self.psf_fwhm[k], '.2f')}"
+            width = "" if self.psf_fwhm is None else f", PSF {angle_text(self.psf_fwhm[k], '.2f')}"
             parts.append(f"{name}noise {noise:.4g} {unit} a pixel{zero}{width}")
-        pixels = f"pixels of {_angle(self.pixel_scale, '.3f')}, "
+        pixels = f"pixels of {angle_text(self.pixel_scale, '.3f')}, "
         names = [*self.images[:N_NAMES], *(["..."] if len(self.images) > N_NAMES else [])]
         return [pixels + "; ".join(parts), *([f"from {', '.join(names)}"] if names else [])]
 
 
-def _angle(angle, digits):
+def angle_text(angle, digits) -> str:
+    """An angle in arcseconds, for messages."""
     return f"{angle.to_value(u.arcsec):{digits}} arcsec"
 
 
-def _angles(angles):
+def angles_text(angles) -> str:
+    """Several angles in arcseconds, for messages."""
     return ", ".join(f"{angle:.2f}" for angle in angles.to_value(u.arcsec)) + " arcsec"
 
 

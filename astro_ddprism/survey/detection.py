@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..progress import photutils_bar
 from ..psf.kernels import half_light_radius
 from .noise import measure_background, smooth
-from .stars import _flag_stars
+from .stars import flag_stars
 
 __all__ = ["detect_objects"]
 
@@ -135,7 +135,7 @@ def detect_objects(
     objects["contrast"] = _contrast(
         np.where(mask, np.nan, data / error), smoothed / error, objects, smoothing
     )
-    _flag_stars(objects, psf)
+    flag_stars(objects, psf)
     return objects
 
 

@@ -1,4 +1,4 @@
-"""Galaxies on an image: those of the objects detected there that are none of the stars, or a catalog's."""
+"""Galaxies on an image: detected objects that are no stars, or those of a catalog."""
 
 import logging
 from inspect import signature

@@ -65,17 +65,28 @@ class SurveyImage:
         """Number of bands."""
         return len(self.data)
 
+    def scaled(self, factor, unit):
+        """The image with its flux multiplied by a factor.
 
-def _scaled(image, factor, unit):
-    """An image with its flux multiplied by a factor, in another unit."""
-    gain = image.effective_gain
-    return replace(
-        image,
-        data=image.data * factor,
-        variance=image.variance * factor**2,
-        effective_gain=None if gain is None else gain / factor,
-        unit=unit,
-    )
+        Parameters
+        ----------
+        factor : float
+            What the pixels are multiplied by.
+        unit : `~astropy.units.UnitBase`
+            The unit of the products.
+
+        Returns
+        -------
+        `SurveyImage`
+        """
+        gain = self.effective_gain
+        return replace(
+            self,
+            data=self.data * factor,
+            variance=self.variance * factor**2,
+            effective_gain=None if gain is None else gain / factor,
+            unit=unit,
+        )
 
 
 def stack_bands(images: Sequence[SurveyImage]):
@@ -155,7 +166,7 @@ def _on_grid(image, first):
             f"{image.filename}: found the unit {image.unit}, expected one that converts to the "
             f"{first.unit} of {first.filename}"
         ) from error
-    return _scaled(image, factor, first.unit)
+    return image.scaled(factor, first.unit)
 
 
 def pixel_angle(image):

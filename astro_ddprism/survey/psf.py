@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..psf.kernels import _fit
+from ..psf.kernels import star_widths
 
 __all__ = ["stellar_fwhm"]
 
@@ -40,7 +40,7 @@ def stellar_fwhm(image, objects):
         if mask.all():
             return None
         scale = float(np.sqrt(np.median(variance[~mask])))  # photutils squares what may be tiny
-        found = _fit(np.where(mask, 0, data) / scale, positions, 2 * radius, mask)
+        found = star_widths(np.where(mask, 0, data) / scale, positions, 2 * radius, mask)
         found = found[np.isfinite(found) & (found > radius) & (found < 4 * radius)]
         if len(found) < MIN_STARS:
             return None

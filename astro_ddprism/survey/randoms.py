@@ -6,6 +6,7 @@ from astropy.table import QTable
 from scipy.ndimage import distance_transform_edt
 
 from ..errors import InputError
+from .cutouts import masked_fraction_map
 
 __all__ = ["place_randoms"]
 
@@ -53,8 +54,6 @@ def place_randoms(
     InputError
         If the image has no room for so many.
     """
-    from .cutouts import masked_fraction_map
-
     with np.errstate(invalid="ignore"):
         allowed = masked_fraction_map(image.mask, size) <= max_masked_fraction
     if not 0 <= crowded_fraction <= 1:

@@ -23,7 +23,7 @@ from ..units import AB_FLUX
 from .formats.base import to_variance
 from .formats.fits import from_file
 from .formats.nddata import from_nddata
-from .images import SurveyImage, _scaled, stack_bands
+from .images import SurveyImage, stack_bands
 from .noise import estimate_noise as measure_sky
 from .saturation import find_saturation, grow_saturated
 
@@ -228,7 +228,7 @@ def _calibrated(image, zero_point):
             "own; expected one or the other"
         )
     factor = float((zero_point * u.ABmag).to_value(u.uJy))
-    return _scaled(image, factor, u.uJy)
+    return image.scaled(factor, u.uJy)
 
 
 def _bands(data, label):

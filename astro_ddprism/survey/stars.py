@@ -15,7 +15,7 @@ import numpy as np
 
 from ..psf.kernels import half_light_radius
 
-__all__ = ["stellar_locus"]
+__all__ = ["flag_stars", "stellar_locus"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,16 @@ BRIGHT_SNR = 30
 STAR_COUNT = 8  # fewer objects make no locus
 
 
-def _flag_stars(objects, psf):
+def flag_stars(objects, psf):
+    """Tell stars from galaxies: fills the column ``star`` and the entry ``stellar_radius``.
+
+    Parameters
+    ----------
+    objects : `~astropy.table.QTable`
+        What was detected, see `~astro_ddprism.survey.detect_objects`; changed in place.
+    psf : (ky, kx) or (bands, ky, kx) `~numpy.ndarray`, or None
+        Point spread function, which tells where the stellar locus should be.
+    """
     radius = objects["half_light_radius"].value
     bright = (objects["snr"] > BRIGHT_SNR) & ~objects["saturated"] & ~objects["edge"]
     near = None if psf is None else half_light_radius(psf)

@@ -15,7 +15,8 @@ from ..survey.correlation import autocorrelation_of
 from ..survey.cutouts import check_size, cut_out
 from ..survey.find import detect_stars, find_galaxies
 from ..survey.randoms import place_randoms
-from ..survey.read import read_bands
+from ..survey.read import read_bands, read_image
+from ..survey.stamps import stack_stamps
 from .noise import noise_of
 from .view import View
 
@@ -89,9 +90,6 @@ def views_from_image(
         If the image, the PSF or the positions cannot be used, no galaxy is found, or the
         correlation of the noise cannot be measured.
     """
-    from ..mixing import Convolution, Identity
-    from .view import View
-
     image = read_bands(image, image_options)
     check_size(size, image)
     shape = (image.n_bands, size, size)
@@ -139,12 +137,6 @@ def views_from_image(
 
 
 def _view_of_cutouts(name, cutouts, sources, psf, psf_fwhm, correlated_noise, options) -> View:
-    from ..psf import read_psf
-    from ..survey import image_conditions, read_image
-    from ..survey.correlation import autocorrelation_of
-    from ..survey.stamps import stack_stamps
-    from .noise import noise_of
-
     for argument, values in (("cutouts", cutouts), ("sources", sources)):
         if isinstance(values, str | Path) or not len(values):
             raise InputError(f"{argument}[{name!r}]: found {values!r}, expected a list of them")

@@ -16,8 +16,10 @@ from astropy.coordinates import SkyCoord
 
 from ..errors import InputError
 from ..frame import SourceFrame
+from ..mixing import instrument_operator
 from ..psf import PSF, ImagePSF, PointPSF
 from ..survey.stamps import Stamps
+from .multi import InstrumentImages, MultiInstrumentView
 from .noise import noise_of
 
 __all__ = ["ObservedStamps", "make_views"]
@@ -75,9 +77,6 @@ def make_views(observed, *, psf=None, bands=None, frame=None):
         If PSFs, bands, frame and images do not fit together; names the view, the instrument and,
         where it is one image's fault, its file.
     """
-    from ..mixing import instrument_operator
-    from .multi import InstrumentImages, MultiInstrumentView
-
     instruments = list(dict.fromkeys(i for view in observed.values() for i in view.stamps))
     _check_names("psf", psf, instruments, all_of_them=True)
     _check_names("bands", bands, instruments)

@@ -1,5 +1,9 @@
 """The noise of a view: the variance that an image tells, and the correlation of its pixels."""
 
+import torch
+
+from ..mixing import CorrelatedNoise
+
 __all__ = ["noise_of"]
 
 
@@ -20,10 +24,6 @@ def noise_of(variance, autocorrelation):
     """
     if autocorrelation is None:
         return {"variance": variance}
-    import torch
-
-    from ..mixing import CorrelatedNoise
-
     # In float64 until there are no squares of faint fluxes any more.
     noise = CorrelatedNoise(variance, autocorrelation, dtype=torch.float64)
     return {"noise": noise.to(dtype=torch.float32)}

@@ -16,13 +16,11 @@ out. scarlet2 needs an interpreter of its own and takes seconds for each galaxy,
 """
 
 import argparse
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from astro_ddprism import DiffusionSourceSeparator
 

@@ -1,1 +1,1 @@
-"""Train the model ``kids-r`` that comes with the package, on a real field of the KiDS survey in r."""
+"""Train the model ``kids-r`` that comes with the package, on a real field of the KiDS survey."""

@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import CCDData

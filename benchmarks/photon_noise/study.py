@@ -23,8 +23,6 @@ import numpy as np
 from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
 from astro_ddprism.evaluate.metrics import interval_coverage
 
-from ..record import run_study
-
 FULL = {
     "size": 9,  # pixels
     "width": 1.13,  # of the profile, in pixels

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from astropy.io import fits
 
 from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
