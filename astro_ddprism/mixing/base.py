@@ -42,10 +42,17 @@ class MixingOperator(abc.ABC):
         Shape of one source, without the batch axis.
     observation_shape : tuple of int
         Shape of one observation, without the batch axis.
+    before_psf : bool
+        Whether the source is light before a point spread function, which the operator applies.
+    own_pixels : bool
+        Whether the source has pixels of its own, however many: those of the observation lie
+        elsewhere in it.
     """
 
     source_shape: tuple[int, ...]
     observation_shape: tuple[int, ...]
+    before_psf: bool = False
+    own_pixels: bool = False
 
     # Names of the tensor attributes; where the operator is not shared, their first axis is that of
     # the observations.

@@ -10,7 +10,7 @@ import itertools
 from ..errors import InputError
 from .base import MixingOperator, operator_from_state
 
-__all__ = ["Composition", "factors"]
+__all__ = ["Composition"]
 
 
 class Composition(MixingOperator):
@@ -55,6 +55,16 @@ class Composition(MixingOperator):
         self.observation_shape = operators[0].observation_shape
 
     @property
+    def before_psf(self):
+        """Whether one of the operators applies a point spread function."""
+        return any(operator.before_psf for operator in self.operators)
+
+    @property
+    def own_pixels(self):
+        """Whether one of the operators leads from pixels to others."""
+        return any(operator.own_pixels for operator in self.operators)
+
+    @property
     def n_observations(self):
         """Number of observations of those operators that are not shared; None where all are."""
         return next(
@@ -91,30 +101,3 @@ class Composition(MixingOperator):
     def from_state(cls, state):
         """Build the operators from what `state` returned."""
         return cls(*(operator_from_state(part) for part in state["operators"]))
-
-
-def factors(operator: MixingOperator) -> list[MixingOperator]:
-    """The operators that are no compositions themselves, of which an operator is the product.
-
-    Parameters
-    ----------
-    operator : MixingOperator
-        Any operator.
-
-    Returns
-    -------
-    factors : list of MixingOperator
-        In the order in which they are written; the operator itself if it is no composition.
-
-    Examples
-    --------
-    >>> from astro_ddprism.mixing import Amplitude, Composition, Mask
-    >>> from astro_ddprism.mixing.composition import factors
-    >>> faint = Composition(Amplitude(0.2, (3,)), Amplitude(0.3, (3,)))
-    >>> product = Composition(Mask([False, False, True]), faint)
-    >>> [type(factor).__name__ for factor in factors(product)]
-    ['Mask', 'Amplitude', 'Amplitude']
-    """
-    if not isinstance(operator, Composition):
-        return [operator]
-    return [factor for part in operator.operators for factor in factors(part)]

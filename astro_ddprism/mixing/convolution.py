@@ -54,6 +54,7 @@ class Convolution(MixingOperator):
     tensor([[[0.5000, 0.2500, 0.2500, 0.5000, 0.2500]]])
     """
 
+    before_psf = True
     _tensors = ("kernel",)
 
     def __init__(self, kernel, shape, *, dtype=None):

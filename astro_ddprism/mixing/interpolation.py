@@ -56,6 +56,7 @@ class Interpolation(MixingOperator):
     Beyond the source's pixels there is no light.
     """
 
+    own_pixels = True
     _tensors = ("coefficients",)
     _derived = ("_taps", "_splines")
 

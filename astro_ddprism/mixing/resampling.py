@@ -83,6 +83,7 @@ class Resampling(MixingOperator):
         If the shapes do not fit together.
     """
 
+    before_psf = own_pixels = True
     _tensors = ("coefficients", "transfer", "kernel")
     _derived = ("_taps", "_multiplier")
 

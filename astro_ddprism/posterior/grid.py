@@ -11,9 +11,6 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.wcs.utils import wcs_to_celestial_frame
 
-from ..mixing import Interpolation, Resampling
-from ..mixing.composition import factors
-
 __all__ = ["SourceGrid", "SourceImages", "pixel_positions"]
 
 
@@ -79,12 +76,7 @@ class SourceGrid:
         """
         if self.view.source_shapes[source][-2:] != self.shape:
             return False
-        operators = (image.mixing[source] for image in self.view.images.values())
-        resampled = any(
-            isinstance(part, Interpolation | Resampling)
-            for operator in operators
-            for part in factors(operator)
-        )
+        resampled = any(image.mixing[source].own_pixels for image in self.view.images.values())
         # Pixels of as many rows and columns as the image's need not be the image's.
         return not resampled or self.view.source_wcs is not None
 

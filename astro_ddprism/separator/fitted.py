@@ -8,8 +8,6 @@ from astropy import units as u
 
 from ..diffusion.learning.em import EMState
 from ..errors import InputError
-from ..mixing import Convolution, Resampling
-from ..mixing.composition import factors
 from ..units import AB_FLUX
 from .checks import TrainingData, check_view
 from .state import state_from_tree, tree_from_state
@@ -186,6 +184,4 @@ def _flux(quantity, unit) -> float:
 
 def _has_psf(view, source) -> bool:
     """Whether a source is the light before a PSF, or in a frame of its own, in any image."""
-    operators = (image.mixing[source] for image in view.images.values())
-    parts = (part for operator in operators for part in factors(operator))
-    return any(isinstance(part, Convolution | Resampling) for part in parts)
+    return any(image.mixing[source].before_psf for image in view.images.values())

@@ -1,8 +1,17 @@
+import numpy as np
 import pytest
 import torch
 
 from astro_ddprism.errors import InputError
-from astro_ddprism.mixing import Amplitude, Composition, Convolution, DenseMatrix, Identity, Mask
+from astro_ddprism.mixing import (
+    Amplitude,
+    Composition,
+    Convolution,
+    DenseMatrix,
+    Identity,
+    Interpolation,
+    Mask,
+)
 
 
 def test_from_right_to_left(normal, check_adjoint, check_selection):
@@ -33,6 +42,20 @@ def test_order_matters(normal):
     x[0, 0, 2, 2] = 1
     assert Composition(blur, block)(x).abs().sum() == 0
     assert Composition(block, blur)(x).sum() == pytest.approx(8, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("operators", "before_psf", "own_pixels"),
+    [
+        ([Amplitude(2.0, (1, 5, 5)), Identity((1, 5, 5))], False, False),
+        ([Amplitude(2.0, (1, 5, 5)), Convolution(np.ones((3, 3)), (1, 5, 5))], True, False),
+        ([Interpolation(np.zeros((2, 2, 2, 2)), (1, 4, 4), (1, 5, 5))], False, True),
+    ],
+)
+def test_what_a_source_is(operators, before_psf, own_pixels):
+    """As any of the operators says, also inside of another composition."""
+    for operator in (Composition(*operators), Composition(Composition(*operators))):
+        assert (operator.before_psf, operator.own_pixels) == (before_psf, own_pixels)
 
 
 def test_bad_compositions():
