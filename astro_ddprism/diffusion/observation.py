@@ -34,7 +34,7 @@ class JointObservation:
 
     Parameters
     ----------
-    batch : `~astro_ddprism.views.view.Batch`, or sequence of it
+    batch : `~astro_ddprism.views.base.Batch`, or sequence of it
         Observed values, mixing operators and noise of ``B`` observations; one batch for each of the
         images that an observation has.
     source_shapes : dict of str to tuple of int

@@ -2,11 +2,12 @@
 
 A `~astro_ddprism.View` has one image of each observation, a
 `~astro_ddprism.views.multi.MultiInstrumentView` has several. All that learning and sampling ask for
-is the same: names, how many pixels carry information, and batches of tensors.
+is the same: names, how many pixels carry information, and batches of tensors (`Batch`).
 """
 
 import abc
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,8 +17,28 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 
 from ..errors import InputError
+from ..mixing import MixingOperator, Noise
 
-__all__ = ["Observations"]
+__all__ = ["Batch", "Observations"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some observations of a view as tensors: all that the diffusion core asks for.
+
+    Attributes
+    ----------
+    y : Tensor, shape (B, *observation_shape)
+        Flux, 0 at masked pixels.
+    mixing : dict of str to MixingOperator
+        How each source enters these observations.
+    noise : Noise
+        The noise of these observations.
+    """
+
+    y: torch.Tensor
+    mixing: dict[str, MixingOperator]
+    noise: Noise
 
 
 class Observations(abc.ABC):

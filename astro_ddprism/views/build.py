@@ -20,7 +20,7 @@ from ..survey.stamps import stack_stamps
 from .noise import noise_of
 from .view import View
 
-__all__ = ["views_from_image"]
+__all__ = ["view_of_cutouts", "views_from_image"]
 
 logger = logging.getLogger(__name__)
 
@@ -136,11 +136,37 @@ def views_from_image(
     }
 
 
-def _view_of_cutouts(name, cutouts, sources, psf, psf_fwhm, correlated_noise, options) -> View:
+def view_of_cutouts(
+    name, cutouts, sources, *, psf=None, psf_fwhm=None, correlated_noise=None, **image_options
+):
+    """Take cutouts that exist as one view.
+
+    Parameters
+    ----------
+    name : str
+        Name of the view.
+    cutouts : sequence of path, `~astropy.nddata.CCDData` or NDData
+        All of one size.
+    sources : sequence of str
+        The sources that they hold.
+    psf, psf_fwhm, correlated_noise
+        As for `views_from_image`.
+    **image_options
+        Options of `~astro_ddprism.survey.read_image`.
+
+    Returns
+    -------
+    `~astro_ddprism.View`
+
+    Raises
+    ------
+    InputError
+        If a cutout or the PSF cannot be used, or shapes differ.
+    """
     for argument, values in (("cutouts", cutouts), ("sources", sources)):
         if isinstance(values, str | Path) or not len(values):
             raise InputError(f"{argument}[{name!r}]: found {values!r}, expected a list of them")
-    images = [read_image(cutout, **options) for cutout in cutouts]
+    images = [read_image(cutout, **image_options) for cutout in cutouts]
     stamps = stack_stamps(images)
     n_bands, ny, nx = stamps.shape
     kernel = None if psf is None else read_psf(psf, n_bands)

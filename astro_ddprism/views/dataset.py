@@ -18,7 +18,9 @@ from ..errors import InputError
 from ..io.asdf import read_tree, write_tree
 from ..mixing import Amplitude, DenseMatrix, MixingOperator
 from .base import Observations
-from .build import _view_of_cutouts
+from .build import view_of_cutouts, views_from_image
+from .build_several import views_from_cutouts, views_from_images
+from .files import format_version, get_extensions
 from .view import View
 
 __all__ = ["MultiViewDataset"]
@@ -227,8 +229,6 @@ class MultiViewDataset(Mapping[str, Observations]):
                 f"{', '.join(cutouts)}"
             )
         if any(isinstance(images, Mapping) for images in cutouts.values()):
-            from .build_several import views_from_cutouts
-
             return cls(
                 views_from_cutouts(
                     cutouts, sources=sources, psf=psf, correlated_noise=correlated_noise, **options
@@ -236,8 +236,14 @@ class MultiViewDataset(Mapping[str, Observations]):
             )
         return cls(
             {
-                name: _view_of_cutouts(
-                    name, images, sources[name], psf, psf_fwhm, correlated_noise, options
+                name: view_of_cutouts(
+                    name,
+                    images,
+                    sources[name],
+                    psf=psf,
+                    psf_fwhm=psf_fwhm,
+                    correlated_noise=correlated_noise,
+                    **options,
                 )
                 for name, images in cutouts.items()
             }
@@ -262,9 +268,6 @@ class MultiViewDataset(Mapping[str, Observations]):
             View ``"random"`` holds the source ``"los"``, view ``"galaxy"`` holds ``"los"`` and
             ``"galaxy"``.
         """
-        from .build import views_from_image
-        from .build_several import views_from_images
-
         views = views_from_images if isinstance(image, Mapping) else views_from_image
         return cls(views(image, **options))
 
@@ -287,7 +290,7 @@ class MultiViewDataset(Mapping[str, Observations]):
             If the file does not exist, is no ASDF file, is damaged, was written by a newer version
             or holds something else.
         """
-        return read_tree(path, "views")["dataset"]
+        return read_tree(path, "views", get_extensions())["dataset"]
 
     def write(self, path, overwrite=False):
         """Write an ASDF file. A write that is killed leaves an old file whole.
@@ -303,7 +306,37 @@ class MultiViewDataset(Mapping[str, Observations]):
         InputError
             If the file exists and may not be replaced, or its folder does not exist.
         """
-        write_tree(path, {"kind": "views", "dataset": self}, overwrite)
+        write_tree(
+            path,
+            {"kind": "views", "dataset": self},
+            overwrite,
+            extensions=get_extensions(),
+            format_version=format_version(self),
+        )
+
+    def state(self) -> dict:
+        """What a file holds of the dataset.
+
+        Returns
+        -------
+        state : dict
+            A list of the views: their order is that of the sources.
+        """
+        return {"views": list(self.values())}
+
+    @classmethod
+    def from_state(cls, state) -> "MultiViewDataset":
+        """Build the dataset from what `state` returned.
+
+        Parameters
+        ----------
+        state : mapping
+
+        Returns
+        -------
+        dataset : MultiViewDataset
+        """
+        return cls({view.name: view for view in state["views"]})
 
 
 def _as_operator(value, shape, label) -> MixingOperator:

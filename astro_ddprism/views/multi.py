@@ -16,8 +16,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from .base import Observations
-from .view import Batch, View
+from .base import Batch, Observations
+from .view import View
 
 __all__ = ["InstrumentImages", "MultiInstrumentView"]
 
@@ -228,6 +228,31 @@ class MultiInstrumentView(Observations):
             image.batch(index, scale=scale, device=device, dtype=dtype)
             for image in self._images.values()
         )
+
+    def state(self) -> dict:
+        """Plain values from which `from_state` rebuilds the view.
+
+        Returns
+        -------
+        state : dict
+            The name, and the `View.state` of each instrument's images.
+        """
+        return {"name": self.name, "images": [image.state() for image in self._images.values()]}
+
+    @classmethod
+    def from_state(cls, state) -> "MultiInstrumentView":
+        """Build the view from what `state` returned.
+
+        Parameters
+        ----------
+        state : mapping
+
+        Returns
+        -------
+        view : MultiInstrumentView
+        """
+        images = [InstrumentImages.from_state(image) for image in state["images"]]
+        return cls({image.name: image for image in images}, name=state["name"])
 
     def __repr__(self):
         unit = f" in {self.unit}" if str(self.unit) else ""

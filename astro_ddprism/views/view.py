@@ -15,40 +15,29 @@ flux and infinity for its variance, whatever the input held there.
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from astropy import units as u
 from astropy.coordinates import SkyCoord
-from astropy.utils.masked import Masked
 from astropy.wcs import WCS
 
 from ..errors import InputError
-from ..mixing import DiagonalNoise, MixingOperator, Noise, PhotonNoise
+from ..io.wcs import pack_wcs, unpack_wcs
+from ..mixing import (
+    DiagonalNoise,
+    MixingOperator,
+    PhotonNoise,
+    noise_from_state,
+    operator_from_state,
+)
+from ..survey.conditions import SurveyConditions
 from ..units import AB_FLUX
-from .base import Observations
+from .base import Batch, Observations
+from .pixels import checked_flags, checked_pixels, checked_unit, checked_variance, plain_values
 
-__all__ = ["Batch", "View"]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some observations of a view as tensors: all that the diffusion core asks for.
-
-    Attributes
-    ----------
-    y : Tensor, shape (B, *observation_shape)
-        Flux, 0 at masked pixels.
-    mixing : dict of str to MixingOperator
-        How each source enters these observations.
-    noise : Noise
-        The noise of these observations.
-    """
-
-    y: torch.Tensor
-    mixing: dict[str, MixingOperator]
-    noise: Noise
+__all__ = ["View"]
 
 
 class View(Observations):
@@ -158,12 +147,15 @@ class View(Observations):
         conditions=None,
     ):
         self.name = str(name)
-        self.unit = self._checked_unit(unit, data)
+        self.unit = checked_unit(unit, data, self._error)
         if saturated is not None:
-            saturated = self._checked_flags("saturated", saturated, np.shape(data))
+            saturated = checked_flags("saturated", saturated, np.shape(data), self._error)
             mask = saturated if mask is None else np.asarray(mask) | saturated
         self.saturated = saturated
-        self._set_pixels(data, self._checked_variance(data, variance, noise), mask)
+        variance = checked_variance(data, variance, noise, self._error)
+        self.data, self.variance, self.mask = checked_pixels(
+            data, variance, mask, self.unit, self._error
+        )
         self.noise = None if noise is None else noise.to("cpu").masked(self.mask)
         if effective_gain is not None:
             self.noise = self._photon_noise(effective_gain)
@@ -277,8 +269,8 @@ class View(Observations):
         if self.noise is None:
             noise = {"variance": u.Quantity(self.variance, self.unit**2)}
         else:
-            unit = self._checked_unit(unit, None)
-            factor = self._values("data", u.Quantity(1, self.unit), unit)[0]
+            unit = checked_unit(unit, None, self._error)
+            factor = plain_values("data", u.Quantity(1, self.unit), unit, self._error)[0]
             noise = {"noise": self.noise.rescaled(float(factor))}
         return type(self)(
             data,
@@ -330,67 +322,77 @@ class View(Observations):
             noise=noise.to(device, dtype),
         )
 
+    def state(self) -> dict:
+        """Plain values from which `from_state` rebuilds the view.
+
+        Returns
+        -------
+        state : dict
+            Arrays, the unit, the coordinates, and the states of operators, noise and conditions.
+        """
+        own = self.noise is not None
+        state = {
+            "name": self.name,
+            "unit": self.unit,
+            "ids": self.ids,
+            "data": self.data,
+            **({"noise": self.noise.state()} if own else {"variance": self.variance}),
+            "mask": self.mask,
+            "mixing": [
+                {"source": source, **operator.state()} for source, operator in self.mixing.items()
+            ],
+            "wcs": None if self.wcs is None else pack_wcs(self.wcs),
+            "coordinates": self.coordinates,
+        }
+        if self.source_wcs is not None:
+            state["source_wcs"] = pack_wcs(self.source_wcs)
+        # Older readers pass over it.
+        if self.saturated is not None and self.saturated.any():
+            state["saturated"] = self.saturated
+        if self.conditions is not None:
+            state["conditions"] = self.conditions.state()
+        return state
+
+    @classmethod
+    def from_state(cls, state) -> Self:
+        """Build the view from what `state` returned.
+
+        Parameters
+        ----------
+        state : mapping
+
+        Returns
+        -------
+        view : View
+        """
+        names = "name", "unit", "ids", "data", "mask"
+        arguments = {name: state[name] for name in names}
+        for name in ("variance", "saturated", "coordinates"):
+            arguments[name] = state.get(name)
+        for name in ("wcs", "source_wcs"):
+            wcs = state.get(name)
+            arguments[name] = None if wcs is None else unpack_wcs(wcs)
+        mixing = {}
+        for operator in state["mixing"]:
+            own = {key: value for key, value in operator.items() if key != "source"}
+            mixing[operator["source"]] = operator_from_state(own)
+        if "noise" in state:
+            arguments["noise"] = noise_from_state(state["noise"])
+        if "conditions" in state:
+            arguments["conditions"] = SurveyConditions.from_state(state["conditions"])
+        return cls(**arguments, mixing=mixing)
+
     # -- what a view may be ------------------------------------------------------------------
 
     def _check_length(self, argument, shape):
         if shape != (len(self),):
             raise self._error(argument, f"shape {shape}", f"({len(self)},), one per observation")
 
-    def _checked_flags(self, argument, flags, shape):
-        flags = np.asarray(flags)
-        if flags.dtype != bool or flags.shape != shape:
-            found = f"shape {flags.shape} of type {flags.dtype}"
-            raise self._error(argument, found, f"bool, of the shape of the data, {shape}")
-        return flags
-
-    def _checked_unit(self, unit, data):
-        if unit is None:
-            unit = getattr(data, "unit", None) or u.dimensionless_unscaled
-        try:
-            known = u.Unit(unit)
-        except (TypeError, ValueError):
-            known = None
-        # Magnitudes do not add as light does.
-        linear = isinstance(known, u.UnitBase) and not isinstance(known, u.UnrecognizedUnit)
-        if not linear or u.dex in known.decompose().bases:
-            raise self._error("unit", repr(str(unit)), "a linear unit that astropy.units knows")
-        return known
-
-    def _values(self, argument, values, unit):
-        """The plain array of any kind of array, and its own mask."""
-        mask = np.False_
-        if isinstance(values, Masked):
-            values, mask = values.unmasked, values.mask
-        elif isinstance(values, np.ma.MaskedArray):
-            values, mask = values.data, np.ma.getmaskarray(values)
-        if isinstance(values, u.Quantity):
-            try:
-                values = u.Quantity(values, dtype=float).to_value(unit, AB_FLUX)
-            except u.UnitConversionError as error:
-                raise self._error(argument, f"unit {values.unit}", f"one like {unit}") from error
-        values = np.asarray(values)
-        if values.dtype.kind not in "biuf":
-            raise self._error(argument, f"an array of type {values.dtype}", "real numbers")
-        return values, mask
-
-    def _checked_variance(self, data, variance, noise):
-        """The variance of every pixel, from either of the two arguments that tell it."""
-        if (variance is None) == (noise is None):
-            found = "neither" if noise is None else "both"
-            raise self._error("variance, noise", found, "one of the two")
-        if noise is None:
-            return variance
-        if not isinstance(noise, Noise):
-            raise self._error("noise", type(noise).__name__, "one of astro_ddprism.mixing")
-        shape = noise.n_observations, *noise.shape
-        if shape != np.shape(data):
-            raise self._error("noise", f"shape {shape}", f"that of the data, {np.shape(data)}")
-        # In float64: variances of fluxes in W / m2 leave the range of float32.
-        return noise.to("cpu", torch.float64).variance.numpy()
-
     def _photon_noise(self, effective_gain) -> PhotonNoise:
         """The noise that the view has so far as that of the background of its sources."""
-        gain, masked = self._values("effective_gain", effective_gain, u.electron / self.unit)
+        gain, masked = plain_values(
+            "effective_gain", effective_gain, u.electron / self.unit, self._error
+        )
         gain = np.where(masked, np.inf, gain)
         shape = self.data.shape
         if gain.ndim == 1 and len(shape) == 4:  # one for each band
@@ -406,40 +408,6 @@ class View(Observations):
             raise InputError(
                 f"view {self.name!r}: {error}" if self.name else f"view: {error}"
             ) from error
-
-    def _set_pixels(self, data, variance, mask):
-        data, masked_data = self._values("data", data, self.unit)
-        variance, masked_variance = self._values("variance", variance, self.unit**2)
-        if data.ndim < 2 or data.size == 0:
-            raise self._error("data", f"shape {data.shape}", "(n_observations, ..., ny, nx)")
-        mask = np.False_ if mask is None else np.asarray(mask)
-        if mask.dtype != bool:
-            raise self._error("mask", f"an array of type {mask.dtype}", "bool, True at bad pixels")
-        for argument, values in (("variance", variance), ("mask", mask)):
-            try:
-                np.broadcast_to(values, data.shape)
-            except ValueError as error:
-                raise self._error(
-                    argument, f"shape {values.shape}", f"that of the data, {data.shape}"
-                ) from error
-        mask = mask | masked_data | masked_variance | ~np.isfinite(data)
-        n_negative = np.count_nonzero((variance < 0) & ~mask)
-        if n_negative:
-            raise self._error(
-                "variance", f"{n_negative} negative values", "positive ones, or 0 where unknown"
-            )
-        self.mask = mask | ~((variance > 0) & np.isfinite(variance))
-        data, variance = np.where(self.mask, 0, data), np.where(self.mask, np.inf, variance)
-        dtype = self._dtype(data, variance)
-        self.data, self.variance = data.astype(dtype), variance.astype(dtype)
-
-    def _dtype(self, data, variance):
-        """The shorter type that holds these values, so that faint units lose nothing."""
-        limits, valid = np.finfo(np.float32), variance[~self.mask]
-        fits = valid.size == 0 or (
-            valid.min() >= limits.tiny and max(valid.max(), np.abs(data).max()) <= limits.max
-        )
-        return np.float32 if fits else np.float64
 
     def _check_information(self):
         n_valid = self.n_valid()

@@ -9,7 +9,7 @@ from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.posteriors.latent import latent_posterior
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
 from astro_ddprism.mixing import CorrelatedNoise, DenseMatrix, DiagonalNoise, PhotonNoise
-from astro_ddprism.views.view import Batch
+from astro_ddprism.views.base import Batch
 
 
 @pytest.mark.parametrize("psf", [False, True], ids=["matrices", "psf"])

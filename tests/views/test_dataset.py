@@ -282,7 +282,7 @@ def test_from_image_takes_what_the_survey_cuts_out(monkeypatch):
             "random": View(np.ones((2, 1, 4, 4)), variance=1, mixing={"los": Identity((1, 4, 4))})
         }
 
-    monkeypatch.setattr("astro_ddprism.views.build.views_from_image", views_from_image)
+    monkeypatch.setattr("astro_ddprism.views.dataset.views_from_image", views_from_image)
     dataset = MultiViewDataset.from_image("tile.fits", size=4, psf="psf.fits")
     assert calls == [("tile.fits", {"size": 4, "psf": "psf.fits"})]
     assert dataset["random"].name == "random"

@@ -18,7 +18,7 @@ from astropy.wcs import WCS, DistortionLookupTable
 
 from astro_ddprism import InputError, MultiViewDataset, View
 from astro_ddprism.io import asdf as module
-from astro_ddprism.io.asdf import get_extensions, read_tree, write_tree
+from astro_ddprism.io.asdf import read_tree, write_tree
 from astro_ddprism.mixing import (
     Amplitude,
     Composition,
@@ -30,6 +30,8 @@ from astro_ddprism.mixing import (
     LowRankNoise,
     Mask,
 )
+from astro_ddprism.views import dataset as views_module
+from astro_ddprism.views.files import get_extensions
 
 SHAPE = (2, 6, 5)
 
@@ -439,7 +441,7 @@ def test_asdf_file_of_others(tmp_path):
 
 
 def test_newer_version(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_format_version", lambda _: 4)
+    monkeypatch.setattr(views_module, "format_version", lambda _: 4)
     monkeypatch.setattr(module, "__version__", "9.9")
     dataset.write(tmp_path / "views.asdf")
     monkeypatch.undo()

@@ -97,7 +97,7 @@ def simulate(batch, sources: dict[str, Tensor]):
 
     Parameters
     ----------
-    batch : `~astro_ddprism.views.view.Batch`, or sequence of it
+    batch : `~astro_ddprism.views.base.Batch`, or sequence of it
         Observations whose mixing operators and noise are used, one batch for each image.
     sources : dict of str to torch.Tensor
         The sources, of shape ``(B, *shape)``.

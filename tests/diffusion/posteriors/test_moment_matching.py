@@ -17,7 +17,7 @@ from astro_ddprism.diffusion.posteriors.solvers import CG, GMRES, Dense
 from astro_ddprism.diffusion.priors.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.mixing import DenseMatrix, DiagonalNoise, PhotonNoise
-from astro_ddprism.views.view import Batch
+from astro_ddprism.views.base import Batch
 
 SCHEDULE = VESchedule(0.01, 100.0)
 

@@ -20,7 +20,7 @@ from astro_ddprism.diffusion.posteriors.latent import (
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior, ScaleMixtureDenoiser
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.mixing import DenseMatrix, DiagonalNoise, PhotonNoise
-from astro_ddprism.views.view import Batch
+from astro_ddprism.views.base import Batch
 
 CPU = torch.device("cpu")
 SCHEDULE = VESchedule(0.05, 50.0)
