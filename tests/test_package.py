@@ -122,5 +122,7 @@ def test_no_torch_where_none_is_needed(code):
 
 def test_import_in_a_fresh_interpreter():
     """No warning on import, which the tests' own interpreter would not show any more."""
-    finished = run_python("from astro_ddprism import evaluate, separator, survey; import astro_ddprism.cli.demo")
+    finished = run_python(
+        "from astro_ddprism import evaluate, separator, survey; import astro_ddprism.cli.demo"
+    )
     assert finished.returncode == 0, finished.stderr

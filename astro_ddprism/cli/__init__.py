@@ -1,17 +1,29 @@
-"""cli."""
+"""The command line: ``ddprism demo | cutouts | fit | separate | info``.
 
+Every command is a few calls of the functions that a Python user calls. What a user can mend ends in
+one line on standard error, exit status 2 and no output file. What is being done is told on standard
+error. The module of a command is imported once its arguments are known to be right, so that
+``ddprism --help`` does not wait for PyTorch.
+"""
+
+import importlib
 import logging
 import sys
 from contextlib import contextmanager
 
 from ..errors import InputError
-from .arguments import make_parser
-from .commands import _cutouts, _demo, _fit, _separate
-from .info import _info
+from .arguments import parse_arguments
 
 __all__ = ["main"]
 
-logger = logging.getLogger(__name__)
+# Which module has the function of each command, of the same name.
+COMMANDS = {
+    "demo": "demo",
+    "cutouts": "commands",
+    "fit": "commands",
+    "separate": "commands",
+    "info": "info",
+}
 
 
 def main(argv=None):
@@ -28,9 +40,10 @@ def main(argv=None):
         Exit status: 0, or 2 where the input cannot be used.
     """
     try:
-        args = make_parser().parse_args(argv)
+        args = parse_arguments(argv)
         with _messages(args.quiet):
-            COMMANDS[args.command](args)
+            module = importlib.import_module(f".{COMMANDS[args.command]}", __name__)
+            getattr(module, args.command)(args)
     except (InputError, OSError) as error:
         print(f"ddprism: error: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -60,14 +73,3 @@ def _messages(quiet):
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-COMMANDS = {
-    "demo": _demo,
-    "cutouts": _cutouts,
-    "fit": _fit,
-    "separate": _separate,
-    "info": _info,
-}
-if __name__ == "__main__":
-    sys.exit(main())

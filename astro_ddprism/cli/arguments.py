@@ -1,20 +1,23 @@
-"""The arguments of the command line.
+"""The arguments of the command line, and files of options.
 
-Nothing is imported here that takes time, so that ``ddprism --help`` does not.
+Nothing is imported here that needs PyTorch, so that ``ddprism --help`` does not wait for it.
 """
 
 import argparse
+import tomllib
 from pathlib import Path
+
+from astropy import units as u
 
 from .. import __version__
 from ..errors import InputError
 
-__all__ = ["make_parser"]
+__all__ = ["parse_arguments", "read_config"]
 
 # What may follow the file of an instrument's image.
 INSTRUMENT_OPTIONS = (
-    "psf", "psf_scale", "oversampling", "bands", "hdu", "uncertainty", "variance", "ivar", "weight",
-    "mask", "effective_gain", "saturation", "unit", "zero_point",
+    "psf", "psf_scale", "oversampling", "bands", "format", "hdu", "uncertainty", "variance", "ivar",
+    "weight", "mask", "effective_gain", "saturation", "unit", "zero_point",
 )  # fmt: skip
 
 
@@ -25,8 +28,6 @@ class _Parser(argparse.ArgumentParser):
 
 def _quantity(text):
     """A number, or a number with a unit."""
-    from astropy import units as u
-
     try:
         quantity = u.Quantity(text)
     except (TypeError, ValueError):
@@ -55,8 +56,6 @@ def _gain(text):
 
 def _angle(text):
     """An angle; a number is one in arcseconds."""
-    from astropy import units as u
-
     quantity = u.Quantity(_quantity(text))
     quantity = quantity * u.arcsec if quantity.unit == u.one else quantity
     if not quantity.unit.is_equivalent(u.arcsec) or not 0 < quantity.value < float("inf"):
@@ -94,14 +93,58 @@ def _instrument(text):
     return name, Path(path), options
 
 
-def make_parser():
-    """The parser of all commands.
+def parse_arguments(argv=None):
+    """Parse the arguments, and for ``ddprism cutouts`` those in a file of options.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; those of the process if not given.
 
     Returns
     -------
-    `argparse.ArgumentParser`
-        Its errors are `InputError`, for the caller to show; ``command`` is the name of the command.
+    `argparse.Namespace`
+        ``command`` is the name of the command.
+
+    Raises
+    ------
+    InputError
+        If an argument or an option in the file is not known or has a wrong value.
     """
+    parser, commands = _make_parser()
+    args = parser.parse_args(argv)
+    if args.command == "cutouts" and args.config is not None:
+        _take_options(args, commands["cutouts"])
+    return args
+
+
+def _take_options(args, parser):
+    """Fill in the options of a file that are not given as arguments, read as arguments are."""
+    fixed = {"help", "quiet", "config", "images", "output", "overwrite"}
+    actions = {a.dest: a for a in parser._actions if a.dest not in fixed}
+    for name, value in read_config(args.config).items():
+        if name not in actions:
+            raise InputError(
+                f"{args.config}: found {name!r}, expected options of cutouts: "
+                f"{', '.join(sorted(actions))}"
+            )
+        action = actions[name]
+        if action.nargs == 0 and not isinstance(value, bool):
+            raise InputError(f"{args.config}: {name}: found {value!r}, expected true or false")
+        if getattr(args, name) != action.default or value is False:
+            continue
+        values = value if isinstance(value, list) else [value]
+        option = action.option_strings[-1]
+        given = [option] if value is True else [f"{option}={one}" for one in values]
+        try:
+            found = parser.parse_args([*given, "-o", "-"])
+        except InputError as error:
+            raise InputError(f"{args.config}: {error}") from error
+        setattr(args, name, getattr(found, name))
+
+
+def _make_parser():
+    """The parser of all commands, whose errors are `InputError`, and those of each."""
     parser = _Parser(
         prog="ddprism",
         description="Separate galaxies from the light on their lines of sight.",
@@ -113,7 +156,31 @@ def make_parser():
     for add in (_add_demo, _add_cutouts, _add_fit, _add_separate, _add_info):
         command = add(commands)
         command.add_argument("-q", "--quiet", action="store_true", help="only say what went wrong")
-    return parser
+    return parser, commands.choices
+
+
+def read_config(path) -> dict:
+    """Read a file of options.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        A TOML file.
+
+    Returns
+    -------
+    options : dict
+        What it holds; its names are not looked at.
+
+    Raises
+    ------
+    InputError
+        If it is no TOML file.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from error
 
 
 def _add_demo(commands):
@@ -132,6 +199,9 @@ def _add_cutouts(commands):
     command.add_argument("images", nargs="*", type=Path, metavar="TILE.fits",
                          help="image; several are bands on one pixel grid")  # fmt: skip
     _add_output(command, "VIEWS.asdf")
+    command.add_argument("--config", type=Path, metavar="FILE.toml",
+                         help="the options below by their names, such as n_random = 500; what is "
+                         "given here as well holds")  # fmt: skip
     command.add_argument("--n-random", type=int, help="random positions (default: 2 a galaxy)")
     command.add_argument("--random-distance", type=_quantity, metavar="DISTANCE",
                          help="keep random positions so far from detections, in pixels or as "
@@ -222,6 +292,9 @@ def _add_image_options(command):
     image = command.add_argument_group(
         "image; options with * once, or once for each band"
     ).add_argument
+    image(
+        "--format", metavar="NAME", help="format of the files (default: found by looking at them)"
+    )
     image("--hdu", action="append", metavar="EXT", help="* extension of the image")
     for name in ("uncertainty", "variance", "ivar", "weight", "mask"):
         image(
@@ -255,8 +328,8 @@ def _add_instrument_options(command):
             help="image of an instrument; once more with the same name for each further band, on "
             "the same pixel grid. Options: psf=FITS, with psf_scale=ARCSEC or oversampling=N where "
             "its header does not tell; bands=W:W:..., the shares of the source's bands in this "
-            "one; and hdu, uncertainty, variance, ivar, weight, mask, effective_gain, saturation, "
-            "unit, zero_point, as for TILE.fits")  # fmt: skip
+            "one; and format, hdu, uncertainty, variance, ivar, weight, mask, effective_gain, "
+            "saturation, unit, zero_point, as for TILE.fits")  # fmt: skip
     several("--frame-scale", type=_angle, metavar="ARCSEC",
             help="pixels of the sources (default: the smallest of all images)")  # fmt: skip
     several("--frame-size", type=_angle, metavar="ARCSEC",

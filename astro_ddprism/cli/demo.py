@@ -35,7 +35,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
-__all__ = ["DemoSettings", "evaluate", "format_metrics", "run_demo"]
+__all__ = ["DemoSettings", "demo", "evaluate", "format_metrics", "run_demo"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,17 @@ class DemoSettings:
     aperture: float = 6.0
     contamination: float = 0.1
     n_rows: int = 8
+
+
+def demo(args):
+    """Run the command ``ddprism demo``.
+
+    Parameters
+    ----------
+    args : `argparse.Namespace`
+        The arguments.
+    """
+    run_demo(args.out, seed=args.seed, device=args.device, progress=not args.quiet)
 
 
 def run_demo(out="ddprism-demo", *, seed=0, device="auto", settings=None, progress=True):

@@ -2,27 +2,50 @@
 
 from pathlib import Path
 
-__all__ = []
+import asdf
+import numpy as np
+
+from ..io.fits_in import open_fits
+from ..models import find_model
+from ..separator.checks import TrainingData
+from ..separator.diffusion import DiffusionSourceSeparator
+from ..views.dataset import MultiViewDataset
+
+__all__ = ["info", "is_asdf"]
 
 
-def _info(args):
-    from ..models import find_model
+def info(args):
+    """Tell what a file holds.
 
+    Parameters
+    ----------
+    args : `argparse.Namespace`
+        The arguments.
+    """
     path = find_model(args.file)
     if not path.exists():
         raise FileNotFoundError(2, "No such file or directory", str(path))
-    lines = _asdf_info(path) if _is_asdf(path) else _fits_info(path)
+    lines = _asdf_info(path) if is_asdf(path) else _fits_info(path)
     print("\n".join([f"{path}:", *(f"  {line}" for line in lines)]))
 
 
-def _is_asdf(path):
+def is_asdf(path) -> bool:
+    """Whether a file is an ASDF file, by its first bytes.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    bool
+    """
     with Path(path).open("rb") as file:
         return file.read(5) == b"#ASDF"
 
 
 def _asdf_info(path):
-    import asdf
-
     try:
         head = asdf.util.load_yaml(path).get("astro_ddprism", {})
     except Exception:  # a damaged file: reading it says how  # noqa: BLE001
@@ -31,11 +54,6 @@ def _asdf_info(path):
 
 
 def _views_info(path):
-    import numpy as np
-
-    from ..separator.checks import TrainingData
-    from ..views.dataset import MultiViewDataset
-
     dataset = MultiViewDataset.read(path)
     yield f"views, in {str(dataset.unit) or 'no unit'}, noise {dataset.noise_scale:.4g} a pixel"
     for name, conditions in TrainingData.of(dataset).conditions.items():
@@ -53,7 +71,6 @@ def _views_info(path):
 
 
 def _model_info(path):
-    from ..separator.diffusion import DiffusionSourceSeparator
 
     separator = DiffusionSourceSeparator.read(path, device="cpu")
     yield f"model of {', '.join(separator.sources_)}, in {str(separator.unit_) or 'no unit'}"
@@ -66,7 +83,6 @@ def _model_info(path):
 
 
 def _fits_info(path):
-    from ..io.fits_in import open_fits
 
     with open_fits(path) as hdus:
         for card in hdus[0].header.cards:

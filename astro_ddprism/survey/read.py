@@ -15,14 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from astropy import units as u
-from astropy.nddata import NDData
 
 from ..errors import InputError
 from ..io.fits_in import NOISE_NAMES, as_float
 from ..units import AB_FLUX
-from .formats.base import to_variance
-from .formats.fits import from_file
-from .formats.nddata import from_nddata
+from .formats.base import read_raw, to_variance
 from .images import SurveyImage, stack_bands
 from .noise import estimate_noise as measure_sky
 from .saturation import find_saturation, grow_saturated
@@ -35,6 +32,7 @@ logger = logging.getLogger(__name__)
 def read_image(
     image,
     *,
+    format=None,  # noqa: A002
     hdu=None,
     uncertainty=None,
     variance=None,
@@ -61,7 +59,10 @@ def read_image(
     Parameters
     ----------
     image : path, `~astropy.nddata.CCDData` or `~astropy.nddata.NDData`
-        The image, ``(ny, nx)`` or ``(bands, ny, nx)``.
+        The image, ``(ny, nx)`` or ``(bands, ny, nx)``; or what else a format reads.
+    format : str, optional
+        Name of its format (`astro_ddprism.survey.formats`); by default it is identified by looking
+        at the image, and a file that no format knows is read as FITS.
     hdu : int or str, optional
         Number or name of the image's extension.
     uncertainty, variance, ivar, weight : int, str, path or array_like, optional
@@ -129,10 +130,14 @@ def read_image(
         raise InputError(f"found {' and '.join(planes)}, expected at most one of them")
     if planes and estimate_noise:
         raise InputError(f"found {next(iter(planes))} and estimate_noise, expected one of them")
-    raw = (
-        from_nddata(image, planes, mask, unit, effective_gain)
-        if isinstance(image, NDData)
-        else from_file(image, hdu, planes, mask, unit, effective_gain)
+    raw = read_raw(
+        image,
+        format,
+        hdu=hdu,
+        noise=planes or None,
+        mask=mask,
+        unit=unit,
+        effective_gain=effective_gain,
     )
     if raw.mask is not None and bad_bits is not None:
         if not np.issubdtype(raw.mask.dtype, np.integer):

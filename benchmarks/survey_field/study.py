@@ -35,7 +35,7 @@ REDUCED = {
 def run_command(arguments):
     """Run ``ddprism`` and return its wall time in seconds and its peak memory in bytes."""
     started = time.perf_counter()
-    line = [sys.executable, "-m", "astro_ddprism.cli.commands", *map(str, arguments)]
+    line = [sys.executable, "-m", "astro_ddprism.cli", *map(str, arguments)]
     process = subprocess.Popen(line)  # noqa: S603 (our own program)
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status) != 0:

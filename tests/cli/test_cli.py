@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +62,7 @@ def fails(capsys, *arguments):
 def test_help_does_not_wait_for_torch():
     code = (
         "import sys\n"
-        "from astro_ddprism.cli.commands import main\n"
+        "from astro_ddprism.cli import main\n"
         "try:\n    main(['--help'])\n"
         "except SystemExit as stop:\n    assert stop.code == 0\n"
         "assert 'torch' not in sys.modules and 'photutils' not in sys.modules\n"
@@ -116,7 +115,7 @@ def test_interruption(monkeypatch, capsys):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules["astro_ddprism.cli.commands"].COMMANDS, "info", interrupt)
+    monkeypatch.setattr("astro_ddprism.cli.info.info", interrupt)
     assert run("info", "x") == 130
     assert capsys.readouterr().err == "ddprism: interrupted\n"
 
@@ -428,9 +427,9 @@ def test_info_of_what_is_no_file_of_ours(tmp_path, capsys, views):
 
 def test_demo_is_one_call(monkeypatch, tmp_path):
     calls = []
-    demo = types.ModuleType("astro_ddprism.cli.demo")
-    demo.run_demo = lambda *args, **kwargs: calls.append((args, kwargs))
-    monkeypatch.setitem(sys.modules, "astro_ddprism.cli.demo", demo)
+    monkeypatch.setattr(
+        "astro_ddprism.cli.demo.run_demo", lambda *args, **kwargs: calls.append((args, kwargs))
+    )
     assert run("demo", "--out", tmp_path, "--seed", 4, "--device", "cpu", "-q") == 0
     assert calls == [((tmp_path,), {"seed": 4, "device": "cpu", "progress": False})]
 
@@ -475,10 +474,9 @@ class FakeSeparator:
 
 @pytest.fixture
 def fake(monkeypatch):
-    module = types.ModuleType("astro_ddprism.separator.diffusion")
-    module.DiffusionSourceSeparator = type("Fake", (FakeSeparator,), {"calls": []})
-    monkeypatch.setitem(sys.modules, "astro_ddprism.separator.diffusion", module)
-    return module.DiffusionSourceSeparator
+    fake = type("Fake", (FakeSeparator,), {"calls": []})
+    monkeypatch.setattr("astro_ddprism.cli.commands.DiffusionSourceSeparator", fake)
+    return fake
 
 
 def test_fit_passes_its_options_on(fake, views, tmp_path):

@@ -1,23 +1,72 @@
-"""What a file or an NDData holds before it is checked, and the planes that options name."""
+"""Formats of survey images: what a reader returns, and how it is found.
 
+A format is one module. Its reader takes a file, or an object in memory, and returns a `RawImage`;
+its identifier looks at one and says whether it is of the format. Both are registered in
+`FORMATS`, a registry of `astropy.io.registry`::
+
+    FORMATS.register_reader("name", RawImage, read)
+    FORMATS.register_identifier("name", RawImage, identify)
+
+Of the options of `~astro_ddprism.survey.read_image`, a reader takes those that its format knows, by
+their names (``hdu``, ``mask``, ``unit``, ``effective_gain``, and ``noise``, a mapping from one of
+"uncertainty", "variance", "ivar" and "weight" to its value); others are refused. The module of a
+format is imported by the user, or found through an entry point of the group
+``astro_ddprism.formats``. Files that no format knows are read as FITS.
+"""
+
+import inspect
+import warnings
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 from astropy import units as u
+from astropy.io.registry import UnifiedIORegistry
 from astropy.nddata import NDData
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 
 from ...errors import InputError
 from ...io.fits_in import find_extension, parse_unit, read_extension, read_plane
 from ...units import AB_FLUX
 
-__all__ = ["RawImage", "to_variance"]
+__all__ = ["FORMATS", "RawImage", "find_gain", "find_plane", "find_unit", "read_raw", "to_variance"]
+
+FORMATS = UnifiedIORegistry()
+"""The formats that are known, with their readers and identifiers."""
+
+GENERIC = "fits"  # what a file is of that no format knows
+GROUP = "astro_ddprism.formats"
 
 
 @dataclass
 class RawImage:
-    """What a file or an NDData holds, before it is checked."""
+    """What a file or an NDData holds, before it is checked.
+
+    Parameters
+    ----------
+    data : (ny, nx) or (bands, ny, nx) `~numpy.ndarray`
+        The pixels.
+    header : dict
+        Keywords; ``FILTER``, ``SATURATE`` and those that options name are looked up.
+    unit : `~astropy.units.UnitBase`
+        Unit of the pixels.
+    wcs : `~astropy.wcs.WCS`, or None
+        World coordinates of the pixels.
+    label : str
+        What messages call the image.
+    noise : `~numpy.ndarray`, optional
+        The noise of each pixel, of the kind ``noise_kind``: "uncertainty" (standard deviation),
+        "variance", "ivar" or "weight"; ``noise_label`` is what messages call it.
+    mask : `~numpy.ndarray`, optional
+        Not zero at bad pixels.
+    file : str
+        Name of the file, without its folder.
+    gain : `~numpy.ndarray`, optional
+        Electrons for each unit of flux; ``gain_label`` is what messages call it.
+    """
 
     data: np.ndarray
     header: dict
@@ -33,8 +82,94 @@ class RawImage:
     gain_label: str = ""
 
 
-def _gain(spec, raw, hdus, headers):
-    """Electrons per unit of flux, from any of the ways to tell it, and where it comes from."""
+def read_raw(image, format=None, **options) -> RawImage:  # noqa: A002
+    """Read an image by the reader of its format.
+
+    Parameters
+    ----------
+    image : path or object
+        A file, an `~astropy.nddata.NDData`, or what else a format knows.
+    format : str, optional
+        Name of the format; by default it is identified by looking at the image.
+    **options
+        Options of the reader; those that are None are not passed on.
+
+    Returns
+    -------
+    `RawImage`
+
+    Raises
+    ------
+    InputError
+        If the format is not known, not one of them, or does not know an option.
+    """
+    _load_plugins()
+    if format is None:
+        format = _identified(image)  # noqa: A001
+    elif format not in _names():
+        raise InputError(f"format: found {format!r}, expected one of {', '.join(_names())}")
+    reader = FORMATS.get_reader(format, RawImage)
+    options = {name: value for name, value in options.items() if value is not None}
+    known = inspect.signature(reader).parameters
+    for name in options:
+        if name not in known and not any(p.kind == p.VAR_KEYWORD for p in known.values()):
+            name = next(iter(options[name])) if name == "noise" else name
+            expected = ", ".join(list(known)[1:]) or "no option of the kind"
+            raise InputError(f"{name}: found it for the format {format!r}, expected {expected}")
+    return reader(image, **options)
+
+
+def _identified(image):
+    path = str(image) if isinstance(image, str | Path) else None
+    found = FORMATS.identify_format("read", RawImage, path, None, (image,), {})
+    if not found and path is not None:
+        return GENERIC
+    if len(found) != 1:
+        label = path or f"image: {type(image).__name__}"
+        raise InputError(
+            f"{label}: found {'an image of ' + ' and '.join(found) if found else 'no image'}, "
+            f"expected one of one format; give it as format: {', '.join(found or _names())}"
+        )
+    return found[0]
+
+
+def _names():
+    return sorted(FORMATS.get_formats(RawImage, "Read")["Format"])
+
+
+@cache
+def _load_plugins():
+    for plugin in entry_points(group=GROUP):
+        try:
+            plugin.load()
+        except Exception as error:  # of somebody else's package  # noqa: BLE001
+            warnings.warn(
+                f"the format {plugin.name!r} ({plugin.value}) cannot be loaded: {error}",
+                AstropyUserWarning,
+                stacklevel=2,
+            )
+
+
+def find_gain(spec, raw, hdus, headers):
+    """Electrons per unit of flux, from any of the ways to tell it, and where it comes from.
+
+    Parameters
+    ----------
+    spec : float, Quantity, str, path or array_like
+        The option ``effective_gain`` of `~astro_ddprism.survey.read_image`.
+    raw : `RawImage`
+        The image, of which the unit and the label are known.
+    hdus : `~astropy.io.fits.HDUList`, or None
+        The open file, where its extensions may be named.
+    headers : sequence of mapping
+        Where a keyword is looked up.
+
+    Returns
+    -------
+    gain : `~numpy.ndarray`
+    label : str
+        What messages call it.
+    """
     role = "effective_gain"
     if isinstance(spec, u.Quantity):
         try:
@@ -57,12 +192,30 @@ def _gain(spec, raw, hdus, headers):
         if isinstance(value, bool | str) or not np.isscalar(value):
             raise InputError(f"{label}: found {value!r}, expected a number: electrons per flux")
         return np.asarray(value, dtype=float), label
-    plane, found = _plane(spec, role, hdus, raw.label)
+    plane, found = find_plane(spec, role, hdus, raw.label)
     return plane, found["label"]
 
 
-def _plane(spec, role, hdus, path):
-    """The array behind an option, and what its header tells."""
+def find_plane(spec, role, hdus, path):
+    """The array behind an option, and what its header tells.
+
+    Parameters
+    ----------
+    spec : int, str, path or array_like
+        The option: an extension, a file of its own or an array.
+    role : str
+        What it is.
+    hdus : `~astropy.io.fits.HDUList`, or None
+        The open file, where its extensions may be named.
+    path : str
+        What messages call the image.
+
+    Returns
+    -------
+    array : `~numpy.ndarray`
+    found : dict
+        Its ``label`` for messages, and the keyword ``UTYPE`` if it is an extension.
+    """
     if not isinstance(spec, str | Path | int | np.integer):
         return _value(spec, role), {"label": role}
     names = {h.name.upper() for h in hdus} if hdus is not None else set()
@@ -91,7 +244,8 @@ def _value(plane, role):
     return np.asarray(plane)
 
 
-def _unit(unit):
+def find_unit(unit):
+    """The unit that the option ``unit`` tells."""
     return unit if isinstance(unit, u.UnitBase) else parse_unit(unit, "unit")
 
 

@@ -7,7 +7,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from ...errors import InputError
 from ...io.fits_in import NOISE_NAMES, find_extension, open_fits, parse_unit, read_extension
-from .base import RawImage, _gain, _plane, _unit
+from .base import FORMATS, RawImage, find_gain, find_plane, find_unit
 
 __all__ = ["from_file"]
 
@@ -19,8 +19,24 @@ UTYPES = {
 }
 
 
-def from_file(path, hdu, planes, mask, unit, gain):
-    """What a FITS file holds; see `read_image` for the arguments, ``planes`` is noise by kind."""
+def from_file(path, *, hdu=None, noise=None, mask=None, unit=None, effective_gain=None):
+    """What a FITS file holds; see `~astro_ddprism.survey.read_image` for the arguments.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    hdu, mask, unit, effective_gain : optional
+        As for `~astro_ddprism.survey.read_image`.
+    noise : mapping, optional
+        The option that tells the noise, by its name.
+
+    Returns
+    -------
+    `RawImage`
+    """
+    if not isinstance(path, str | Path):
+        raise InputError(f"image: found {type(path).__name__}, expected a FITS file")
     path = str(path)
     with open_fits(path) as hdus:
         sci = find_extension(hdus, "image", path, hdu)
@@ -38,23 +54,23 @@ def from_file(path, hdu, planes, mask, unit, gain):
             # Keywords may stand in the first extension and hold for all.
             header={**dict(hdus[0].header.items()), **dict(header.items())},
             file=Path(path).name,
-            unit=parse_unit(header.get("BUNIT"), label) if unit is None else _unit(unit),
+            unit=parse_unit(header.get("BUNIT"), label) if unit is None else find_unit(unit),
             wcs=wcs,
             label=label,
         )
-        if not planes:
-            planes = _found_noise(hdus, path)
-        for kind, spec in planes.items():
-            plane, found = _plane(spec, kind, hdus, path)
+        for kind, spec in (noise or _found_noise(hdus, path)).items():
+            plane, found = find_plane(spec, kind, hdus, path)
             raw.noise, raw.noise_label = plane, found.pop("label")
             raw.noise_kind = UTYPES.get(found.get("UTYPE"), kind)
         if mask is None:
             extension = find_extension(hdus, "mask", path)
             mask = None if extension is None else hdus.index(extension)
         if mask is not None:
-            raw.mask, _ = _plane(mask, "mask", hdus, path)
-        if gain is not None:
-            raw.gain, raw.gain_label = _gain(gain, raw, hdus, [header, hdus[0].header])
+            raw.mask, _ = find_plane(mask, "mask", hdus, path)
+        if effective_gain is not None:
+            raw.gain, raw.gain_label = find_gain(
+                effective_gain, raw, hdus, [header, hdus[0].header]
+            )
     return raw
 
 
@@ -64,3 +80,6 @@ def _found_noise(hdus, path):
         if extension is not None:
             return {kind: hdus.index(extension)}
     return {}
+
+
+FORMATS.register_reader("fits", RawImage, from_file)

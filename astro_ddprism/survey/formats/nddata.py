@@ -6,6 +6,7 @@ import numpy as np
 from astropy import units as u
 from astropy.nddata import (
     InverseVariance,
+    NDData,
     StdDevUncertainty,
     UnknownUncertainty,
     VarianceUncertainty,
@@ -13,15 +14,31 @@ from astropy.nddata import (
 from astropy.wcs import WCS
 
 from ...errors import InputError
-from .base import RawImage, _gain, _plane, _unit, to_variance
+from .base import FORMATS, RawImage, find_gain, find_plane, find_unit, to_variance
 
 __all__ = ["from_nddata"]
 
 
-def from_nddata(image, planes, mask, unit, gain):
-    """What an NDData holds; see `read_image` for the arguments, ``planes`` is the noise by kind."""
+def from_nddata(image, *, noise=None, mask=None, unit=None, effective_gain=None):
+    """What an NDData holds; see `~astro_ddprism.survey.read_image` for the arguments.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        The image.
+    mask, unit, effective_gain : optional
+        As for `~astro_ddprism.survey.read_image`.
+    noise : mapping, optional
+        The option that tells the noise, by its name.
+
+    Returns
+    -------
+    `RawImage`
+    """
+    if not isinstance(image, NDData):
+        raise InputError(f"image: found {type(image).__name__}, expected an NDData")
     label = str(image.meta.get("FILENAME", type(image).__name__)) if image.meta else "image"
-    unit = _unit(unit) if unit is not None else image.unit or u.dimensionless_unscaled
+    unit = find_unit(unit) if unit is not None else image.unit or u.dimensionless_unscaled
     raw = RawImage(
         data=np.asarray(image.data), header=dict(image.meta), unit=unit, wcs=image.wcs, label=label
     )
@@ -30,19 +47,19 @@ def from_nddata(image, planes, mask, unit, gain):
         raise InputError(
             f"{label}: found a WCS of type {type(raw.wcs).__name__}, expected astropy.wcs.WCS"
         )
-    for kind, spec in planes.items():
-        raw.noise, found = _plane(spec, kind, None, label)
+    for kind, spec in (noise or {}).items():
+        raw.noise, found = find_plane(spec, kind, None, label)
         raw.noise_kind, raw.noise_label = kind, found["label"]
-    if not planes and image.uncertainty is not None:
+    if not noise and image.uncertainty is not None:
         raw.noise = _variance_of(image.uncertainty, unit, label)
         raw.noise_kind, raw.noise_label = "variance", f"{label}, uncertainty"
     masks = [np.asarray(image.mask)] if image.mask is not None else []
     if mask is not None:
-        masks.append(_plane(mask, "mask", None, label)[0])
+        masks.append(find_plane(mask, "mask", None, label)[0])
     if masks:
         raw.mask = masks[0] if len(masks) == 1 else (masks[0] != 0) | (masks[1] != 0)
-    if gain is not None:
-        raw.gain, raw.gain_label = _gain(gain, raw, None, [raw.header])
+    if effective_gain is not None:
+        raw.gain, raw.gain_label = find_gain(effective_gain, raw, None, [raw.header])
     return raw
 
 
@@ -68,3 +85,9 @@ def _variance_of(uncertainty, unit, label):
             f"{label}, uncertainty: found {np.sum(array < 0)} negative values, expected none"
         )
     return to_variance(array, {1: "uncertainty", 2: "variance", -2: "ivar"}[power])
+
+
+FORMATS.register_reader("nddata", RawImage, from_nddata)
+FORMATS.register_identifier(
+    "nddata", RawImage, lambda _origin, _path, _file, image, **_: isinstance(image, NDData)
+)

@@ -1,0 +1,10 @@
+"""``python -m astro_ddprism.cli``: the command ``ddprism``."""
+
+import sys
+
+from . import main
+
+__all__ = []
+
+if __name__ == "__main__":
+    sys.exit(main())
