@@ -11,7 +11,7 @@
     other segments left out and the ellipse's area corrected for them.
 ``scarlet2``
     A joint fit of cutouts of 64 × 64 pixels, with a source at the true position and at every other
-    peak that SEP found (`benchmarks.injection.scarlet2`), on some of the galaxies.
+    peak that SEP found (`benchmarks.injection.run_scarlet2`), on some of the galaxies.
 
 The two detections share what matters: 1.5 times the noise above the sky after smoothing, 5 pixels,
 and deblending with 32 levels and a contrast of 0.001, which splits more than the default of 0.005
@@ -386,7 +386,7 @@ def fit_by_scarlet2(python, image, psf, positions, peaks):
     table = np.full((len(centres), max(map(len, centres)), 2), np.nan)
     for row, values in zip(table, centres, strict=True):
         row[: len(values)] = values
-    script = Path(__file__).with_name("injection_scarlet2.py")
+    script = Path(__file__).with_name("run_scarlet2.py")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.npz"), Path(folder, "out.npz")
         np.savez(source, data=data, variance=variance, centres=table, psf=psf)

@@ -1,6 +1,6 @@
 """Fluxes by scarlet2, in an interpreter that has it; nothing here imports this package.
 
-    PYTHON injection_scarlet2.py INPUT.npz OUTPUT.npz
+    PYTHON run_scarlet2.py INPUT.npz OUTPUT.npz
 
 INPUT holds ``data`` and ``variance`` (K, ny, nx), in units of the noise; ``centres`` (K, M, 2) as
 (y, x), the galaxy's first, NaN where there are fewer sources; ``psf`` (ky, kx). OUTPUT holds of
