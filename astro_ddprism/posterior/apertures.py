@@ -6,7 +6,33 @@ from photutils.aperture import CircularAperture
 
 from ..errors import InputError
 
-__all__ = ["aperture_flux", "aperture_weights"]
+__all__ = ["aperture_flux", "aperture_weights", "radius_in_pixels"]
+
+
+def radius_in_pixels(aperture, pixel_scales=None):
+    """Radius of an aperture in pixels.
+
+    Parameters
+    ----------
+    aperture : float or Quantity
+        In pixels or as an angle.
+    pixel_scales : ndarray, shape (N,), optional
+        Sides of the pixels of each image in degrees, where they are known.
+
+    Returns
+    -------
+    radius : float or ndarray, shape (N,)
+
+    Raises
+    ------
+    InputError
+        If it is neither, or an angle where no pixel scale is known.
+    """
+    if not isinstance(aperture, u.Quantity) or aperture.unit == u.pix:
+        return u.Quantity(aperture, u.pix).value
+    if pixel_scales is None or not aperture.unit.is_equivalent(u.deg):
+        raise InputError(f"aperture: found {aperture}, expected pixels, or an angle and a WCS")
+    return aperture.to_value(u.deg) / pixel_scales
 
 
 def aperture_weights(positions, radius, shape):
@@ -33,7 +59,7 @@ def aperture_weights(positions, radius, shape):
 
     Examples
     --------
-    >>> from astro_ddprism.evaluate.metrics import aperture_weights
+    >>> from astro_ddprism.posterior.apertures import aperture_weights
     >>> weights = aperture_weights([(7.0, 7.0)], 3.0, (15, 15))
     >>> float(weights.sum() / 3.0**2)
     3.14159265
@@ -71,7 +97,7 @@ def aperture_flux(images, radius, positions=None):
     --------
     >>> import numpy as np
     >>> from astropy import units as u
-    >>> from astro_ddprism.evaluate.metrics import aperture_flux
+    >>> from astro_ddprism.posterior.apertures import aperture_flux
     >>> images = np.ones((2, 1, 15, 15)) * u.uJy
     >>> aperture_flux(images, 3.0)
     <Quantity [[28.27433388], [28.27433388]] uJy>

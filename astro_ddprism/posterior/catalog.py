@@ -160,11 +160,10 @@ class _Magnitudes:
             faintness = -2.5 * np.log10(np.maximum(flux, 0))
         return self.zero_point + faintness
 
-    def columns(self, name, flux):
-        """Names and columns of the magnitudes of samples of a flux."""
+    def columns(self, name, flux, summary):
+        """Names and columns of the magnitudes of samples of a flux, given its statistics."""
         if self.unit is None:
             return
-        summary = statistics(flux, QUANTILES)
         magnitudes = self(flux)  # infinite ones have no mean
         with np.errstate(invalid="ignore"):
             all_there = np.isfinite(magnitudes).all(axis=0)
@@ -180,10 +179,11 @@ def _columns(measured, band, magnitudes, grid):
     """Names and columns of a source's measurements in one band."""
     fluxes = {"flux": measured.flux, "aperture_flux": measured.aperture_flux}
     fluxes = {name: flux[..., band] for name, flux in fluxes.items() if flux is not None}
+    found = {name: statistics(flux.value, _FLUX_QUANTILES) for name, flux in fluxes.items()}
     for name, flux in fluxes.items():
-        yield from _summary(name, flux.value, flux.unit, _FLUX_QUANTILES)
+        yield from _named(name, found[name], flux.unit)
     for name, flux in fluxes.items():
-        yield from magnitudes.columns(name.replace("flux", "mag"), flux.value)
+        yield from magnitudes.columns(name.replace("flux", "mag"), flux.value, found[name])
     centroid, radius = measured.centroid[:, :, band], measured.half_light_radius[..., band]
     covariance = measured.covariance[:, :, band]
     for name, axis in (("x_centroid", 0), ("y_centroid", 1)):
@@ -208,8 +208,12 @@ def _columns(measured, band, magnitudes, grid):
     yield "defined_fraction", measured.defined[..., band].mean(axis=0)
 
 
-def _summary(name, values, unit, quantiles=QUANTILES):
-    for ending, column in statistics(values, quantiles).items():
+def _summary(name, values, unit):
+    return _named(name, statistics(values, QUANTILES), unit)
+
+
+def _named(name, summary, unit):
+    for ending, column in summary.items():
         full_name = f"{name}_{ending}" if ending else name
         yield full_name, column if unit is None else column << unit
 

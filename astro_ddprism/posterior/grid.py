@@ -9,9 +9,9 @@ import functools
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
-from astropy.wcs.utils import wcs_to_celestial_frame
+from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
-__all__ = ["SourceGrid", "SourceImages", "pixel_positions"]
+__all__ = ["SourceGrid", "SourceImages", "pixel_positions", "pixel_scales"]
 
 
 class SourceImages(u.Quantity):
@@ -85,6 +85,11 @@ class SourceGrid:
         """Where each observation's coordinates lie, in pixels (x, y): ndarray, shape (N, 2)."""
         return pixel_positions(self.wcs, self.view.coordinates, len(self.view), self.shape)
 
+    @functools.cached_property
+    def pixel_scales(self) -> np.ndarray | None:
+        """Sides of each observation's pixels in degrees: ndarray, shape (N,); None without WCS."""
+        return None if self.wcs is None else pixel_scales(self.wcs)
+
     def to_sky(self, pixels) -> SkyCoord:
         """Where pixels of each observation's sources are on the sky.
 
@@ -156,6 +161,22 @@ def pixel_positions(all_wcs, coordinates, number, shape) -> np.ndarray:
             swapped = all_wcs[i].wcs.lng > all_wcs[i].wcs.lat
             positions[i] = all_wcs[i].world_to_pixel_values(*(place[::-1] if swapped else place))
     return positions
+
+
+def pixel_scales(all_wcs) -> np.ndarray:
+    """Sides of pixels, of as many square degrees.
+
+    Parameters
+    ----------
+    all_wcs : sequence of `~astropy.wcs.WCS`
+        World coordinates of each image.
+
+    Returns
+    -------
+    scales : ndarray, shape (N,)
+        In degrees.
+    """
+    return np.array([np.sqrt(np.prod(proj_plane_pixel_scales(wcs))) for wcs in all_wcs])
 
 
 def _frames(all_wcs):

@@ -57,8 +57,8 @@ def plot_separation(samples, rows=None, truth=None, band=0):
             f"samples: found observations of shape {view.data.shape[1:]}, expected (bands, ny, nx)"
         )
     part = _rows_of(samples, rows)
-    residual = part.residual().mean(axis=0)[:, band]
-    parts = [part.component(source).value.mean(axis=0)[:, band] for source in sources]
+    residual, mean = part.mean_residual()[:, band], _mean_of(part)
+    parts = [mean.component(source).value[0, :, band] for source in sources]
     titles = ["observed", *sources]
     truth = {source: truth[source] for source in sources if source in truth} if truth else {}
     titles += [f"true {source}" for source in truth] + ["residual, ±4σ"]
@@ -109,19 +109,18 @@ def plot_instruments(samples, rows=None, bands=None):
     if wrong:
         raise InputError(f"samples: found images of shape {wrong[0]}, expected (bands, ny, nx)")
     part = _rows_of(samples, rows)
-    images = {
-        name: (i.view, i.model().value.mean(axis=0), i.residual().mean(axis=0))
-        for name, i in part.images.items()
-    }
+    mean, std = part.mean, part.std
+    models = {name: i.model().value[0] for name, i in _mean_of(part).images.items()}
+    images = {name: (i.view, models[name], i.mean_residual()) for name, i in part.images.items()}
     sources, names = samples.sources[::-1], [name or "observed" for name in images]
     titles = [*sources, *(title for n in names for title in (n, "model", "residual, ±4σ"))]
     figure, axes = _grid(len(rows), len(titles))
     for i, line in enumerate(axes):
         for axis, source in zip(line, sources, strict=False):
-            mean = part.mean[source].value[i, bands.get(source, 0)]
-            spread = part.std[source].value[i, bands.get(source, 0)]
-            noise = float(np.median(spread)) if part.n_samples > 1 else float(np.std(mean)) / 10
-            _show(axis, mean, _stretch(mean, noise))
+            source_mean = mean[source].value[i, bands.get(source, 0)]
+            spread = std[source].value[i, bands.get(source, 0)]
+            noise = np.median(spread) if part.n_samples > 1 else np.std(source_mean) / 10
+            _show(axis, source_mean, _stretch(source_mean, float(noise)))
         for k, (name, (image, model, residual)) in enumerate(images.items()):
             band = bands.get(name, 0)
             three = line[len(sources) + 3 * k :][:3]
@@ -241,9 +240,14 @@ def _chosen(view, rows):
 
 def _rows_of(samples, rows):
     """The samples of some observations."""
-    return type(samples)(
-        {s: x.value[:, rows] for s, x in samples.samples.items()}, samples.view[rows]
-    )
+    chosen = {s: x.value[:, rows] for s, x in samples.samples.items()}
+    return type(samples)(chosen, samples.view[rows], device=samples.device)
+
+
+def _mean_of(samples):
+    """Their mean as one sample, whose light is the mean of theirs."""
+    mean = {s: x.value[np.newaxis] for s, x in samples.mean.items()}
+    return type(samples)(mean, samples.view, device=samples.device)
 
 
 def _observed(view, row, band):

@@ -27,7 +27,16 @@ _KEYWORDS = {
 
 
 def product_hdus(posterior, catalog, *, samples=False):
-    """The extensions of a product, see `~astro_ddprism.PosteriorSamples.write`.
+    """The extensions of a product.
+
+    The primary header holds the provenance. ``CATALOG`` is a table with one row per observation:
+    the columns of the catalog, with ``ra`` and ``dec`` in degrees, and the WCS keywords of the
+    sources' pixels (see `~astro_ddprism.io.fits.row_wcs`). ``DATA`` (0 at masked pixels),
+    ``RESIDUAL`` (standardized, mean over the samples, NaN at masked pixels) and, for each source,
+    ``SOURCE_MEAN`` and ``SOURCE_STD`` are cubes of shape (N, bands, ny, nx). Of several
+    instruments, there are ``DATA_INSTRUMENT`` and ``RESIDUAL_INSTRUMENT`` of each. Where images
+    have other pixels than the sources, their WCS keywords are in the table ``WCS_INSTRUMENT``
+    (``WCS``, of a single one).
 
     Parameters
     ----------
@@ -47,8 +56,7 @@ def product_hdus(posterior, catalog, *, samples=False):
     for instrument, part in posterior.images.items():
         suffix, image = f"_{instrument}" if instrument else "", part.view
         hdus.append(_cube(image.data, f"DATA{suffix}", unit))
-        # The mean of the residuals, which is the residual of the mean.
-        hdus.append(_cube(part.residual().mean(axis=0), f"RESIDUAL{suffix}", None))
+        hdus.append(_cube(part.mean_residual(), f"RESIDUAL{suffix}", None))
         if image.wcs is not None and posterior.grid.wcs is not image.wcs:
             table = QTable({"id": image.ids})
             table = hstack([table, wcs_table(image.wcs, image.data.shape[-2:])])

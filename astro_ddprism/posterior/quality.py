@@ -15,11 +15,10 @@ its noise is larger than was said.
 import enum
 
 import numpy as np
-from astropy.wcs.utils import proj_plane_pixel_scales
 from scipy.stats import chi2 as chi2_distribution
 
 from .apertures import aperture_weights
-from .grid import pixel_positions
+from .grid import pixel_positions, pixel_scales
 from .photometry import NEAR
 
 __all__ = ["Quality", "Surroundings", "is_bad_fit"]
@@ -91,7 +90,10 @@ class Surroundings:
                 self.saturated |= image.saturated.any(axis=1)
             return
         mask = mask.reshape(len(mask), -1, *shape)
-        positions = pixel_positions(image.wcs, coordinates, len(image), shape)
+        if image.wcs is grid.wcs and shape == grid.shape:
+            positions = grid.positions
+        else:
+            positions = pixel_positions(image.wcs, coordinates, len(image), shape)
         radius = radius * _magnification(image, grid)
         weights = aperture_weights(positions, radius, shape)
         area = np.pi * radius**2
@@ -140,10 +142,6 @@ def _magnification(image, grid):
     if grid.wcs is not None and image.wcs is not None:
         if image.wcs is grid.wcs:
             return 1.0
-        here, there = (
-            np.array([np.sqrt(np.prod(proj_plane_pixel_scales(wcs))) for wcs in several])
-            for several in (image.wcs, grid.wcs)
-        )
-        return there / here
+        return grid.pixel_scales / pixel_scales(image.wcs)
     # Without a WCS: sources and images show the same part of the sky.
     return min(image.data.shape[-2:]) / min(grid.shape)

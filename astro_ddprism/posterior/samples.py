@@ -10,28 +10,25 @@ Sources whose observations have several images live on pixels of their own. What
 one instrument's images is that of ``PosteriorSamples.images``.
 """
 
+import functools
 from types import MappingProxyType
 
 import numpy as np
-import torch
 from astropy import units as u
 from astropy.nddata import CCDData, StdDevUncertainty
-from astropy.wcs.utils import proj_plane_pixel_scales
 
 from ..errors import InputError
 from ..io.fits import write_fits
 from ..units import AB_FLUX
 from ..views.view import View
-from .apertures import aperture_flux
+from .apertures import aperture_flux, radius_in_pixels
 from .catalog import make_catalog
 from .grid import SourceGrid, SourceImages
+from .light import Light
 from .photometry import measure
 from .product import product_hdus
 
 __all__ = ["PosteriorSamples", "SourceImages"]
-
-# Observations that are mapped through the mixing operators at a time: bounds the memory.
-BATCH_SIZE = 512
 
 
 class PosteriorSamples:
@@ -47,6 +44,8 @@ class PosteriorSamples:
     provenance : mapping, optional
         What the samples were made with: ``model`` (a file), ``sha256`` (of it), ``version``,
         ``seed`` and whatever else is worth a line in a product's header.
+    device : torch.device or str
+        Where the light of the samples is computed.
 
     Attributes
     ----------
@@ -54,6 +53,7 @@ class PosteriorSamples:
     grid : SourceGrid
         The pixels of the sources.
     provenance : dict
+    device : torch.device or str
     n_samples : int
 
     Raises
@@ -79,14 +79,14 @@ class PosteriorSamples:
     0.0
     """
 
-    def __init__(self, samples, view, *, provenance=None):
+    def __init__(self, samples, view, *, provenance=None, device="cpu"):
         if not samples or set(samples) != set(view.sources):
             raise InputError(
                 f"samples: found sources {', '.join(samples) or 'none'}, "
                 f"expected {', '.join(view.sources)}"
             )
         self.view, self.grid = view, SourceGrid(view)
-        self.provenance = dict(provenance or {})
+        self.provenance, self.device = dict(provenance or {}), device
         n_samples = len(next(iter(samples.values())))
         images = {}
         for source, source_shape in view.source_shapes.items():
@@ -151,12 +151,7 @@ class PosteriorSamples:
 
         Of a view with one image of each observation, these samples themselves, under ``""``.
         """
-        if isinstance(self.view, View):
-            return {"": self}
-        return {
-            name: PosteriorSamples(self.samples, image, provenance=self.provenance)
-            for name, image in self.view.images.items()
-        }
+        return {"": self} if isinstance(self.view, View) else dict(self._instruments)
 
     def component(self, source):
         r"""What a source contributes to the observation, in each sample.
@@ -172,7 +167,7 @@ class PosteriorSamples:
             :math:`A^\beta x^\beta`: the source as the instrument sees it, without noise.
         """
         self._check_source(source)
-        return self._mixed([source])
+        return SourceImages(self._light.mixed([source]), self.view.unit, self.view.wcs)
 
     def model(self):
         r"""The noise-free observation that each joint sample makes.
@@ -182,7 +177,7 @@ class PosteriorSamples:
         model : SourceImages, shape (n_samples, N, *observation_shape)
             :math:`\sum_\beta A^\beta x^\beta`.
         """
-        return self._mixed(self.sources)
+        return SourceImages(self._light.mixed(self.sources), self.view.unit, self.view.wcs)
 
     def residual(self):
         r"""Standardized residuals.
@@ -194,12 +189,14 @@ class PosteriorSamples:
             pixel by itself, where sources have photon noise that of the sample; NaN at masked
             pixels.
         """
-        residual = self.model().value
-        sigma = self._sigma(residual)
-        np.subtract(self.view.data, residual, out=residual)
-        residual /= sigma
-        residual[:, self.view.mask] = np.nan
-        return residual
+        return self._light.residual()
+
+    def mean_residual(self):
+        """Mean of `residual` over the samples: ndarray, shape (N, *observation_shape).
+
+        It comes with `chi2`, and those of every sample are never in memory together.
+        """
+        return self._light.mean_residual.copy()
 
     @property
     def chi2(self):
@@ -209,7 +206,7 @@ class PosteriorSamples:
         residuals are the standardized ones. Photon noise is that of each sample. Of several
         instruments, that of all images together; NaN for observations without a valid pixel.
         """
-        total = sum(part._sum_of_squares() for part in self.images.values())
+        total = sum(part._light.sum_of_squares for part in self.images.values())
         with np.errstate(invalid="ignore"):  # an instrument may not have seen an observation
             return total / self.view.n_valid()
 
@@ -237,8 +234,7 @@ class PosteriorSamples:
         if aperture is None:
             return u.Quantity(images.value.sum(axis=(-2, -1), dtype=float), self.view.unit)
         positions = None if images.wcs is None else self.positions
-        flux = aperture_flux(images.value, self.aperture_radius(aperture, source), positions)
-        return u.Quantity(flux, self.view.unit)
+        return aperture_flux(images, self.aperture_radius(aperture, source), positions)
 
     def photometry(self, source, aperture=None, *, progress=False):
         """Flux, place, size and shape of a source in each sample.
@@ -289,13 +285,8 @@ class PosteriorSamples:
         InputError
             If it is neither, or an angle while the source has no WCS.
         """
-        if not isinstance(aperture, u.Quantity) or aperture.unit == u.pix:
-            return u.Quantity(aperture, u.pix).value
-        all_wcs = self.grid.wcs if source is None else self.samples[source].wcs
-        if all_wcs is None or not aperture.unit.is_equivalent(u.deg):
-            raise InputError(f"aperture: found {aperture}, expected pixels, or an angle and a WCS")
-        scales = [np.sqrt(np.prod(proj_plane_pixel_scales(wcs))) for wcs in all_wcs]
-        return aperture.to_value(u.deg) / np.array(scales)
+        on_grid = source is None or self.samples[source].wcs is not None
+        return radius_in_pixels(aperture, self.grid.pixel_scales if on_grid else None)
 
     def nddata(self, source, i, band=0):
         """One separated image with its error.
@@ -347,8 +338,8 @@ class PosteriorSamples:
             ``chi2`` (reduced, mean over the samples); ``n_valid`` (pixels that carry information);
             of several instruments also ``chi2_INSTRUMENT`` and ``n_valid_INSTRUMENT``;
             ``masked_fraction`` of the aperture and ``flags``
-            (`~astro_ddprism.posterior.quality.Quality`).
-            Its ``meta`` holds the aperture, the zero point and the provenance.
+            (`~astro_ddprism.posterior.quality.Quality`). Its ``meta`` holds the aperture, the zero
+            point and the provenance.
 
             Of the flux of a source, ``SOURCE_flux`` is the posterior mean, ``SOURCE_flux_error``
             the posterior standard deviation, ``SOURCE_flux_p16``, ``_p50`` and ``_p84`` are
@@ -390,14 +381,9 @@ class PosteriorSamples:
     def write(self, path, overwrite=False, samples=False, aperture=None, catalog=None):
         """Write a multi-extension FITS product.
 
-        The primary header holds the provenance. ``CATALOG`` is a table with one row per
-        observation: the columns of `catalog`, with ``ra`` and ``dec`` in degrees, and the WCS
-        keywords of the sources' pixels (see `~astro_ddprism.io.fits.row_wcs`). ``DATA`` (0 at
-        masked pixels), ``RESIDUAL`` (standardized, mean over the samples, NaN at masked pixels)
-        and, for each source, ``SOURCE_MEAN`` and ``SOURCE_STD`` are cubes of shape (N, bands, ny,
-        nx). Of several instruments, there are ``DATA_INSTRUMENT`` and ``RESIDUAL_INSTRUMENT`` of
-        each. Where images have other pixels than the sources, their WCS keywords are in the table
-        ``WCS_INSTRUMENT`` (``WCS``, of a single one).
+        It holds the provenance, the catalog, the observations, their residuals, and mean and
+        standard deviation of every source, as `~astro_ddprism.posterior.product.product_hdus`
+        lays them out.
 
         Parameters
         ----------
@@ -432,13 +418,16 @@ class PosteriorSamples:
         wcs = self.grid.wcs if self.grid.holds(source) else None
         return SourceImages(values.to_value(self.view.unit, AB_FLUX), self.view.unit, wcs)
 
-    def _check_one_image(self):
-        if not isinstance(self.view, View):
-            names = ", ".join(map(repr, self.view.images))
-            raise InputError(
-                f"samples: found images of several instruments, expected one: images[...] with one "
-                f"of {names}"
-            )
+    @functools.cached_property
+    def _instruments(self):
+        """Samples before the images of each of several instruments, which keep their light."""
+        options = {"provenance": self.provenance, "device": self.device}
+        images = self.view.images.items()
+        return {name: PosteriorSamples(self.samples, image, **options) for name, image in images}
+
+    @functools.cached_property
+    def _light(self):
+        return Light({s: x.value for s, x in self.samples.items()}, self.view, self.device)
 
     def _check_source(self, source):
         if source not in self.samples:
@@ -452,48 +441,6 @@ class PosteriorSamples:
                 f"source {source!r}: found shape {images.shape[2:]}, expected (bands, ny, nx)"
             )
         return images
-
-    def _sigma(self, model):
-        """Standard deviation of the noise in each pixel, given the light without noise."""
-        if self.view.effective_gain is None:
-            return np.sqrt(self.view.variance)
-        sigma = np.empty_like(model)
-        for rows, batch in self._batches(model.dtype):
-            for s in range(self.n_samples):
-                noise = batch.noise.at(torch.from_numpy(model[s, rows]))
-                sigma[s, rows] = noise.variance.sqrt().numpy()
-        return sigma
-
-    def _sum_of_squares(self):
-        """Squared whitened residuals, summed over an observation: ndarray (n_samples, N)."""
-        model = self.model().value
-        total = np.empty(model.shape[:2])
-        for rows, batch in self._batches(model.dtype):
-            for s in range(self.n_samples):
-                signal = torch.from_numpy(model[s, rows])
-                whitened = batch.noise.at(signal).whiten(batch.y - signal)
-                total[s, rows] = whitened.square().flatten(1).sum(1).numpy()
-        return total
-
-    def _mixed(self, sources):
-        self._check_one_image()
-        mixed = np.empty((self.n_samples, *self.view.data.shape), dtype=self.view.data.dtype)
-        for rows, batch in self._batches(mixed.dtype):
-            for s in range(self.n_samples):
-                images = (self.samples[source].value[s, rows] for source in sources)
-                parts = (
-                    batch.mixing[source](torch.tensor(image, dtype=batch.y.dtype))
-                    for source, image in zip(sources, images, strict=True)
-                )
-                mixed[s, rows] = sum(parts).numpy()
-        return SourceImages(mixed, self.view.unit, self.view.wcs)
-
-    def _batches(self, dtype):
-        """A few observations at a time, as tensors of a NumPy type."""
-        dtype = torch.from_numpy(np.empty(0, dtype)).dtype
-        for first in range(0, len(self.view), BATCH_SIZE):
-            rows = slice(first, first + BATCH_SIZE)
-            yield rows, self.view.batch(rows, dtype=dtype)
 
 
 def _spread(values):

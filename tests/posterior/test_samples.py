@@ -112,7 +112,7 @@ def test_one_sample_has_no_spread(samples, view):
     assert np.isnan(one.catalog()["galaxy_flux_error_1"]).all()
 
 
-def test_model_is_the_sum_of_mixed_sources(samples, view, monkeypatch):
+def test_model_is_the_sum_of_mixed_sources(samples, view):
     expected = np.zeros((12, *view.data.shape))
     for s in range(12):
         for source, operator in view.mixing.items():
@@ -121,8 +121,6 @@ def test_model_is_the_sum_of_mixed_sources(samples, view, monkeypatch):
     np.testing.assert_allclose(samples.model().value, expected, atol=1e-5)
     parts = sum(samples.component(source).value for source in view.sources)
     np.testing.assert_allclose(parts, expected, atol=1e-5)
-    monkeypatch.setattr("astro_ddprism.posterior.samples.BATCH_SIZE", 2)
-    np.testing.assert_allclose(samples.model().value, expected, atol=1e-5)
 
 
 def test_residual_is_standardized_and_knows_the_mask(samples, view):
