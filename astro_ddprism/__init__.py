@@ -10,6 +10,7 @@ __version__ = "0.1.dev0"
 
 _MODULES = {
     "DiffusionSourceSeparator": "separator.diffusion",
+    "GaussianSourceSeparator": "separator.gaussian",
     "InputError": "errors",
     "MultiInstrumentView": "views.multi",
     "MultiViewDataset": "views.dataset",
@@ -19,6 +20,7 @@ _MODULES = {
 
 __all__ = [
     "DiffusionSourceSeparator",
+    "GaussianSourceSeparator",
     "InputError",
     "MultiInstrumentView",
     "MultiViewDataset",

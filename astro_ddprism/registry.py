@@ -14,14 +14,23 @@ to who does not use it. With ::
 
 in its ``pyproject.toml``, a package makes files with its operator ``Lens`` readable wherever it is
 installed.
+
+What is configured is a tree of small frozen objects, each a `Part`: ``{"name": ..., options}`` in a
+file, an object in Python.
 """
 
-from collections.abc import Callable, Iterator
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import field, fields
 from importlib.metadata import entry_points
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import ClassVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import InputError
 
-__all__ = ["Registry"]
+__all__ = ["Part", "Registry", "checked_fields", "option", "to_tree"]
 
 
 class Registry:
@@ -160,3 +169,223 @@ class Registry:
 def _path(cls) -> str:
     """Where a class is defined; the same when its module is reloaded."""
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+class Part:
+    """A piece of a configuration: a frozen dataclass that checks itself.
+
+    Fields are checked against their types, and their limits (`option`). A field whose type is a
+    part takes an object of it, or what a file says of one: a name, which stands for the defaults,
+    or a table with a ``name`` and options.
+
+    Attributes
+    ----------
+    registry : Registry or None
+        Where the kinds of such a part are found by name; None where there is but one kind.
+    """
+
+    registry: ClassVar[Registry | None] = None
+
+    def __post_init__(self):
+        for name, value in checked_fields(type(self), vars(self)).items():
+            object.__setattr__(self, name, value)
+
+    def to_tree(self) -> dict:
+        """The part as a table: its ``name``, if there are several kinds, and all its options."""
+        name = {} if self.registry is None else {"name": self.registry.name_of(self)}
+        return name | {f.name: to_tree(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_tree(cls, tree) -> "Part":
+        """The part that a table, or a name, describes.
+
+        Parameters
+        ----------
+        tree : mapping, str or Part
+            Options by name; those that are not given have their defaults.
+
+        Returns
+        -------
+        part : Part
+
+        Raises
+        ------
+        InputError
+            If a name or an option is unknown, or its value cannot be.
+        """
+        if isinstance(tree, cls):
+            return tree
+        kind = cls.__name__ if cls.registry is None else cls.registry.kind
+        if isinstance(tree, str) and cls.registry is not None:
+            tree = {"name": tree}
+        if not isinstance(tree, Mapping):
+            raise InputError(f"{kind}: found {tree!r}, expected {_described(cls)}")
+        options, part = dict(tree), cls
+        if cls.registry is not None:
+            name = options.pop("name", None)
+            if not isinstance(name, str):
+                names = ", ".join(cls.registry.names())
+                raise InputError(f"{kind}: found a table without a name, expected one of {names}")
+            part = cls.registry[name]
+        known = [f.name for f in fields(part)]
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise InputError(
+                f"{part.__name__}: found {', '.join(unknown)}, expected options out of "
+                f"{', '.join(known) or 'none'}"
+            )
+        return part(**options)
+
+
+def option(default, *, least=None, above=None, most=None, choices=None):
+    """A field of a part, with limits that hold for its value, or for each of several.
+
+    Parameters
+    ----------
+    default
+        Its default.
+    least, above, most : float, optional
+        The value is not below, is above, is not above this.
+    choices : sequence, optional
+        What it may be.
+
+    Returns
+    -------
+    `dataclasses.Field`
+    """
+    limits = {"least": least, "above": above, "most": most, "choices": choices}
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=limits)
+    return field(default=default, metadata=limits)
+
+
+def checked_fields(cls, values) -> dict:
+    """Values of fields of a dataclass, of their types and within their limits.
+
+    Parameters
+    ----------
+    cls : type
+        The dataclass.
+    values : mapping
+        Values by name of the field; others are passed over.
+
+    Returns
+    -------
+    checked : dict
+        With parts for what describes parts, and tuples for lists.
+
+    Raises
+    ------
+    InputError
+        Naming the first field that is wrong.
+    """
+    hints, checked = get_type_hints(cls), {}
+    for f in fields(cls):
+        if f.name in values:
+            label = f"{cls.__name__}.{f.name}"
+            value = _coerced(values[f.name], hints[f.name], label)
+            _check_limits(value, f.metadata, label)
+            checked[f.name] = value
+    return checked
+
+
+def to_tree(value):
+    """A value of a field as files keep it: tables for parts, lists for tuples."""
+    if isinstance(value, Part):
+        return value.to_tree()
+    if isinstance(value, Mapping):
+        return {key: to_tree(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_tree(item) for item in value]
+    return value
+
+
+def _coerced(value, hint, label):
+    """The value in the type of an annotation."""
+    if get_origin(hint) in {Union, UnionType}:
+        return _coerced_to_any(value, hint, label)
+    origin, arguments = get_origin(hint) or hint, get_args(hint)
+    if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+        kinds = arguments
+        if arguments[-1] is Ellipsis:
+            kinds = arguments[:1] * len(value)
+        if len(kinds) == len(value):
+            return tuple(_coerced(v, kind, label) for v, kind in zip(value, kinds, strict=True))
+    elif origin is dict and isinstance(value, Mapping):
+        key, item = arguments
+        return {
+            _coerced(k, key, label): _coerced(v, item, f"{label}[{k!r}]") for k, v in value.items()
+        }
+    elif origin in _NUMBERS:
+        if isinstance(value, _NUMBERS[origin]) and not isinstance(value, bool):
+            return origin(value)
+    elif issubclass(origin, Part):
+        return origin.from_tree(value)
+    elif isinstance(value, origin):
+        return value
+    raise InputError(f"{label}: found {value!r}, expected {_described(hint)}")
+
+
+def _coerced_to_any(value, hint, label):
+    kinds = get_args(hint)
+    if value is None and NoneType in kinds:
+        return None
+    kinds = [kind for kind in kinds if kind is not NoneType]
+    for kind in kinds:
+        if len(kinds) == 1 or isinstance(value, _accepted(kind)):
+            return _coerced(value, kind, label)
+    raise InputError(f"{label}: found {value!r}, expected {_described(hint)}")
+
+
+def _accepted(kind) -> tuple[type, ...]:
+    """The types of values that may stand for a kind of field."""
+    origin = get_origin(kind) or kind
+    if origin in _NUMBERS:
+        return (_NUMBERS[origin],)
+    return {tuple: (Sequence,), dict: (Mapping,)}.get(origin, (origin, Mapping, str))
+
+
+def _described(hint) -> str:
+    """What an annotation expects, in words."""
+    origin, arguments = get_origin(hint) or hint, get_args(hint)
+    if origin in {Union, UnionType}:
+        return " or ".join("nothing" if a is NoneType else _described(a) for a in arguments)
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return f"a list, each {_described(arguments[0])}"
+        return f"{len(arguments)} values, {_described(arguments[0])} each"
+    if origin is dict:
+        return f"a table, each {_described(arguments[1])}"
+    if issubclass(origin, Part):
+        if origin.registry is None:
+            return f"a table of {origin.__name__}"
+        names = ", ".join(origin.registry.names())
+        return f"a {origin.registry.kind}, one of {names}, or a table with its name"
+    return _WORDS.get(origin, f"a {origin.__name__}")
+
+
+def _check_limits(value, limits, label):
+    if value is None:
+        return
+    if isinstance(value, Mapping | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            _check_limits(one, limits, label)
+        return
+    choices = limits.get("choices")
+    if choices is not None and value not in choices:
+        raise InputError(f"{label}: found {value!r}, expected one of {', '.join(choices)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{label}: found {value!r}, expected a finite number")
+    for name, holds, words in _LIMITS:
+        limit = limits.get(name)
+        if limit is not None and not holds(value, limit):
+            raise InputError(f"{label}: found {value!r}, expected {words} {limit:g}")
+
+
+_NUMBERS = {int: Integral, float: Real}
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+_LIMITS = (
+    ("least", operator.ge, "a number not below"),
+    ("above", operator.gt, "a number above"),
+    ("most", operator.le, "a number not above"),
+)

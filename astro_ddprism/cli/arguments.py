@@ -219,7 +219,9 @@ def _add_fit(commands):
     command.add_argument("views", type=Path, metavar="VIEWS.asdf")
     _add_output(command, "MODEL.asdf")
     command.add_argument("--config", type=Path, metavar="FILE.toml",
-                         help="options of DiffusionSourceSeparator")  # fmt: skip
+                         help="options of the method, as tables")  # fmt: skip
+    command.add_argument("--method", metavar="NAME",
+                         help="diffusion (default), gaussian (a fast first look), ...")  # fmt: skip
     command.add_argument("--from", dest="initial", type=Path, metavar="MODEL",
                          help="fine-tune this model, a file or a name")  # fmt: skip
     command.add_argument("--resume", action="store_true",

@@ -6,7 +6,7 @@ Outputs that exist already are found before any work begins.
 from ..errors import InputError
 from ..io.fits import replacing
 from ..posterior.product import plain_catalog
-from ..separator.diffusion import DiffusionSourceSeparator
+from ..separator import SourceSeparator
 from ..views.dataset import MultiViewDataset
 from .arguments import read_config
 from .images import check_images, read_tiles
@@ -21,10 +21,8 @@ CATALOG_FORMATS = {
     ".vot": "votable",
     ".xml": "votable",
 }
-# Options of a separator that a fit takes from the model that it starts from.
-OPTIONS_OF_MODELS = (
-    "network", "network_options", "posterior", "posterior_options", "flux_factors",
-)  # fmt: skip
+# Parts of a separator that a fit takes from the model that it starts from.
+PARTS_OF_MODELS = ("network", "posterior")
 
 
 def cutouts(args):
@@ -67,14 +65,15 @@ def fit(args):
         )
 
     config = read_config(args.config) if args.config else {}
-    for name in ("device", "seed"):
+    for name in ("device", "seed", "method"):
         if getattr(args, name) is not None:
             config[name] = getattr(args, name)
+    config.setdefault("method", "diffusion")
     initial = None
     if args.initial is not None:
-        initial = DiffusionSourceSeparator.read(args.initial, device=config.get("device", "auto"))
-        config = {**{name: getattr(initial, name) for name in OPTIONS_OF_MODELS}, **config}
-    separator = DiffusionSourceSeparator.from_config({**config, "progress": not args.quiet})
+        initial = SourceSeparator.read(args.initial, device=config.get("device", "auto"))
+        config = _with_parts_of(initial, config)
+    separator = SourceSeparator.from_config({**config, "progress": not args.quiet})
     dataset = MultiViewDataset.read(args.views)
     resume = args.resume and checkpoint.exists()
     separator.fit(dataset, initial=initial, checkpoint=checkpoint, resume=resume)
@@ -94,9 +93,7 @@ def separate(args):
     check_images(args, "TILE.fits or VIEWS.asdf")
     catalog_format = _catalog_format(args.catalog)
 
-    separator = DiffusionSourceSeparator.read(
-        args.model, device=args.device, progress=not args.quiet
-    )
+    separator = SourceSeparator.read(args.model, device=args.device, progress=not args.quiet)
     samples = separator.sample(
         _view_to_separate(args, separator), n_samples=args.samples, seed=args.seed
     )
@@ -109,6 +106,18 @@ def separate(args):
         table = catalog if catalog_format == "ascii.ecsv" else plain_catalog(catalog)
         with replacing(args.catalog, args.overwrite) as path:
             table.write(path, format=catalog_format, overwrite=True)
+
+
+def _with_parts_of(initial, config):
+    """A configuration with what a model is made of, where it says nothing else."""
+    known = {name: initial.config[name] for name in PARTS_OF_MODELS if name in initial.config}
+    for name, part in known.items():
+        own = config.get(name, part)
+        own = {"name": own} if isinstance(own, str) else own
+        if own and part and own.get("name") == part["name"]:
+            own = {**part, **own}
+        config = {**config, name: own}
+    return config
 
 
 def _catalog_zero_point(args):

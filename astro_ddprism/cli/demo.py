@@ -25,7 +25,7 @@ from ..evaluate.metrics import interval_coverage, median_absolute_error, residua
 from ..io.fits import replacing
 from ..posterior.apertures import aperture_flux, aperture_weights
 from ..posterior.plotting import plot_separation
-from ..separator.diffusion import DiffusionSourceSeparator
+from ..separator import DiffusionSourceSeparator
 from ..simulate.population import simulate_field
 from ..survey.noise import measure_background
 from ..views.dataset import MultiViewDataset
@@ -73,14 +73,14 @@ class DemoSettings:
     detection: dict = dataclasses.field(default_factory=lambda: {"min_snr": 25})
     separator: dict = dataclasses.field(
         default_factory=lambda: {
-            "posterior": "amortized",
-            "templates": ("galaxy",),
-            "flux_factors": {"galaxy": (0.2, 4.0)},
-            "n_posterior_images": 120_000,
-            "n_first_images": 32_000,
-            "n_images": 10_000,
+            "posterior": {
+                "name": "amortized",
+                "templates": ("galaxy",),
+                "flux_factors": {"galaxy": (0.2, 4.0)},
+                "n_images": 120_000,
+            },
+            "training": {"n_first_images": 32_000, "n_images": 10_000, "batch_size": 64},
             "n_em_iterations": 1,
-            "train_batch_size": 64,
         }
     )
     n_samples: int = 16

@@ -8,7 +8,7 @@ import numpy as np
 from ..io.fits_in import open_fits
 from ..models import find_model
 from ..separator.checks import TrainingData
-from ..separator.diffusion import DiffusionSourceSeparator
+from ..separator import SourceSeparator
 from ..views.dataset import MultiViewDataset
 
 __all__ = ["info", "is_asdf"]
@@ -71,19 +71,26 @@ def _views_info(path):
 
 
 def _model_info(path):
-
-    separator = DiffusionSourceSeparator.read(path, device="cpu")
+    separator = SourceSeparator.read(path, device="cpu")
     yield f"model of {', '.join(separator.sources_)}, in {str(separator.unit_) or 'no unit'}"
     for source, shape in separator.source_shapes_.items():
         yield f"{source}: {' x '.join(map(str, shape))} pixels"
     yield from separator.training_.lines()
-    for name, value in separator.config.items():
-        yield f"{name} = {value}"
-    yield from separator.history_.pformat(max_lines=-1, max_width=-1)
+    yield from _options(separator.config)
+    if hasattr(separator, "history_"):
+        yield from separator.history_.pformat(max_lines=-1, max_width=-1)
+
+
+def _options(tree, prefix=""):
+    """Lines of a configuration, as a TOML file would have them with dotted keys."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _options(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name} = {value}"
 
 
 def _fits_info(path):
-
     with open_fits(path) as hdus:
         for card in hdus[0].header.cards:
             if card.keyword not in {"SIMPLE", "BITPIX", "NAXIS", "EXTEND", ""}:

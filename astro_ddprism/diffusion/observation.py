@@ -18,15 +18,51 @@ make. Who knows no sources yet gets it with that of the observed light, smoothed
 \times 3` pixels: a first guess, good enough to begin with and to be corrected.
 """
 
-__all__ = ["JointObservation"]
+__all__ = ["JointObservation", "Loader"]
 
 import copy
+import functools
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
+
+
+class Loader(Protocol):
+    """The observations of a view, as the core asks for them.
+
+    Attributes
+    ----------
+    ids : numpy.ndarray of str, shape (N,)
+        Names of the observations.
+    source_shapes : dict of str to tuple of int
+        The sources that they hold, and their shapes.
+    n_observed : int
+        Numbers in one observation.
+    device : torch.device
+        Where batches are.
+    """
+
+    ids: np.ndarray
+    source_shapes: dict[str, tuple[int, ...]]
+    n_observed: int
+    device: torch.device
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources."""
+
+    def __len__(self) -> int: ...
+
+    def n_valid(self, index) -> np.ndarray:
+        """Number of informative pixels of some observations."""
+
+    def observe(self, index, change=None) -> "JointObservation":
+        """Some observations, whitened; ``change`` is called with the batch before."""
 
 
 class JointObservation:
@@ -40,6 +76,8 @@ class JointObservation:
     source_shapes : dict of str to tuple of int
         The sources, in the order in which their features are concatenated, and their shapes.
         Sources that ``batch`` does not hold are not observed.
+    distinct : callable, optional
+        Returns `distinct`, where observations are repeated.
 
     Attributes
     ----------
@@ -49,7 +87,7 @@ class JointObservation:
         Whether the noise, and with it the whitening, depends on the sources.
     """
 
-    def __init__(self, batch, source_shapes):
+    def __init__(self, batch, source_shapes, distinct=None):
         self.source_shapes = dict(source_shapes)
         self.sizes = [math.prod(shape) for shape in self.source_shapes.values()]
         batches = batch if isinstance(batch, Sequence) else [batch]
@@ -57,6 +95,14 @@ class JointObservation:
         self.y = torch.cat([image.y for image in self._images], dim=1)
         self.n_valid = sum(batch.noise.n_valid for batch in batches)
         self.depends_on_signal = any(batch.noise.depends_on_signal for batch in batches)
+        self._distinct = distinct
+
+    @functools.cached_property
+    def distinct(self) -> tuple["JointObservation", Tensor]:
+        """Each observation once, and which of them every row is, of shape ``(B,)``."""
+        if self._distinct is None:
+            return self, torch.arange(len(self), device=self.y.device)
+        return self._distinct()
 
     def __len__(self):
         return len(self.y)

@@ -101,6 +101,11 @@ class Rows:
     def __len__(self):
         return len(self._keys)
 
+    @property
+    def device(self) -> torch.device:
+        """Where numbers are drawn."""
+        return self._keys.device
+
     def __getitem__(self, index) -> "Rows":
         """The streams of some rows, from their beginning."""
         return Rows(self._keys[index])

@@ -25,10 +25,13 @@ from .. import __version__
 from ..errors import InputError
 from .fits import replacing
 
-__all__ = ["FORMAT_VERSION", "read_tree", "write_tree"]
+__all__ = ["FORMAT_VERSIONS", "read_tree", "write_tree"]
 
-FORMAT_VERSION = 3
-"""Version of the layout of the tree; it grows when an older reader would misread a file."""
+FORMAT_VERSIONS = {"views": 3, "model": 4}
+"""Versions of the layouts of trees; they grow when an older reader would misread a file.
+
+How trees of earlier versions become today's, `~astro_ddprism.io.migrations` knows.
+"""
 
 _KINDS = {"views": "a dataset of views", "model": "a model"}
 _ROOT = "astro_ddprism"
@@ -48,7 +51,9 @@ _DAMAGE = (
 )
 
 
-def write_tree(path, tree, overwrite=False, compression=None, *, extensions=(), format_version=1):
+def write_tree(
+    path, tree, overwrite=False, compression=None, *, extensions=(), format_version=None
+):
     """Write an ASDF file. A write that is killed leaves an old file whole.
 
     Parameters
@@ -65,8 +70,8 @@ def write_tree(path, tree, overwrite=False, compression=None, *, extensions=(), 
         ``"zlib"`` or ``"bzp2"``: how to compress large arrays, without loss.
     extensions : sequence of `asdf.extension.Extension`
         What knows other objects in the tree.
-    format_version : int
-        The lowest version whose readers know all that the tree holds.
+    format_version : int, optional
+        The lowest version whose readers know all that the tree holds; by default today's.
 
     Raises
     ------
@@ -77,7 +82,7 @@ def write_tree(path, tree, overwrite=False, compression=None, *, extensions=(), 
         raise InputError(f"kind: found {tree.get('kind')!r}, expected one of {', '.join(_KINDS)}")
     head = {
         "kind": tree["kind"],
-        "format_version": format_version,
+        "format_version": format_version or FORMAT_VERSIONS[tree["kind"]],
         "software": {"name": "astro-ddprism", "version": __version__},
     }
     file = asdf.AsdfFile({_ROOT: {**head, **tree}}, extensions=list(extensions))
@@ -158,11 +163,12 @@ def _check_head(path, tree, kind):
         raise InputError(
             f"{path}: found an ASDF file that astro-ddprism did not write, expected {_KINDS[kind]}"
         )
-    if int(version) > FORMAT_VERSION:
+    latest = FORMAT_VERSIONS.get(found, max(FORMAT_VERSIONS.values()))
+    if int(version) > latest:
         software = tree.get("software", {}).get("version", "unknown")
         raise InputError(
             f"{path}: found format version {version}, written by astro-ddprism {software}; this is "
-            f"astro-ddprism {__version__}, which reads versions up to {FORMAT_VERSION}: update it"
+            f"astro-ddprism {__version__}, which reads versions up to {latest}: update it"
         )
     if found != kind:
         raise InputError(f"{path}: found {_KINDS.get(found, found)}, expected {_KINDS[kind]}")

@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..survey.conditions import SurveyConditions, angle_text, angles_text
 from ..units import AB_FLUX
 
-__all__ = ["TrainingData", "check_conditions", "check_view"]
+__all__ = ["TrainingData", "check_conditions", "check_view", "is_before_psf"]
 
 logger = logging.getLogger(__name__)
 
@@ -214,3 +214,8 @@ def _compare_noise(found, expected, label):
             worst,
             meaning,
         )
+
+
+def is_before_psf(view, source) -> bool:
+    """Whether a source is the light before a PSF, or in a frame of its own, in any image."""
+    return any(image.mixing[source].before_psf for image in view.images.values())

@@ -1,19 +1,195 @@
-"""The state of a fit as a tree of plain arrays, for ASDF: weights by name, never pickled."""
+"""What a fit has learned, as one record: whoever holds it has all of it, or none."""
+
+__all__ = ["FittedState", "contents", "digest", "in_half_precision"]
 
 import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
+from astropy import units as u
 
-from ..diffusion.learning.em import EMState
-from ..diffusion.priors.gaussian import GaussianPrior
-from ..diffusion.priors.mixture import GaussianMixture
-from ..diffusion.sampling.chains import Draws
+from ..errors import InputError
+from ..units import AB_FLUX
+from .checks import TrainingData, check_view, is_before_psf
 
-__all__ = ["digest", "in_half_precision", "state_from_tree", "tree_from_state"]
+logger = logging.getLogger(__name__)
 
-# Parts of a state's tree that hold the weights of networks.
-_NETWORKS = ("denoisers", "posteriors")
+# Parts of the tree of a state that hold weights of networks.
+_NETWORKS = ("denoisers", "learned")
+
+
+@dataclass(frozen=True)
+class FittedState:
+    """All that a separator has learned.
+
+    Parameters
+    ----------
+    sources : tuple of str
+        The sources.
+    source_shapes : dict of str to tuple of int
+        Their shapes.
+    unit : astropy.units.Unit
+        Unit of flux.
+    noise_scale : float
+        The flux, in ``unit``, that is 1 inside.
+    before_psf : dict of str to list of bool
+        Whether a source is the light before a PSF, in any and in all of the views.
+    training : `~astro_ddprism.separator.checks.TrainingData`
+        What it was learned from.
+    state
+        What the method has learned.
+    file : pathlib.Path, optional
+        The file that holds the model, if any does.
+    """
+
+    sources: tuple[str, ...]
+    source_shapes: dict[str, tuple[int, ...]]
+    unit: u.UnitBase
+    noise_scale: float
+    before_psf: dict[str, list[bool]]
+    training: TrainingData
+    state: object = None
+    file: Path | None = None
+
+    @classmethod
+    def before(cls, dataset, initial=None) -> "FittedState":
+        """What is known of a dataset before anything is learned.
+
+        Parameters
+        ----------
+        dataset : `~astro_ddprism.MultiViewDataset`
+            The views.
+        initial : FittedState, optional
+            A model to start from. The flux that is 1 inside it stays so; where units do not
+            compare, it is the noise.
+        """
+        unit, noise_scale = dataset.unit, float(dataset.noise_scale)
+        if initial is not None:
+            try:
+                noise_scale = _flux(initial.noise_scale * initial.unit, unit)
+            except u.UnitConversionError:
+                logger.warning(
+                    "initial: its flux is in %s, that of the dataset in %s: starting as if their "
+                    "noise were the same",
+                    str(initial.unit) or "no unit",
+                    str(unit) or "no unit",
+                )
+        return cls(
+            sources=tuple(dataset.sources),
+            source_shapes={s: tuple(shape) for s, shape in dataset.source_shapes.items()},
+            unit=unit,
+            noise_scale=noise_scale,
+            before_psf={
+                source: sorted(
+                    {is_before_psf(v, source) for v in dataset.values() if source in v.sources}
+                )
+                for source in dataset.sources
+            },
+            training=TrainingData.of(dataset, initial="" if initial is None else initial.name),
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the file that holds the model; empty if none does."""
+        return "" if self.file is None else self.file.name
+
+    def tree(self) -> dict:
+        """Plain numbers and names, for a file; without the method's state."""
+        return {
+            "sources": list(self.sources),
+            "source_shapes": {s: list(shape) for s, shape in self.source_shapes.items()},
+            "unit": self.unit.to_string(),
+            "noise_scale": self.noise_scale,
+            "before_psf": self.before_psf,
+            "training": self.training.state(),
+        }
+
+    @classmethod
+    def from_tree(cls, tree) -> "FittedState":
+        """What `tree` told."""
+        sources = tuple(tree["sources"])
+        return cls(
+            sources=sources,
+            source_shapes={s: tuple(tree["source_shapes"][s]) for s in sources},
+            unit=u.Unit(tree["unit"]),
+            noise_scale=float(tree["noise_scale"]),
+            before_psf={s: list(found) for s, found in tree["before_psf"].items()},
+            training=TrainingData.from_state(tree["training"]),
+        )
+
+    def scale(self, view) -> float:
+        """The flux, in the view's unit, that is 1 inside.
+
+        Raises
+        ------
+        InputError
+            If the view's unit is none like the model's.
+        """
+        try:
+            return _flux(self.noise_scale * self.unit, view.unit)
+        except u.UnitConversionError as error:
+            raise InputError(
+                f"view {view.name!r}: flux in {str(view.unit) or 'no unit'}; "
+                f"expected a unit like the model's, {str(self.unit) or 'no unit'}: give the unit "
+                "of the image (--unit) or its zero point (--zero-point)"
+            ) from error
+
+    def check_view(self, view):
+        """Refuse a view whose sources, unit or images are not those of the model.
+
+        Raises
+        ------
+        InputError
+            Naming what was found and what the model has learned.
+        """
+        label = f"view {view.name!r}"
+        for source in view.sources:
+            if source not in self.sources:
+                raise InputError(
+                    f"{label}: holds the source {source!r}; expected sources of the model, "
+                    f"{', '.join(self.sources)}"
+                )
+            shape = view.source_shapes[source]
+            if shape != self.source_shapes[source]:
+                raise InputError(
+                    f"{label}: source {source!r} has the shape {shape}; "
+                    f"expected {self.source_shapes[source]} as in the model"
+                )
+            before = is_before_psf(view, source)
+            if before not in self.before_psf[source]:
+                light = "as seen through the PSF", "before the PSF"
+                raise InputError(
+                    f"{label}: source {source!r} is light {light[before]}; "
+                    f"expected light {light[not before]}, as the model has learned it"
+                )
+        self.scale(view)
+        through_psf = not any(is_before_psf(view, source) for source in view.sources)
+        check_view(view, self.training, through_psf=through_psf)
+
+
+def _flux(quantity, unit) -> float:
+    """A flux in another unit; maggies are those of the AB system."""
+    return float(quantity.to_value(unit, AB_FLUX))
+
+
+def contents(dataset) -> dict:
+    """All that a fit sees of a dataset, as a tree."""
+    return {
+        name: {
+            instrument: {
+                "unit": str(image.unit),
+                "data": image.data,
+                "variance": image.variance,
+                "mask": image.mask,
+                "noise": None if image.noise is None else image.noise.state(),
+                "mixing": {source: op.state() for source, op in image.mixing.items()},
+            }
+            for instrument, image in view.images.items()
+        }
+        for name, view in dataset.items()
+    }
 
 
 def digest(tree):
@@ -53,74 +229,13 @@ def digest(tree):
     return sha256.hexdigest()
 
 
-def tree_from_state(state):
-    """Turn the state of a fit into a tree of arrays, lists and numbers.
-
-    Parameters
-    ----------
-    state : `~astro_ddprism.diffusion.learning.em.EMState`
-        What has been learned.
-
-    Returns
-    -------
-    tree : dict
-        Plain arrays in dictionaries, in the precision in which they were computed.
-    """
-    return {
-        "stage": state.stage,
-        "iteration": state.iteration,
-        "sigma_max": dict(state.sigma_max),
-        "gaussians": {
-            source: {
-                "mean": _array(prior.mean),
-                "factor": _array(prior.factor),
-                "log_scale": _array(prior.log_scale),
-            }
-            for source, prior in state.gaussians.items()
-        },
-        "mixtures": {
-            source: {
-                "weights": _array(mixture.weights),
-                "means": _array(mixture.means),
-                "covariances": _array(mixture.covariances),
-            }
-            for source, mixture in state.mixtures.items()
-        },
-        "denoisers": {
-            source: {name: _array(value) for name, value in denoiser.state_dict().items()}
-            for source, denoiser in state.denoisers.items()
-        },
-        "posteriors": [
-            {
-                "sources": list(sources),
-                "weights": {name: _array(value) for name, value in posterior.state_dict().items()},
-            }
-            for sources, posterior in state.posteriors.items()
-        ],
-        "draws": {
-            view: {
-                "x": _array(draws.x),
-                "chi2": _array(draws.chi2),
-                "good": _array(draws.good),
-                "n_redrawn": draws.n_redrawn,
-            }
-            for view, draws in state.draws.items()
-        },
-        "samples": {source: _array(x) for source, x in state.samples.items()},
-        # Pairs, since a YAML mapping has no order.
-        "history": [
-            [name, [row[name] for row in state.history]] for name in (state.history or [{}])[0]
-        ],
-    }
-
-
 def in_half_precision(tree):
     """The same tree with the weights of the networks, and nothing else, in half precision.
 
     Parameters
     ----------
     tree : mapping
-        A tree of `tree_from_state`.
+        The tree of the state of a method.
 
     Returns
     -------
@@ -138,75 +253,3 @@ def in_half_precision(tree):
         return node.astype(np.float16) if is_weights else node
 
     return {name: rounded(part) if name in _NETWORKS else part for name, part in tree.items()}
-
-
-def state_from_tree(tree, make_denoiser, make_posterior, device):
-    """Turn a tree that `tree_from_state` made back into the state of a fit.
-
-    Parameters
-    ----------
-    tree : mapping
-        The tree.
-    make_denoiser : callable
-        Called with the name of a source, its data scale and its mixture or None; returns a denoiser
-        to hold the weights.
-    make_posterior : callable
-        Called with names of sources and their data scale; returns an amortized posterior to hold
-        the weights.
-    device : torch.device
-        Where the state lives.
-
-    Returns
-    -------
-    state : `~astro_ddprism.diffusion.learning.em.EMState`
-        What had been learned.
-    """
-    mixtures = {
-        source: GaussianMixture(
-            **{name: torch.tensor(array, device=device) for name, array in arrays.items()}
-        )
-        for source, arrays in tree.get("mixtures", {}).items()
-    }
-    denoisers = {}
-    for source, arrays in tree["denoisers"].items():
-        weights = {name: torch.tensor(array) for name, array in arrays.items()}
-        data_scale = float(weights["data_scale"])
-        denoisers[source] = make_denoiser(source, data_scale, mixtures.get(source))
-        denoisers[source].load_state_dict(weights)
-        denoisers[source].requires_grad_(False)
-    posteriors = {}
-    for saved in tree.get("posteriors", []):
-        weights = {name: torch.tensor(array) for name, array in saved["weights"].items()}
-        posterior = make_posterior(tuple(saved["sources"]), float(weights["data_scale"]))
-        posterior.load_state_dict(weights)
-        posteriors[tuple(saved["sources"])] = posterior.requires_grad_(False)
-    history = dict(tree["history"])
-    return EMState(
-        gaussians={
-            source: GaussianPrior(
-                **{name: torch.tensor(array, device=device) for name, array in arrays.items()}
-            )
-            for source, arrays in tree["gaussians"].items()
-        },
-        mixtures=mixtures,
-        sigma_max={source: float(top) for source, top in tree["sigma_max"].items()},
-        denoisers=denoisers,
-        posteriors=posteriors,
-        stage=int(tree["stage"]),
-        iteration=int(tree["iteration"]),
-        draws={
-            view: Draws(
-                *(torch.tensor(arrays[name]) for name in ("x", "chi2", "good")),
-                n_redrawn=int(arrays["n_redrawn"]),
-            )
-            for view, arrays in tree["draws"].items()
-        },
-        samples={source: torch.tensor(x) for source, x in tree["samples"].items()},
-        history=[
-            dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)
-        ],
-    )
-
-
-def _array(tensor):
-    return tensor.detach().cpu().numpy()

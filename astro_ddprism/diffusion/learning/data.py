@@ -7,9 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .symmetries import random_transform
+from ...errors import InputError
+from .symmetries import random_transform, random_transform_about_pixel
+from .templates import symmetric_templates
 
-__all__ = ["images", "simulate"]
+__all__ = ["Simulations", "data_scale", "images", "simulate"]
 
 # Quantiles of flux that are the faintest and the brightest, and the width of a bin of log flux.
 FAINTEST, BRIGHTEST, FLUX_BIN = 0.05, 0.95, 0.35
@@ -112,3 +114,120 @@ def simulate(batch, sources: dict[str, Tensor]):
     light = sum(operator(sources[source]) for source, operator in batch.mixing.items())
     noise = batch.noise.at(light).colour(torch.randn_like(light))
     return replace(batch, y=torch.where(batch.noise.valid, light + noise, 0.0))
+
+
+class Simulations:
+    """Sources drawn from their priors, and what would be observed of them.
+
+    Parameters
+    ----------
+    samples : dict of str to torch.Tensor
+        Draws of each source of the views, of shape ``(N, *shape)``, in the views' order.
+    loaders : sequence of Loader
+        The observations of the views, whose operators and noise are used.
+    symmetries : dict of str to tuple of str
+        Symmetries of the sources.
+    schedule : azula.noise.VESchedule
+        The noise schedule of joint chains of the sources.
+    learning : sequence of str
+        The sources that are being learned.
+    light : callable
+        Called with one of these; returns all light of the views that hold it.
+
+    Attributes
+    ----------
+    source_shapes : dict of str to tuple of int
+    """
+
+    def __init__(self, samples, loaders, *, symmetries, schedule, learning, light):
+        self.samples = samples
+        self.source_shapes = {source: tuple(x.shape[1:]) for source, x in samples.items()}
+        self.schedule = schedule
+        self._loaders = loaders
+        self._symmetries = symmetries
+        self._learning, self._light = learning, light
+
+    @property
+    def data_scale(self) -> float:
+        """The largest typical root mean square of a source."""
+        return max(data_scale(x) for x in self.samples.values())
+
+    def of_templates(self, templates, *, all_light: bool) -> "Simulations":
+        """The same with the symmetric parts of some sources in place of their draws.
+
+        Parameters
+        ----------
+        templates : sequence of str
+            The sources; those that are not being learned stay as they are.
+        all_light : bool
+            Whether to take all light of the views instead of the draws of the source.
+
+        Returns
+        -------
+        Simulations
+
+        Raises
+        ------
+        InputError
+            If no image of such a source is symmetric.
+        """
+        samples = dict(self.samples)
+        for source in set(templates) & set(self._learning) & set(samples):
+            found = symmetric_templates(self._light(source) if all_light else samples[source])
+            if not len(found):
+                raise InputError(
+                    f"templates: found no image of the source {source!r} that is symmetric about "
+                    "its centre, expected some; leave it out of the templates"
+                )
+            samples[source] = found
+        return Simulations(
+            samples,
+            self._loaders,
+            symmetries=self._symmetries,
+            schedule=self.schedule,
+            learning=self._learning,
+            light=self._light,
+        )
+
+    def draws(self, flux_factors, templates):
+        """Training data of a joint posterior.
+
+        Parameters
+        ----------
+        flux_factors : dict of str to tuple of float
+            Ranges of factors of the sources whose fluxes shall be equally frequent.
+        templates : sequence of str
+            Sources that lie at the pixel of their position.
+
+        Returns
+        -------
+        callable
+            Called with a number of images; returns joint vectors ``(B, D)``, and the
+            `~astro_ddprism.diffusion.observation.JointObservation` of them.
+        """
+        device = self._loaders[0].device
+        priors = {
+            source: images(
+                x,
+                self._symmetries[source],
+                device,
+                flux_factors.get(source),
+                random_transform_about_pixel if source in templates else random_transform,
+            )
+            for source, x in self.samples.items()
+        }
+        rows = torch.tensor([float(len(loader)) for loader in self._loaders])
+
+        def draw(n):
+            x = {source: prior(n)[0] for source, prior in priors.items()}
+            loader = self._loaders[int(torch.multinomial(rows, 1))]
+            index = torch.randint(len(loader), (n,)).numpy()
+            observation = loader.observe(index, lambda batch: simulate(batch, x))
+            return observation.join(list(x.values())), observation
+
+        return draw
+
+
+def data_scale(samples: Tensor) -> float:
+    """Root mean square of a bright image, brighter than nine of ten."""
+    return float(samples.flatten(1).square().mean(dim=1).sqrt().quantile(0.9))

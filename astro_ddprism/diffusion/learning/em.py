@@ -28,29 +28,18 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..posteriors.amortized import AmortizedPosterior
-from ..posteriors.components import Designed
-from ..priors.denoiser import SourceDenoiser
-from ..priors.gaussian import GaussianPrior
-from ..priors.mixture import GaussianMixture
+from ..posteriors.base import Priors
+from ..priors.build import build_denoiser
 from ..random import Rows, seeded
-from ..sampling.chains import Draws
-from .data import images
-from .growth import MixtureWarmStart, is_small
+from ..sampling.chains import Draws, draw_sources
+from .data import Simulations, data_scale, images
 from .stages import Stage, plan_stages
-from .symmetries import random_transform, random_transform_about_pixel
-from .templates import symmetric_templates
-from .training import train
-from .warmstart import GaussianWarmStart
 
 # What random numbers are for; the last part of a seed.
 _WARM_START, _NETWORKS, _E_STEP, _M_STEP, _POSTERIORS = range(5)
 
 # Draws of a source of an earlier stage that are kept, for later stages to begin from.
 N_KEPT = 8192
-
-# Noise that outweighs a source, in units of the root mean square of its prior.
-_OUTWEIGHING = 10
 
 
 @dataclass
@@ -59,16 +48,8 @@ class EMState:
 
     Attributes
     ----------
-    gaussians : dict of str to GaussianPrior
-        The warm start's priors.
-    mixtures : dict of str to GaussianMixture
-        The warm start's priors of small sources, whose moments are in ``gaussians``.
-    sigma_max : dict of str to float
-        The tops of their noise schedules, where noise outweighs them.
-    denoisers : dict of str to SourceDenoiser
-        The diffusion priors.
-    posteriors : dict of tuple of str to AmortizedPosterior
-        Denoisers of the joint posterior, by the sources of the views that they are for.
+    priors : Priors
+        What has been learned.
     stage, iteration : int
         The EM iteration that comes next.
     draws : dict of str to Draws
@@ -79,11 +60,7 @@ class EMState:
         One row for each EM iteration and source that was trained in it.
     """
 
-    gaussians: dict[str, GaussianPrior] = field(default_factory=dict)
-    mixtures: dict[str, GaussianMixture] = field(default_factory=dict)
-    sigma_max: dict[str, float] = field(default_factory=dict)
-    denoisers: dict[str, SourceDenoiser] = field(default_factory=dict)
-    posteriors: dict[tuple[str, ...], AmortizedPosterior] = field(default_factory=dict)
+    priors: Priors
     stage: int = 0
     iteration: int = 0
     draws: dict[str, Draws] = field(default_factory=dict)
@@ -96,56 +73,47 @@ class ExpectationMaximization:
 
     Parameters
     ----------
-    views : mapping of str to `~astro_ddprism.views.view.View`
-        The observations.
-    make_sampler : callable
-        Called with denoisers, Gaussian priors, mixtures and amortized posteriors; returns a
-        `~astro_ddprism.diffusion.sampling.chains.JointSampler`.
-    make_denoiser : callable
-        Called with the name of a source, its data scale and its mixture or None; returns an
-        untrained denoiser on its device.
-    amortizes : callable
-        Called with the sources of a view; returns whether their joint posterior is to be amortized.
-    make_posterior : callable
-        Called with names of sources and their data scale; returns an untrained `AmortizedPosterior`
-        on its device.
-    source_shapes : dict of str to tuple of int
-        Shapes of the sources.
+    loaders : mapping of str to `~astro_ddprism.diffusion.observation.Loader`
+        The observations of the views.
     symmetries : dict of str to tuple of str
         Symmetries of the sources.
-    settings : mapping
-        The numbers of the fit; see `~astro_ddprism.DiffusionSourceSeparator`.
-    device : torch.device
-        Where to compute.
+    posterior : `~astro_ddprism.diffusion.posteriors.base.PosteriorMethod`
+        How draws are made.
+    warm_start : `~astro_ddprism.diffusion.learning.warmstart.WarmStart`
+        How stages begin.
+    trainer : `~astro_ddprism.diffusion.learning.training.Trainer`
+        Trains networks.
+    chains : `~astro_ddprism.diffusion.sampling.chains.Chains`
+        How chains run.
+    n_em_iterations : dict of str to int
+        For each source, EM iterations after the one that trains on the warm start; a stage of
+        several has the most of theirs.
+    seed : int
+        Of all random numbers.
     track : callable
         Called with an iterable and a description; returns the iterable in a progress bar.
     """
 
     def __init__(
-        self,
-        views,
-        *,
-        make_sampler,
-        make_denoiser,
-        amortizes,
-        make_posterior,
-        source_shapes,
-        symmetries,
-        settings,
-        device,
-        track,
-    ):
-        self.views = views
-        self.make_sampler = make_sampler
-        self.make_denoiser = make_denoiser
-        self.amortizes = amortizes
-        self.make_posterior = make_posterior
-        self.source_shapes = source_shapes
+        self, loaders, *, symmetries, posterior, warm_start, trainer, chains,
+        n_em_iterations, seed, track,
+    ):  # fmt: skip
+        self.loaders = loaders
         self.symmetries = symmetries
-        self.settings = settings
-        self.device = device
+        self.posterior = posterior
+        self.warm_start = warm_start
+        self.trainer = trainer
+        self.chains = chains
+        self.n_em_iterations = n_em_iterations
+        self.seed = seed
         self.track = track
-        self.stages = plan_stages({name: view.sources for name, view in views.items()})
+        self.execution = trainer.execution
+        self.source_shapes = {
+            source: shape
+            for loader in loaders.values()
+            for source, shape in loader.source_shapes.items()
+        }
+        self.stages = plan_stages({name: loader.sources for name, loader in loaders.items()})
 
     def run(self, state: EMState):
         """Go through all EM iterations that ``state`` has not seen.
@@ -163,7 +131,7 @@ class ExpectationMaximization:
         while state.stage < len(self.stages):
             stage = self.stages[state.stage]
             if state.iteration == 0:
-                if set(stage.sources) <= set(state.denoisers):
+                if set(stage.sources) <= set(state.priors.denoisers):
                     state.iteration = 1  # the fit starts from priors, and needs no warm start
                 else:
                     self._warm_start(stage, state)
@@ -173,238 +141,154 @@ class ExpectationMaximization:
             losses = self._maximize(stage, state)
             self._record(stage, state, losses, drawn - started, time.perf_counter() - drawn)
             state.iteration += 1
-            if state.iteration > self.settings["n_em_iterations"]:
+            if state.iteration > self._last(stage):
                 for source in stage.sources:
                     samples = self._samples(stage, state, source)
                     state.samples[source] = samples[:: -(-len(samples) // N_KEPT)].flatten(1)
                 state.stage, state.iteration, state.draws = state.stage + 1, 0, {}
             yield state
 
+    def _last(self, stage: Stage) -> int:
+        """The last EM iteration of a stage."""
+        return max(self.n_em_iterations[source] for source in stage.sources)
+
     def _seeded(self, state: EMState, purpose: int):
-        entropy = (self.settings["seed"], state.stage, state.iteration, purpose)
-        return seeded(*entropy, device=self.device)
+        entropy = (self.seed, state.stage, state.iteration, purpose)
+        return seeded(*entropy, device=self.execution.torch_device)
 
     def _rows(self, state: EMState, purpose: int, name: str) -> Rows:
         """Random numbers of every observation of a view."""
-        entropy = (self.settings["seed"], state.stage, state.iteration, purpose, name)
-        return Rows.of(*entropy, ids=self.views[name].ids, device=self.device)
+        entropy = (self.seed, state.stage, state.iteration, purpose, name)
+        ids = self.loaders[name].ids
+        return Rows.of(*entropy, ids=ids, device=self.execution.torch_device)
 
     def _title(self, stage: Stage, state: EMState, step: str) -> str:
-        of_all = f"{state.iteration}/{self.settings['n_em_iterations']}"
-        return f"{', '.join(stage.sources)} {step} {of_all}"
+        return f"{', '.join(stage.sources)} {step} {state.iteration}/{self._last(stage)}"
 
     def _warm_start(self, stage: Stage, state: EMState):
-        held = {source for name in stage.views for source in self.views[name].sources}
-        small = all(is_small(self.views[name]) for name in stage.views) and (
-            held <= set(stage.sources) | set(state.mixtures)
-        )
         with self._seeded(state, _WARM_START), torch.no_grad():
-            if small:
-                self._grow_mixtures(stage, state)
-            else:
-                self._fit_gaussians(stage, state)
-        for source in stage.sources:
-            outweighing = _OUTWEIGHING * state.gaussians[source].rms
-            state.sigma_max[source] = max(float(self.settings["sigma_max"]), outweighing)
-
-    def _batches(self, name: str):
-        """The whitened observations of a view, a batch at a time, and which they are."""
-        sampler = self.make_sampler({}, {}, {}, {})
-        view, size = self.views[name], self.settings["batch_size"]
-        for i in range(0, len(view), size):
-            index = np.arange(i, min(i + size, len(view)))
-            yield sampler.observe(view, index), index
-
-    def _grow_mixtures(self, stage: Stage, state: EMState):
-        warm_start = MixtureWarmStart(
-            state.mixtures,
-            {source: int(np.prod(self.source_shapes[source])) for source in stage.sources},
-            n_components=self.settings["warm_start_components"],
-            floor=self.settings["sigma_min"],
-        )
-        views = [
-            Designed.gather(observation for observation, _ in self._batches(name))
-            for name in stage.views
-        ]
-        for _ in self.track(warm_start.fit(views), f"{', '.join(stage.sources)} warm start"):
-            pass
-        state.mixtures |= warm_start.mixtures
-        state.gaussians |= {
-            source: mixture.gaussian().to(dtype=torch.float32)
-            for source, mixture in warm_start.mixtures.items()
-        }
-
-    def _fit_gaussians(self, stage: Stage, state: EMState):
-        settings = self.settings
-        key = "warm_start_rank_new" if state.gaussians else "warm_start_rank"
-        warm_start = GaussianWarmStart(
-            state.gaussians,
-            {source: self.source_shapes[source] for source in stage.sources},
-            symmetries=self.symmetries,
-            ranks=dict.fromkeys(stage.sources, settings[key]),
-            known_samples=state.samples,
-        )
-
-        def batches():
-            for name in stage.views:
-                rows = self._rows(state, _WARM_START, name)
-                for observation, index in self._batches(name):
-                    yield observation, rows[index]
-
-        n = settings["warm_start_iterations"]
-        title = f"{', '.join(stage.sources)} warm start"
-        for _ in self.track(warm_start.fit(batches, n), title, total=n):
-            pass
-        state.gaussians |= warm_start.priors
+            self.warm_start.fit(
+                {name: self.loaders[name] for name in stage.views},
+                {source: self.source_shapes[source] for source in stage.sources},
+                state.priors,
+                symmetries=self.symmetries,
+                samples=state.samples,
+                rows={name: self._rows(state, _WARM_START, name) for name in stage.views},
+                batch_size=self.execution.n_at_a_time,
+                track=lambda steps, total: self.track(
+                    steps, f"{', '.join(stage.sources)} warm start", total=total
+                ),
+            )
 
     def _expect(self, stage: Stage, state: EMState):
-        sampler = self.make_sampler(
-            state.denoisers, state.gaussians, state.mixtures, state.posteriors
-        )
-        for network in (*state.denoisers.values(), *state.posteriors.values()):
+        for network in (*state.priors.denoisers.values(), *state.priors.learned.values()):
             network.requires_grad_(False)
         for name in stage.views:
-            view = self.views[name]
-            # Mixtures draw anew: their draws know every branch, a chain only its own.
-            previous = None if sampler.has_mixtures(view) else state.draws.get(name)
+            loader = self.loaders[name]
+            method = self.posterior.method_for(loader.source_shapes)
+            previous = state.draws.get(name)
+            if not method.continues(state.priors, loader.sources):
+                previous = None
             title = self._title(stage, state, "E-step")
-            state.draws[name] = sampler.draw(
-                view,
-                np.arange(len(view)),
-                lambda batches, title=title: self.track(batches, title),
-                rows=self._rows(state, _E_STEP, name),
+            state.draws[name] = draw_sources(
+                method,
+                state.priors,
+                loader,
+                np.arange(len(loader)),
+                self._rows(state, _E_STEP, name),
+                chains=self.chains,
+                batch_size=self.execution.n_at_a_time,
+                track=lambda batches, title=title: self.track(batches, title),
                 first=None if previous is None else previous.x,
-                start=self.settings["chain_start"],
             )
             if not state.draws[name].good.any():
                 raise InputError(
-                    f"view {name!r}: all {len(view)} chains contradict their observations, "
+                    f"view {name!r}: all {len(loader)} chains contradict their observations, "
                     "expected data that its variance and mixing can explain"
                 )
 
     def _maximize(self, stage: Stage, state: EMState) -> dict[str, float]:
-        held = dict.fromkeys(self.views[name].sources for name in stage.views)
-        amortized = [sources for sources in held if self.amortizes(sources)]
+        held = dict.fromkeys(self.loaders[name].sources for name in stage.views)
+        learning = {sources: self._method(sources) for sources in held}
+        learning = {sources: method for sources, method in learning.items() if method.learns}
         losses = {}
-        for sources in amortized:
-            losses |= dict.fromkeys(sources, self._maximize_posterior(stage, state, sources))
+        for sources, method in learning.items():
+            losses |= dict.fromkeys(sources, self._train_method(stage, state, sources, method))
         # Until the last iteration nothing but the chains of other views asks for the priors.
-        last = state.iteration == self.settings["n_em_iterations"]
-        asking = {source for sources in held if sources not in amortized for source in sources}
+        last = state.iteration == self._last(stage)
+        asking = {source for sources in held if sources not in learning for source in sources}
         for source in stage.sources:
             if last or source in asking:
-                losses[source] = self._maximize_prior(stage, state, source)
+                losses[source] = self._train_prior(stage, state, source)
         return losses
 
-    def _maximize_prior(self, stage: Stage, state: EMState, source: str) -> float:
-        settings = self.settings
+    def _method(self, sources):
+        return self.posterior.method_for({s: self.source_shapes[s] for s in sources})
+
+    def _train_prior(self, stage: Stage, state: EMState, source: str) -> float:
         samples = self._samples(stage, state, source)
-        first = source not in state.denoisers
+        priors, first = state.priors, source not in state.priors.denoisers
         if first:
             with self._seeded(state, _NETWORKS):
-                state.denoisers[source] = self.make_denoiser(
-                    source, _data_scale(samples), state.mixtures.get(source)
-                )
-        state.denoisers[source].requires_grad_(True)
+                priors.denoisers[source] = build_denoiser(
+                    priors.networks[source],
+                    self.source_shapes[source],
+                    priors.schedule(source),
+                    data_scale(samples),
+                    priors.mixtures.get(source),
+                ).to(self.execution.torch_device)
+        priors.denoisers[source].requires_grad_(True)
         with self._seeded(state, _M_STEP):
-            return self._train(
-                state.denoisers[source],
-                images(samples, self.symmetries[source], self.device),
-                settings["n_first_images" if first else "n_images"],
+            return self.trainer.titled(
                 self._title(stage, state, "M-step"),
                 f"the source {source!r}, EM iteration {state.iteration}",
+            ).train(
+                priors.denoisers[source],
+                images(samples, self.symmetries[source], self.execution.torch_device),
+                self.trainer.n_images(first=first),
             )
 
-    def _maximize_posterior(self, stage: Stage, state: EMState, sources) -> float:
-        """Train the joint posterior of some sources."""
-        settings = self.settings
+    def _train_method(self, stage: Stage, state: EMState, sources, method) -> float:
+        """Let a posterior method learn what it needs for views of some sources."""
+        priors, views = state.priors, [self.loaders[name] for name in stage.views]
         samples = {
             source: self._samples(stage, state, source)
             if source in stage.sources
             else state.samples[source].unflatten(1, self.source_shapes[source])
             for source in sources
         }
-        first = sources not in state.posteriors
-        for source in set(settings["templates"]) & set(stage.sources) & set(sources):
-            light = self._light(stage, state, source) if first else samples[source]
-            samples[source] = self._templates(source, light)
+        simulations = Simulations(
+            samples,
+            [loader for loader in views if loader.sources == sources],
+            symmetries=self.symmetries,
+            schedule=priors.schedule(*sources),
+            learning=stage.sources,
+            light=lambda source: self._light(stage, state, source),
+        )
+        trainer = self.trainer.titled(
+            self._title(stage, state, "posterior M-step"),
+            f"the posterior of {', '.join(sources)}, EM iteration {state.iteration}",
+        )
         with self._seeded(state, _POSTERIORS):
-            if first:
-                scale = max(_data_scale(x) for x in samples.values())
-                state.posteriors[sources] = self.make_posterior(sources, scale)
-            state.posteriors[sources].requires_grad_(True).start_training()
-            views = [self.views[name] for name in stage.views]
-            return self._train(
-                state.posteriors[sources],
-                self._simulations(samples, [v for v in views if v.sources == sources]),
-                settings["n_posterior_images"] // (1 if first else 3),
-                self._title(stage, state, "posterior M-step"),
-                f"the posterior of {', '.join(sources)}, EM iteration {state.iteration}",
-            )
+            learned = priors.learned.get(sources)
+            priors.learned[sources], loss = method.train(learned, simulations, trainer)
+        return loss
 
     def _light(self, stage: Stage, state: EMState, source: str) -> Tensor:
         """All light of the draws of the views that hold a source."""
         parts = []
         for name in stage.views:
-            draws, held = state.draws[name], self.views[name].sources
+            draws, held = state.draws[name], self.loaders[name].sources
             if source in held:
                 x = draws.x[draws.good].unflatten(1, (len(held), *self.source_shapes[source]))
                 parts.append(x.sum(dim=1))
         return torch.cat(parts)
 
-    def _templates(self, source: str, light: Tensor) -> Tensor:
-        """Symmetric parts of images."""
-        templates = symmetric_templates(light)
-        if not len(templates):
-            raise InputError(
-                f"templates: found no image of the source {source!r} that is symmetric about its "
-                "centre, expected some; leave it out of the templates"
-            )
-        return templates
-
-    def _simulations(self, samples, views):
-        """Sources drawn at random, and what would be observed of them."""
-        sampler = self.make_sampler({}, {}, {}, {})
-        factors, templates = self.settings["flux_factors"], self.settings["templates"]
-        priors = [
-            images(
-                x,
-                self.symmetries[source],
-                self.device,
-                factors.get(source),
-                random_transform_about_pixel if source in templates else random_transform,
-            )
-            for source, x in samples.items()
-        ]
-        rows = torch.tensor([float(len(view)) for view in views])
-
-        def draw(n):
-            x = {source: prior(n)[0] for source, prior in zip(samples, priors, strict=True)}
-            view = views[int(torch.multinomial(rows, 1))]
-            index = torch.randint(len(view), (n,)).numpy()
-            observation = sampler.simulate(view, index, x)
-            return observation.join(list(x.values())), observation
-
-        return draw
-
-    def _train(self, network, draw, n_images: int, title: str, label: str) -> float:
-        settings = self.settings
-        return train(
-            network,
-            draw,
-            n_images=n_images,
-            batch_size=settings["train_batch_size"],
-            learning_rate=settings["learning_rate"],
-            precision=getattr(torch, settings["precision"]),
-            track=lambda steps: self.track(steps, title),
-            label=label,
-        )
-
     def _samples(self, stage: Stage, state: EMState, source: str):
         """Draws of one source from all views of the stage that hold it, without failed chains."""
         parts = []
         for name in stage.views:
-            draws, held = state.draws[name], self.views[name].sources
+            draws, held = state.draws[name], self.loaders[name].sources
             if source in held:
                 sizes = [int(np.prod(self.source_shapes[s])) for s in held]
                 part = draws.x[draws.good].split(sizes, dim=1)[held.index(source)]
@@ -432,8 +316,3 @@ class ExpectationMaximization:
                     "m_step_time": m_time,
                 }
             )
-
-
-def _data_scale(samples) -> float:
-    """Root mean square of a bright image, brighter than nine of ten."""
-    return float(samples.flatten(1).square().mean(dim=1).sqrt().quantile(0.9))

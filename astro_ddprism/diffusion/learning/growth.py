@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..posteriors.components import Designed
-from ..priors.mixture import GaussianMixture
+from ..priors.mixture import GaussianMixture, have_few_features
 
 __all__ = ["MixtureWarmStart", "is_small"]
 
@@ -41,24 +41,21 @@ _MAX_ITERATIONS = 16
 _HELD_OUT = 10
 #: Observations that are worked on at a time.
 _BATCH = 4096
-#: Most features of a source, and most numbers of an observation, for which a mixture is learned.
-_MAX_FEATURES, _MAX_OBSERVED = 32, 16
+#: Most numbers of an observation for which a mixture is learned.
+_MAX_OBSERVED = 16
 #: Fewest observations for each component.
 _MIN_PER_COMPONENT = 16
 
 
-def is_small(view) -> bool:
+def is_small(loader) -> bool:
     """Whether the sources of a view are vectors small enough for mixtures of Gaussians.
 
     Parameters
     ----------
-    view : `~astro_ddprism.views.view.View`
-        The view.
+    loader : `~astro_ddprism.diffusion.observation.Loader`
+        The observations of the view.
     """
-    n_observed = sum(image.data[0].size for image in view.images.values())
-    return n_observed <= _MAX_OBSERVED and all(
-        len(shape) == 1 and shape[0] <= _MAX_FEATURES for shape in view.source_shapes.values()
-    )
+    return loader.n_observed <= _MAX_OBSERVED and have_few_features(loader.source_shapes)
 
 
 class MixtureWarmStart:

@@ -4,13 +4,53 @@ A galaxy looks no different turned by a right angle or mirrored, and neither doe
 that holds, every drawn image stands for up to eight, and a covariance has a smaller error.
 """
 
-__all__ = ["SYMMETRIES", "orbit", "random_transform", "random_transform_about_pixel"]
+__all__ = [
+    "SYMMETRIES",
+    "orbit",
+    "random_transform",
+    "random_transform_about_pixel",
+    "symmetries_of",
+]
 
 import torch
 from torch import Tensor, nn
 
+from ...errors import InputError
+
 #: Known symmetries of images, and the transformations of the last two axes that each generates.
 SYMMETRIES = ("rotations", "flips")
+
+
+def symmetries_of(chosen, source_shapes) -> dict[str, tuple[str, ...]]:
+    """Symmetries of sources; those of square images where the user does not tell.
+
+    Parameters
+    ----------
+    chosen : dict of str to tuple of str, or None
+        Symmetries of some sources.
+    source_shapes : dict of str to tuple of int
+        All sources, and their shapes.
+
+    Returns
+    -------
+    symmetries : dict of str to tuple of str
+
+    Raises
+    ------
+    InputError
+        If there are any of a source that is no square image.
+    """
+    symmetries = {}
+    for source, shape in source_shapes.items():
+        square = len(shape) == 3 and shape[-1] == shape[-2]
+        own = (chosen or {}).get(source, SYMMETRIES if square else ())
+        if own and not square:
+            raise InputError(
+                f"symmetries[{source!r}]: {list(own)} of a source of shape {shape}; "
+                "expected a square image"
+            )
+        symmetries[source] = tuple(own)
+    return symmetries
 
 
 def _group(symmetries: tuple[str, ...]) -> list[tuple[int, bool]]:

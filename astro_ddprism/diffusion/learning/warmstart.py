@@ -19,18 +19,130 @@ is therefore paired with a :math:`b_0` at random, and both enter with the weight
 :math:`1 / (\|b\|^2 + \|b_0\|^2)`: a bright neighbour counts as little in the one as in the other.
 """
 
-__all__ = ["GaussianWarmStart"]
+__all__ = ["WARM_STARTS", "GaussianWarmStart", "WarmStart"]
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ...registry import Part, Registry, option
 from ..observation import JointObservation
+from ..posteriors.components import Designed
 from ..posteriors.latent import LatentPosterior, latent_posterior
 from ..priors.gaussian import GaussianPrior, has_scales
 from ..random import Rows
+from .growth import MixtureWarmStart, is_small
 from .symmetries import orbit
+
+#: Warm starts by name.
+WARM_STARTS = Registry("warm start", "astro_ddprism.warm_starts")
+
+
+@WARM_STARTS.register("gaussian")
+@dataclass(frozen=True)
+class WarmStart(Part):
+    """Priors of new sources from closed-form EM: Gaussian ones, or mixtures of Gaussians.
+
+    Sources of a few numbers get mixtures (`~astro_ddprism.diffusion.learning.growth`), all others
+    Gaussian scale mixtures in a subspace.
+
+    Parameters
+    ----------
+    rank, rank_new : int
+        Latent dimensions of Gaussian priors: in the first stage, and of sources that are learned
+        beside known ones.
+    iterations : int
+        EM iterations of Gaussian priors.
+    components : int
+        Most components of a mixture.
+    """
+
+    registry = WARM_STARTS
+
+    rank: int = option(64, least=1)
+    rank_new: int = option(6, least=1)
+    iterations: int = option(4, least=0)
+    components: int = option(128, least=1)
+
+    def fit(self, loaders, shapes, priors, *, symmetries, samples, rows, batch_size, track):
+        """Learn the priors of the new sources of a stage.
+
+        Parameters
+        ----------
+        loaders : dict of str to `~astro_ddprism.diffusion.observation.Loader`
+            The observations of the views.
+        shapes : dict of str to tuple of int
+            The new sources, and their shapes.
+        priors : `~astro_ddprism.diffusion.posteriors.base.Priors`
+            Those of sources that are known; the new ones are added to it.
+        symmetries : dict of str to tuple of str
+            Symmetries of the sources.
+        samples : dict of str to torch.Tensor
+            Draws of the known sources, each of shape ``(N, D_source)``.
+        rows : dict of str to Rows
+            Random numbers of every observation of a view.
+        batch_size : int
+            Observations at a time.
+        track : callable
+            Called with an iterable and its length or None; returns the iterable in a progress bar.
+        """
+        known = {*shapes, *priors.mixtures}
+        if all(is_small(loader) and set(loader.sources) <= known for loader in loaders.values()):
+            self._grow_mixtures(loaders, shapes, priors, batch_size, track)
+        else:
+            self._fit_gaussians(
+                loaders, shapes, priors, symmetries, samples, rows, batch_size, track
+            )
+        for source in shapes:
+            priors.sigma_max[source] = priors.noise.top(priors.gaussians[source].rms)
+
+    def _grow_mixtures(self, loaders, shapes, priors, batch_size, track):
+        warm_start = MixtureWarmStart(
+            priors.mixtures,
+            {source: math.prod(shape) for source, shape in shapes.items()},
+            n_components=self.components,
+            floor=priors.noise.sigma_min,
+        )
+        views = [
+            Designed.gather(observation for observation, _ in _batches(loader, batch_size))
+            for loader in loaders.values()
+        ]
+        for _ in track(warm_start.fit(views), None):
+            pass
+        priors.mixtures |= warm_start.mixtures
+        priors.gaussians |= {
+            source: mixture.gaussian().to(dtype=torch.float32)
+            for source, mixture in warm_start.mixtures.items()
+        }
+
+    def _fit_gaussians(self, loaders, shapes, priors, symmetries, samples, rows, batch_size, track):
+        rank = self.rank_new if priors.gaussians else self.rank
+        warm_start = GaussianWarmStart(
+            priors.gaussians,
+            shapes,
+            symmetries=symmetries,
+            ranks=dict.fromkeys(shapes, rank),
+            known_samples=samples,
+        )
+
+        def batches():
+            for name, loader in loaders.items():
+                for observation, index in _batches(loader, batch_size):
+                    yield observation, rows[name][index]
+
+        for _ in track(warm_start.fit(batches, self.iterations), self.iterations):
+            pass
+        priors.gaussians |= warm_start.priors
+
+
+def _batches(loader, size: int):
+    """All observations of a view, a batch at a time, and which they are."""
+    for i in range(0, len(loader), size):
+        index = np.arange(i, min(i + size, len(loader)))
+        yield loader.observe(index), index
 
 
 class GaussianWarmStart:

@@ -1,23 +1,25 @@
 """Multilayer perceptrons for sources of a few numbers, with their Jacobian in closed form."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from ...registry import option
 from ..jacobian import linearize
-from .embedding import _noise_embedding
+from .base import NETWORKS, Network
+from .embedding import noise_embedding
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "MLPBackbone"]
 
 
-class MLP(nn.Module):
+@NETWORKS.register("mlp")
+@dataclass(frozen=True)
+class MLP(Network):
     """A residual multilayer perceptron for sources of a few features.
 
     Parameters
     ----------
-    shape : tuple of int
-        Shape of the source, flattened by the network.
-    n_features : int
-        Number of feature maps for each element of the source.
     width : int
         Width of the hidden layers.
     depth : int
@@ -26,15 +28,37 @@ class MLP(nn.Module):
         Features that encode the noise scale.
     """
 
-    def __init__(self, shape, n_features, *, width=256, depth=3, embedding=64):
+    width: int = option(256, least=1)
+    depth: int = option(3, least=1)
+    embedding: int = option(64, least=2)
+
+    def build(self, shape, n_features):  # noqa: D102
+        return MLPBackbone(self, shape, n_features)
+
+
+class MLPBackbone(nn.Module):
+    """The network that an `MLP` describes.
+
+    Parameters
+    ----------
+    options : MLP
+        Its options.
+    shape : tuple of int
+        Shape of the output, which the network flattens.
+    n_features : int
+        Number of feature maps for each element of the output.
+    """
+
+    def __init__(self, options: MLP, shape, n_features: int):
         super().__init__()
+        width = options.width
         size = torch.Size(shape).numel()
         self.shape = tuple(shape)
-        self.embedding = _noise_embedding(embedding)
-        self.first = nn.Linear(n_features * size + embedding, width)
+        self.embedding = noise_embedding(options.embedding)
+        self.first = nn.Linear(n_features * size + options.embedding, width)
         self.hidden = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU())
-            for _ in range(depth)
+            for _ in range(options.depth)
         )
         self.last = nn.Linear(width, size)
 
@@ -55,7 +79,7 @@ class MLP(nn.Module):
 
 @linearize.register
 @torch.no_grad()
-def _(network: MLP, features, log_sigma):
+def _(network: MLPBackbone, features, log_sigma):
     # With n = (h - mean) / rho, the normalized h of D elements, a residual layer h + silu(W n + b)
     # pulls back g to g + W^T q - n (n . W^T q) / D, where q = silu' g / rho. As W n is known,
     # n . W^T q = (W n) . q takes no product of its own.

@@ -54,12 +54,118 @@ from torch import Tensor, nn
 
 from ..observation import JointObservation
 
-__all__ = ["AmortizedPosterior"]
+__all__ = ["Amortized", "AmortizedPosterior"]
+
+from dataclasses import dataclass
+
+from azula.noise import VESchedule
+
+from ...errors import InputError
+from ...registry import option
+from ..networks import Network, UNet
+from ..sampling.samplers import AdamsBashforth, Sampler
+from .base import POSTERIORS, Beginning, PosteriorMethod
+from .moment_matching import MomentMatching
 
 # Pixels on a side of the surroundings that stand in for a masked pixel.
 SURROUNDINGS = 7
 # Bins of time in which the power of true outputs is averaged.
 N_BINS = 16
+
+
+@POSTERIORS.register("amortized")
+@dataclass(frozen=True)
+class Amortized(PosteriorMethod):
+    """One network for the joint posterior of several images that share one pixel grid.
+
+    Parameters
+    ----------
+    network : Network
+        The network.
+    n_images : int
+        Images, repeats included, that it is trained on in its first M-step; later ones take a
+        third.
+    flux_factors : dict of str to tuple of float
+        Sources whose draws are multiplied by factors in this range in training, such that all
+        fluxes are equally frequent: measured fluxes then are not pulled to where most of the
+        population is.
+    templates : tuple of str
+        Sources whose images are centred on them and look much alike turned by half a turn, as
+        galaxies do. They are learned from symmetric parts of their draws, and of all light at
+        first.
+    sampler : Sampler
+        The sampler of its chains, whose steps cost one evaluation of one network.
+    n_steps : int
+        Steps of a chain.
+    n_starts : int
+        Evaluations that find the mean from which chains begin.
+    otherwise : MomentMatching
+        For observations of one source, or of sources of different shapes.
+    """
+
+    network: Network = option(UNet())
+    n_images: int = option(120_000, least=1)
+    flux_factors: dict[str, tuple[float, float]] = option({}, above=0)
+    templates: tuple[str, ...] = ()
+    sampler: Sampler = option(AdamsBashforth())
+    n_steps: int = option(24, least=1)
+    n_starts: int = option(3, least=0)
+    otherwise: MomentMatching = option(MomentMatching())
+
+    def __post_init__(self):
+        super().__post_init__()
+        for source, (low, high) in self.flux_factors.items():
+            if low > high:
+                raise InputError(
+                    f"Amortized.flux_factors[{source!r}]: found {low:g}, {high:g}, expected two "
+                    "numbers in order"
+                )
+
+    def handles(self, source_shapes):  # noqa: D102
+        shapes = set(source_shapes.values())
+        return len(source_shapes) > 1 and len(shapes) == 1 and len(next(iter(shapes))) == 3
+
+    def build(self, source_shapes, data_scale, schedule, execution):  # noqa: D102
+        bands, *size = next(iter(source_shapes.values()))
+        shape = (len(source_shapes) * bands, *size)
+        backbone = self.network.build(shape, AmortizedPosterior.n_features)
+        # Its chains begin far above any light: there is no prior to say where it may be.
+        schedule = VESchedule(float(schedule.sigma_min), 10 * float(schedule.sigma_max))
+        posterior = AmortizedPosterior(backbone, schedule, data_scale, execution.dtype)
+        return posterior.to(execution.torch_device)
+
+    def train(self, learned, simulations, trainer):  # noqa: D102
+        simulations = simulations.of_templates(self.templates, all_light=learned is None)
+        n_images = self.n_images
+        if learned is None:
+            learned = self.build(
+                simulations.source_shapes,
+                simulations.data_scale,
+                simulations.schedule,
+                trainer.execution,
+            )
+        else:
+            n_images = n_images // 3
+        learned.requires_grad_(True).start_training()
+        draw = simulations.draws(self.flux_factors, self.templates)
+        return learned, trainer.train(learned, draw, n_images)
+
+    def denoiser(self, priors, observation):  # noqa: D102
+        return priors.learned[tuple(observation.source_shapes)].given(observation)
+
+    def begin(self, priors, observation, rows, *, start, first=None):
+        """At the top of the noise schedule, about the posterior mean there.
+
+        See `PosteriorMethod.begin`.
+        """
+        begun = super().begin(priors, observation, rows, start=start, first=first)
+        noise, x, time = begun.x, begun.x, torch.ones((), device=begun.x.device)
+        for _ in range(self.n_starts):  # towards the mean, which may be far above the noise
+            x = begun.denoiser(x, time).mean + noise
+        return Beginning(x, 1.0, begun.denoiser)
+
+    def steps(self, chains):  # noqa: ARG002, D102
+        return self.sampler, self.n_steps
 
 
 class AmortizedPosterior(nn.Module):

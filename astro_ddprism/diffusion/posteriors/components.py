@@ -23,10 +23,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..priors.mixture import GaussianMixture, _colour
+from ..observation import JointObservation
+from ..priors.mixture import GaussianMixture, coloured
 from ..random import Rows
 
-__all__ = ["ComponentPosterior", "Designed"]
+__all__ = ["ComponentPosterior", "Designed", "mixture_draws"]
 
 #: Combinations of components that are compared before the first selection.
 _N_ROOTS = 512
@@ -147,7 +148,7 @@ class ComponentPosterior:
             m.covariances[k] for m, k in zip(self.mixtures, chosen.unbind(-1), strict=True)
         ]
         draws = [
-            m.means[k] + _colour(m.covariances, k, rows.normal(n, m.means.shape[1]).to(m.means))
+            m.means[k] + coloured(m.covariances, k, rows.normal(n, m.means.shape[1]).to(m.means))
             for m, k in zip(self.mixtures, chosen.unbind(-1), strict=True)
         ]
         # Perturb and solve: a draw from the components' prior, moved by what it leaves unexplained.
@@ -318,3 +319,30 @@ class Designed:
         """
         priors = [mixtures[source] for source in self.designs]
         return ComponentPosterior(self.y, self.designs.values(), priors)
+
+
+def mixture_draws(mixtures, observation: JointObservation, rows: Rows) -> Tensor:
+    """Exact draws of all sources of a batch of observations.
+
+    Parameters
+    ----------
+    mixtures : mapping of str to GaussianMixture
+        Priors of the sources, and maybe of others.
+    observation : JointObservation
+        The whitened observations.
+    rows : Rows
+        Random numbers of the draws.
+
+    Returns
+    -------
+    torch.Tensor
+        Joint draws, of shape ``(B, D)``.
+    """
+    alone, inverse = observation.distinct
+    posterior = Designed.gather([alone]).posterior(mixtures)[inverse]
+    draws = torch.cat([x[:, 0] for x in posterior.sample(1, rows)], dim=1).float()
+    if observation.depends_on_signal:
+        # Again with the noise that a first draw makes: on its own branch, if there are two.
+        posterior = Designed.gather([observation.at(draws)]).posterior(mixtures)
+        draws = torch.cat([x[:, 0] for x in posterior.sample(1, rows)], dim=1).float()
+    return draws

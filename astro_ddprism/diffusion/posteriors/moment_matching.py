@@ -47,17 +47,77 @@ References
 .. [3] Wedderburn 1974, Biometrika 61, 439 (quasi-likelihood)
 """
 
-__all__ = ["JointPosteriorDenoiser", "prior_moments"]
+__all__ = ["JointPosteriorDenoiser", "MomentMatching", "prior_moments"]
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from azula.denoise import Denoiser, DiracPosterior
 from torch import Tensor, nn
 
+from ...registry import option
 from ..jacobian import linearize
 from ..observation import JointObservation
-from .solvers import Solver
+from .base import POSTERIORS, Beginning, PosteriorMethod
+from .components import mixture_draws
+from .latent import absorb_residual, latent_posterior
+from .solvers import GMRES, Solver
+
+
+@POSTERIORS.register("moment-matching")
+@dataclass(frozen=True)
+class MomentMatching(PosteriorMethod):
+    """Moment matching posterior sampling: the denoisers of all sources and their Jacobians.
+
+    It needs nothing but priors, and serves any sources and operators. Its chains begin from first
+    draws in closed form: under mixtures of Gaussians where all sources have one, else under
+    Gaussian priors, which also stand in for diffusion priors that are not learned yet.
+
+    Parameters
+    ----------
+    solver : Solver
+        The solver of the update that an observation makes.
+    """
+
+    solver: Solver = option(GMRES())
+
+    def approximates(self, priors, sources):  # noqa: D102
+        known = [source in priors.denoisers for source in sources]
+        return all(known) if priors.has_mixtures(sources) else any(known)
+
+    def continues(self, priors, sources):  # noqa: D102
+        # Mixtures draw anew: their draws know every branch, a chain only its own.
+        return not priors.has_mixtures(sources)
+
+    def denoiser(self, priors, observation):  # noqa: D102
+        sources = observation.source_shapes
+        scales = observation.y.new_ones(len(sources), len(observation))
+        return self._denoiser(priors, observation, scales)
+
+    def begin(self, priors, observation, rows, *, start, first=None):
+        """At first draws in closed form, perturbed; see `PosteriorMethod.begin`."""
+        sources = tuple(observation.source_shapes)
+        if priors.has_mixtures(sources):
+            first = mixture_draws(priors.mixtures, observation, rows)
+            scales = first.new_ones(len(sources), len(first))
+        else:
+            alone, inverse = observation.distinct
+            latent = latent_posterior(alone, priors.gaussians)
+            scales = latent.scales[inverse].T
+            if first is None:
+                drawn = torch.cat(latent.sample(rows, inverse), dim=1)
+                first = absorb_residual(observation, drawn, rows)
+        if not self.approximates(priors, sources):
+            return Beginning(first)
+        denoiser = self._denoiser(priors, observation, scales)
+        alpha, sigma = denoiser.schedule(torch.tensor(start, device=first.device))
+        x = alpha * first + sigma * rows.normal(first.shape[1])
+        return Beginning(x, start, denoiser)
+
+    def _denoiser(self, priors, observation, scales):
+        denoisers = priors.on_one_schedule(observation.source_shapes, scales)
+        return JointPosteriorDenoiser(denoisers, observation, self.solver)
 
 
 class JointPosteriorDenoiser(Denoiser):

@@ -20,16 +20,23 @@ __all__ = ["CG", "GMRES", "SOLVERS", "Dense", "Solver"]
 
 import abc
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from ...registry import Part, Registry, option
 from ..observation import JointObservation
 
+#: Solvers by name.
+SOLVERS = Registry("solver", "astro_ddprism.solvers")
 
-class Solver(abc.ABC):
-    """A solver of batches of updates; subclasses are found by their lower-case name."""
+
+class Solver(Part, abc.ABC):
+    """A solver of batches of updates; its options are those of the dataclass."""
+
+    registry = SOLVERS
 
     @abc.abstractmethod
     def bind(self, observation: JointObservation) -> Callable[[Callable, Tensor], Tensor]:
@@ -49,6 +56,8 @@ class Solver(abc.ABC):
         """
 
 
+@SOLVERS.register("gmres")
+@dataclass(frozen=True)
 class GMRES(Solver):
     r"""Generalized minimal residual iterations: one product each.
 
@@ -66,8 +75,7 @@ class GMRES(Solver):
     .. [1] Walker & Zhou 1994, Numerical Linear Algebra with Applications 1, 571 (simpler GMRES)
     """
 
-    def __init__(self, iterations: int = 2):
-        self.iterations = iterations
+    iterations: int = option(2, least=1)
 
     def bind(self, observation):  # noqa: D102
         return partial(self._update, observation)
@@ -89,6 +97,8 @@ class GMRES(Solver):
         return update.to(dtype)
 
 
+@SOLVERS.register("cg")
+@dataclass(frozen=True)
 class CG(Solver):
     """Conjugate gradient iterations, for symmetric positive matrices: one product each.
 
@@ -98,8 +108,7 @@ class CG(Solver):
         Number of iterations.
     """
 
-    def __init__(self, iterations: int = 2):
-        self.iterations = iterations
+    iterations: int = option(2, least=1)
 
     def bind(self, observation):  # noqa: D102
         return partial(self._update, observation)
@@ -116,19 +125,13 @@ class CG(Solver):
         return update.to(dtype)
 
 
+@SOLVERS.register("dense")
+@dataclass(frozen=True)
 class Dense(Solver):
     r"""The exact solution, from the matrix itself: ``M`` products, all at once.
 
     It holds :math:`\tilde A` and :math:`V \tilde A^T`, ``2 M D`` numbers for each observation.
-
-    Parameters
-    ----------
-    iterations : int, optional
-        Not used: an exact solve has none. Accepted so that solvers are interchangeable.
     """
-
-    def __init__(self, iterations: int | None = None):
-        self.iterations = iterations
 
     def bind(self, observation):  # noqa: D102
         y = observation.y
@@ -159,6 +162,3 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def _nonzero(x: Tensor) -> Tensor:
     """The divisor, or 1 where it is zero: there nothing is left to divide."""
     return torch.where(x == 0, 1.0, x)
-
-
-SOLVERS = {cls.__name__.lower(): cls for cls in (GMRES, CG, Dense)}

@@ -10,6 +10,7 @@ to the brightest images and leave the noise of all others in their posterior. Wh
 that kind, all scales are 1 and the model is the plain Gaussian.
 """
 
+import math
 from functools import cached_property
 
 import torch
@@ -20,6 +21,9 @@ from torch import Tensor
 from ..random import Rows
 
 __all__ = ["GaussianPrior", "ScaleMixtureDenoiser", "has_scales"]
+
+# Nodes of the quadrature over scales.
+_N_NODES = 513
 
 
 class GaussianPrior:
@@ -73,6 +77,27 @@ class GaussianPrior:
         """
         e = rows.normal(len(self.mean), dtype=torch.float64)
         return (e @ self._rotation).to(self.mean.dtype)
+
+    def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
+        r"""Log-density of vectors ``(N, D)`` with noise of a scale added, of shape ``(N,)``.
+
+        .. math:: \log \int \mathcal{N}(x \mid \mu, s^2 W W^T + \sigma^2 I) \, p(s) \, ds
+
+        by the trapezoidal rule over the logarithm of the scale: one vector tells its scale to a
+        part of :math:`1 / \sqrt{2 R}`, much better than the prior does.
+        """
+        location, spread = self.log_scale
+        nodes = torch.linspace(-6, 6, _N_NODES if spread else 1).to(x) * bool(spread)
+        scales = (location + spread * nodes).exp()
+        basis, singular, _ = torch.linalg.svd(self.factor, full_matrices=False)
+        residual = (x - self.mean) / sigma
+        along = (residual @ basis).square()
+        gained = (scales[:, None] * singular / sigma).square()  # (nodes, R)
+        # By the determinant lemma, in the R dimensions of W.
+        chi2 = residual.square().sum(dim=1, keepdim=True) - along @ (gained / (1 + gained)).T
+        log_det = gained.log1p().sum(dim=1) + 2 * x.shape[1] * sigma.log()
+        log_prob = -0.5 * (chi2 + log_det + x.shape[1] * math.log(2 * math.pi))
+        return (log_prob + torch.log_softmax(-0.5 * nodes.square(), dim=0)).logsumexp(dim=1)
 
     @cached_property
     def _rotation(self) -> Tensor:

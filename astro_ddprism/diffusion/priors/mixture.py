@@ -15,13 +15,23 @@ import torch
 from azula.denoise import Denoiser, DiracPosterior
 from azula.noise import Schedule
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from ..jacobian import linearize
+from ..random import Rows
 from .denoiser import SourceDenoiser
 from .gaussian import GaussianPrior
 
-__all__ = ["GaussianMixture", "MixtureDenoiser", "MixtureResidualDenoiser"]
+__all__ = [
+    "GaussianMixture",
+    "MixtureDenoiser",
+    "MixtureResidualDenoiser",
+    "coloured",
+    "have_few_features",
+]
 
+#: Most features of a source that has a mixture.
+_MAX_FEATURES = 32
 #: Distance of siblings from their parent, in standard deviations along its longest axis.
 _SPLIT = 0.75
 
@@ -85,10 +95,19 @@ class GaussianMixture:
         values, vectors = torch.linalg.eigh(covariance)
         return GaussianPrior(mean, vectors * values.clip(min=0).sqrt())
 
-    def sample(self, n: int) -> Tensor:
-        """Draw ``n`` vectors, of shape ``(n, D)``."""
-        k = torch.multinomial(self.weights, n, replacement=True)
-        return self.means[k] + _colour(self.covariances, k, torch.randn_like(self.means[k]))
+    def sample(self, rows: Rows) -> Tensor:
+        """Draw a vector for each row, of shape ``(B, D)``."""
+        total = self.weights.cumsum(dim=0)
+        k = torch.searchsorted(total, rows.uniform(1)[:, 0].to(total) * total[-1], right=True)
+        k = k.clip(max=len(self) - 1)
+        noise = rows.normal(self.means.shape[1], dtype=self.means.dtype)
+        return self.means[k] + coloured(self.covariances, k, noise)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of vectors ``(N, D)``, of shape ``(N,)``."""
+        cholesky = torch.linalg.cholesky(self.covariances)
+        components = MultivariateNormal(self.means, scale_tril=cholesky, validate_args=False)
+        return (self.weights.log() + components.log_prob(x[:, None])).logsumexp(dim=1)
 
 
 class MixtureDenoiser(Denoiser):
@@ -240,9 +259,20 @@ def _(denoiser: MixtureResidualDenoiser, x_t, t):
     return skip + out * output, pullback
 
 
-def _colour(covariances: Tensor, k: Tensor, noise: Tensor) -> Tensor:
+def coloured(covariances: Tensor, k: Tensor, noise: Tensor) -> Tensor:
     """Draws from centred Gaussians, one for each number in ``k``, of white ones."""
     values, vectors = torch.linalg.eigh(covariances)
     # The symmetric root: rounding may turn the axes of one that is round.
     factors = (vectors * values.clip(min=0).sqrt()[:, None, :]) @ vectors.mT
     return torch.einsum("...de,...e->...d", factors[k], noise)
+
+
+def have_few_features(source_shapes) -> bool:
+    """Whether all of some sources are vectors small enough for mixtures.
+
+    Parameters
+    ----------
+    source_shapes : dict of str to tuple of int
+        The sources, and their shapes.
+    """
+    return all(len(shape) == 1 and shape[0] <= _MAX_FEATURES for shape in source_shapes.values())

@@ -1,16 +1,20 @@
 """Draws from a prior alone."""
 
+__all__ = ["draw_prior"]
+
 import torch
 from torch import Tensor
 
 from ..random import Rows
-from .samplers import SAMPLERS
+from .chains import Chains
 
-__all__ = ["sample_prior"]
+# Steps of a chain of a prior alone, for each of a posterior's.
+_FINER = 4
 
 
-def sample_prior(
-    denoiser, gaussian, shape, rows: Rows, *, sampler, n_steps, batch_size, track
+@torch.no_grad()
+def draw_prior(
+    denoiser, gaussian, shape, rows: Rows, *, chains: Chains, batch_size: int, track
 ) -> Tensor:
     """Draw a source from its diffusion prior.
 
@@ -21,16 +25,14 @@ def sample_prior(
     ----------
     denoiser : azula.denoise.Denoiser
         The diffusion prior.
-    gaussian : GaussianPrior
+    gaussian : `~astro_ddprism.diffusion.priors.gaussian.GaussianPrior`
         The source's Gaussian prior.
     shape : tuple of int
         Shape of the source.
     rows : Rows
         Random numbers of the draws, on the device of the priors: one row for each of ``N``.
-    sampler : str
-        A name of `SAMPLERS`.
-    n_steps : int
-        Steps of a chain.
+    chains : Chains
+        How chains run.
     batch_size : int
         Chains that run side by side.
     track : callable
@@ -42,12 +44,11 @@ def sample_prior(
         Draws, of shape ``(N, *shape)``, on the CPU.
     """
     _, sigma = denoiser.schedule(torch.ones((), device=gaussian.mean.device))
-    draws = []
+    steps, draws = _FINER * chains.n_steps, []
     for i in track(range(0, len(rows), batch_size)):
         own = rows[i : i + batch_size]
         x = gaussian.sample(own).unflatten(1, shape)
-        run = SAMPLERS[sampler](denoiser, own, steps=n_steps, silent=True)
-        x = run(x + sigma * own.normal(*shape))
-        with torch.no_grad():
-            draws.append(denoiser(x, torch.zeros_like(sigma)).mean.cpu())
+        x = x + sigma * own.normal(*shape)
+        x = chains.sampler.run(denoiser, x, own, start=1.0, steps=steps)
+        draws.append(denoiser(x, torch.zeros_like(sigma)).mean.cpu())
     return torch.cat(draws)

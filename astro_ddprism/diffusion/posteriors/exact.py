@@ -1,0 +1,44 @@
+"""The exact posterior, for sources whose priors are mixtures of Gaussians."""
+
+__all__ = ["ExactMixture"]
+
+from dataclasses import dataclass
+
+from ...errors import InputError
+from ...registry import option
+from ..priors.mixture import have_few_features
+from .base import POSTERIORS, Beginning, PosteriorMethod
+from .components import mixture_draws
+from .moment_matching import MomentMatching
+
+
+@POSTERIORS.register("mixture")
+@dataclass(frozen=True)
+class ExactMixture(PosteriorMethod):
+    """Exact draws under mixtures of Gaussians, those of the warm start; for sources of a few numbers.
+
+    Parameters
+    ----------
+    otherwise : MomentMatching
+        For observations of larger sources.
+    """
+
+    otherwise: MomentMatching = option(MomentMatching())
+
+    def handles(self, source_shapes):  # noqa: D102
+        return have_few_features(source_shapes)
+
+    def approximates(self, priors, sources):  # noqa: ARG002, D102
+        return False
+
+    def denoiser(self, priors, observation):  # noqa: D102
+        return self.otherwise.denoiser(priors, observation)
+
+    def begin(self, priors, observation, rows, *, start, first=None):  # noqa: ARG002, D102
+        missing = [s for s in observation.source_shapes if s not in priors.mixtures]
+        if missing:
+            raise InputError(
+                f"posterior: found no mixture of Gaussians of {', '.join(missing)}, expected one of "
+                "every source: its observations are too large for this method"
+            )
+        return Beginning(mixture_draws(priors.mixtures, observation, rows))

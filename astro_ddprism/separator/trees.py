@@ -1,0 +1,142 @@
+"""Priors and draws as trees of arrays, numbers and names, for files; and back."""
+
+__all__ = ["draws_from_tree", "draws_tree", "priors_from_tree", "priors_tree"]
+
+from dataclasses import fields
+
+import torch
+
+from ..diffusion.networks import Network
+from ..diffusion.posteriors.base import Priors
+from ..diffusion.priors.build import build_denoiser
+from ..diffusion.priors.gaussian import GaussianPrior
+from ..diffusion.priors.mixture import GaussianMixture
+from ..diffusion.sampling.chains import Draws
+
+
+def priors_tree(priors: Priors) -> dict:
+    """Priors as plain arrays in dictionaries, in the precision in which they were computed.
+
+    Parameters
+    ----------
+    priors : Priors
+
+    Returns
+    -------
+    tree : dict
+    """
+    return {
+        "networks": {source: network.to_tree() for source, network in priors.networks.items()},
+        "sigma_max": dict(priors.sigma_max),
+        "gaussians": {
+            source: {name: _array(getattr(prior, name)) for name in ("mean", "factor", "log_scale")}
+            for source, prior in priors.gaussians.items()
+        },
+        "mixtures": {
+            source: {f.name: _array(getattr(mixture, f.name)) for f in fields(mixture)}
+            for source, mixture in priors.mixtures.items()
+        },
+        "denoisers": {source: _weights(network) for source, network in priors.denoisers.items()},
+        "learned": [
+            {"sources": list(sources), "weights": _weights(network)}
+            for sources, network in priors.learned.items()
+        ],
+    }
+
+
+def priors_from_tree(tree, source_shapes, noise, posterior, execution) -> Priors:
+    """Turn a tree that `priors_tree` made back into priors.
+
+    Parameters
+    ----------
+    tree : mapping
+        The tree.
+    source_shapes : dict of str to tuple of int
+        Shapes of the sources.
+    noise : NoiseSchedule
+        The noise schedule where a source does not need more.
+    posterior : PosteriorMethod
+        Builds what it has learned.
+    execution : Execution
+        Where the priors live.
+
+    Returns
+    -------
+    priors : Priors
+    """
+    device = execution.torch_device
+    gaussians, mixtures = (
+        {
+            source: kind(**{k: torch.tensor(array, device=device) for k, array in arrays.items()})
+            for source, arrays in tree.get(name, {}).items()
+        }
+        for name, kind in (("gaussians", GaussianPrior), ("mixtures", GaussianMixture))
+    )
+    priors = Priors(
+        noise,
+        {source: Network.from_tree(network) for source, network in tree["networks"].items()},
+        gaussians,
+        mixtures,
+        {source: float(top) for source, top in tree["sigma_max"].items()},
+    )
+    for source, arrays in tree["denoisers"].items():
+        weights = {name: torch.tensor(array) for name, array in arrays.items()}
+        denoiser = build_denoiser(
+            priors.networks[source],
+            source_shapes[source],
+            priors.schedule(source),
+            float(weights["data_scale"]),
+            mixtures.get(source),
+        ).to(device)
+        denoiser.load_state_dict(weights)
+        priors.denoisers[source] = denoiser.requires_grad_(False)
+    for saved in tree["learned"]:
+        sources = tuple(saved["sources"])
+        shapes = {source: source_shapes[source] for source in sources}
+        weights = {name: torch.tensor(array) for name, array in saved["weights"].items()}
+        learned = posterior.method_for(shapes).build(
+            shapes, float(weights["data_scale"]), priors.schedule(*sources), execution
+        )
+        learned.load_state_dict(weights)
+        priors.learned[sources] = learned.requires_grad_(False)
+    return priors
+
+
+def draws_tree(state, *, empty: bool) -> dict:
+    """The draws that a fit goes on from; ``empty``: of one that has ended."""
+    if empty:
+        return {"draws": {}, "samples": {}}
+    return {
+        "draws": {
+            view: {
+                "x": _array(draws.x),
+                "chi2": _array(draws.chi2),
+                "good": _array(draws.good),
+                "n_redrawn": draws.n_redrawn,
+            }
+            for view, draws in state.draws.items()
+        },
+        "samples": {source: _array(x) for source, x in state.samples.items()},
+    }
+
+
+def draws_from_tree(tree) -> dict:
+    """What `draws_tree` told, by the names of `~astro_ddprism.diffusion.learning.em.EMState`."""
+    return {
+        "draws": {
+            view: Draws(
+                *(torch.tensor(arrays[name]) for name in ("x", "chi2", "good")),
+                n_redrawn=int(arrays["n_redrawn"]),
+            )
+            for view, arrays in tree["draws"].items()
+        },
+        "samples": {source: torch.tensor(x) for source, x in tree["samples"].items()},
+    }
+
+
+def _weights(network) -> dict:
+    return {name: _array(value) for name, value in network.state_dict().items()}
+
+
+def _array(tensor):
+    return tensor.detach().cpu().numpy()
