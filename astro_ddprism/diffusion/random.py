@@ -13,7 +13,7 @@ References
 .. [1] Salmon, Moraes, Dror & Shaw 2011, SC '11, "Parallel random numbers: as easy as 1, 2, 3"
 """
 
-__all__ = ["Rows", "seeded"]
+__all__ = ["Rows", "seeded", "threefry"]
 
 import hashlib
 import math

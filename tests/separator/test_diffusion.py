@@ -10,6 +10,7 @@ from astropy import units as u
 
 from astro_ddprism import DiffusionSourceSeparator, InputError, MultiViewDataset, View
 from astro_ddprism.diffusion.learning import em as em_module
+from astro_ddprism.diffusion.random import Rows
 from astro_ddprism.diffusion.sampling.chains import JointSampler
 from astro_ddprism.io.asdf import read_tree, write_tree
 from astro_ddprism.mixing import (
@@ -231,7 +232,8 @@ def test_curves_are_learned():
     assert len(separator._state.mixtures["a"]) > 4
     posterior = separator.sample(dataset["view"], 1)
     x = posterior.samples["a"].value[0]
-    gaussian = separator._state.gaussians["a"].sample(300).numpy() * separator.noise_scale_
+    rows = Rows.of(1, ids=range(300), device=torch.device("cpu"))
+    gaussian = separator._state.gaussians["a"].sample(rows).numpy() * separator.noise_scale_
     for draws, near in ((x, True), (separator.sample(n_samples=300)["a"].value, True),
                         (gaussian, False)):  # fmt: skip
         off = np.hypot(np.hypot(draws[:, 0], draws[:, 1]) - 10, draws[:, 2])
@@ -352,6 +354,44 @@ def test_samples_do_not_depend_on_what_was_drawn_before(fitted, views):
     before = draws_of(fitted, views["second"])
     fitted.sample(n_samples=3)
     assert_same(draws_of(fitted, views["second"]), before)
+
+
+@pytest.mark.parametrize("posterior", ["fitted_images", "amortized"])
+@pytest.mark.parametrize("candidates", [{}, {"n_candidates": 2, "n_redraws": 2, "max_chi2": 1.0}])
+def test_draws_depend_on_seed_observation_and_sample_alone(posterior, candidates, images, request):
+    """Alone, in batches of any size, in any order and number, on two threads: to 1e-4 of the noise.
+
+    Its ``ids`` say which observation one is.
+    """
+    separator, view = copy.copy(request.getfixturevalue(posterior)), images["galaxy"][:5]
+    vars(separator).update(candidates)
+    expected = draws_of(separator, view)
+
+    def assert_close(found, where=slice(None)):
+        for source, x in expected.items():
+            tolerance = 1e-4 * separator.noise_scale_
+            np.testing.assert_allclose(found[source], x[:, where], rtol=0, atol=tolerance)
+
+    for i in range(len(view)):
+        assert_close(draws_of(separator, view[[i]]), [i])
+    more = separator.sample(view[[3, 0, 4]], 3).samples
+    assert_close({source: x.value[:2] for source, x in more.items()}, [3, 0, 4])
+    for batch_size, threads in ((1, 1), (7, 2), (64, 2)):
+        separator.batch_size = batch_size
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            assert_close(draws_of(separator, view))
+        finally:
+            torch.set_num_threads(before)
+
+
+def test_more_prior_samples_begin_with_the_fewer(fitted_images):
+    separator = copy.copy(fitted_images)
+    few, separator.batch_size = separator.sample(n_samples=3), 5
+    for source, x in separator.sample(n_samples=12).items():
+        tolerance = 1e-4 * separator.noise_scale_
+        np.testing.assert_allclose(x[:3].value, few[source].value, rtol=0, atol=tolerance)
 
 
 def test_other_units(fitted, views):

@@ -290,7 +290,7 @@ def test_first_draws_of_mixtures_need_no_chain(held, monkeypatch):
     """Until every source of a view has a network, draws are exact; then chains begin from them."""
     chains = []
 
-    def run(sampler, denoisers, observation, first, start):
+    def run(sampler, denoisers, observation, first, start, rows):
         chains.append((state.stage, state.iteration, start))
         return first
 

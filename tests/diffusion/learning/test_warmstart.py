@@ -7,7 +7,7 @@ import torch
 from astro_ddprism.diffusion.learning.warmstart import GaussianWarmStart
 from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
-from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.diffusion.random import Rows, seeded
 from astro_ddprism.views.dataset import MultiViewDataset
 
 CPU = torch.device("cpu")
@@ -20,7 +20,9 @@ def batches_of(views, shapes, size=250):
         for view in views:
             for i in range(0, len(view), size):
                 batch = view.batch(slice(i, i + size))
-                yield JointObservation(batch, {s: shapes[s] for s in view.sources})
+                ids = view.ids[i : i + size]
+                rows = Rows.of(1, view.name, ids=ids, device=CPU)
+                yield JointObservation(batch, {s: shapes[s] for s in view.sources}), rows
 
     return batches
 
@@ -151,7 +153,7 @@ def test_images_have_a_subspace_and_scales():
     assert 0.4 < power < 2.5
     assert 0.5 < priors["a"].log_scale[1] < 1.6
     # Scales of single images follow their fluxes.
-    observation = next(iter(batches_of([view], shapes, size=n)()))
+    observation, _ = next(iter(batches_of([view], shapes, size=n)()))
     found = warm_start.posterior(observation).scales[:, 0].log().numpy()
     brightness = np.log(np.linalg.norm(x.reshape(n, -1), axis=1))
     assert np.corrcoef(found, brightness)[0, 1] > 0.9

@@ -15,7 +15,7 @@ from astro_ddprism.diffusion.networks.mlp import MLP
 from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.posteriors.amortized import AmortizedPosterior
 from astro_ddprism.diffusion.posteriors.solvers import Dense
-from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.diffusion.random import Rows, seeded
 from astro_ddprism.diffusion.sampling.chains import JointSampler
 from astro_ddprism.mixing import Amplitude, CorrelatedNoise
 from astro_ddprism.views.dataset import MultiViewDataset
@@ -354,8 +354,9 @@ def make_sampler(view, posterior, **options):
 
 def draw(problem, posterior, n, seed=3):
     """n draws of each observation, (2, n, D), and what the sampler says of them."""
-    with seeded(seed, device=CPU):
-        draws = make_sampler(problem.view, posterior).draw(problem.view, np.repeat([0, 1], n), iter)
+    rows = Rows.of(seed, ids=range(2 * n), device=CPU)
+    sampler = make_sampler(problem.view, posterior)
+    draws = sampler.draw(problem.view, np.repeat([0, 1], n), iter, rows=rows)
     return draws.x.double().unflatten(0, (2, n)).numpy(), draws
 
 

@@ -18,11 +18,18 @@ from astro_ddprism.diffusion.posteriors.latent import (
     latent_posterior,
 )
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior, ScaleMixtureDenoiser
-from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.diffusion.random import Rows
 from astro_ddprism.mixing import DenseMatrix, DiagonalNoise, PhotonNoise
 from astro_ddprism.views.base import Batch
 
 CPU = torch.device("cpu")
+
+
+def make_rows(seed, n):
+    """Random numbers of n rows."""
+    return Rows.of(seed, ids=range(n), device=CPU)
+
+
 SCHEDULE = VESchedule(0.05, 50.0)
 
 
@@ -61,10 +68,9 @@ def test_prior_samples():
     mean, factor = rng.normal(size=3), rng.normal(size=(3, 2))
     prior = GaussianPrior(torch.tensor(mean), torch.tensor(factor))
     n = 20000
-    with seeded(3, device=CPU):
-        x = prior.sample(n).numpy()
-        prior.log_scale = torch.tensor([0.5, 0.3], dtype=torch.float64)
-        scaled = prior.sample(n).numpy()
+    x = prior.sample(make_rows(3, n)).numpy()
+    prior.log_scale = torch.tensor([0.5, 0.3], dtype=torch.float64)
+    scaled = prior.sample(make_rows(4, n)).numpy()
     covariance = factor @ factor.T
     error = 5 * np.sqrt(2 / n) * np.outer(*2 * [np.sqrt(covariance.diagonal())])
     np.testing.assert_allclose(x.mean(axis=0), mean, atol=5 * np.sqrt(covariance.max() / n))
@@ -87,7 +93,7 @@ def test_typical_root_mean_square():
 def test_prior_in_another_precision():
     prior = GaussianPrior(torch.zeros(3), torch.ones(3, 2))
     assert prior.rank == 2
-    assert prior.to(dtype=torch.float64).sample(4).dtype == torch.float64
+    assert prior.to(dtype=torch.float64).sample(make_rows(1, 4)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("psf", [False, True], ids=["matrices", "psf"])
@@ -116,9 +122,8 @@ def test_draws(linear_problem):
     typical = math.exp(0.4)
     np.testing.assert_allclose(posterior.scales, typical)  # the priors' median
     index = torch.arange(2).repeat_interleave(n)
-    with seeded(5, device=CPU):
-        x = torch.cat(posterior.sample(index), dim=1).view(2, n, 24).numpy()
-        assert torch.cat(posterior.sample(), dim=1).shape == (2, 24)
+    x = torch.cat(posterior.sample(make_rows(5, 2 * n), index), dim=1).view(2, n, 24).numpy()
+    assert torch.cat(posterior.sample(make_rows(5, 2)), dim=1).shape == (2, 24)
     for i in range(2):
         mean, covariance = dense_posterior(problem, i, *dense_prior(priors, [typical] * 2))
         z = np.linalg.solve(np.linalg.cholesky(covariance), (x[i] - mean).T)
@@ -202,8 +207,7 @@ def test_absorbed_residual_is_a_posterior_draw(linear_problem):
     observation = problem.observation(n)
     x = torch.zeros(2 * n, 24, dtype=torch.float64)
     chi2 = observation.chi2(x)
-    with seeded(7, device=CPU):
-        draws = absorb_residual(observation, x).view(2, n, 24).numpy()
+    draws = absorb_residual(observation, x, make_rows(7, 2 * n)).view(2, n, 24).numpy()
     assert (draws[..., 12:] == 0).all()
     for i in range(2):
         delta = chi2[i * n].item() - 1
@@ -218,7 +222,7 @@ def test_explained_observations_absorb_nothing(linear_problem):
     observation = linear_problem(1, psf=True).observation()
     observation.y = torch.zeros_like(observation.y)
     x = torch.zeros(2, 12, dtype=torch.float64)
-    assert torch.equal(absorb_residual(observation, x), x)
+    assert torch.equal(absorb_residual(observation, x, make_rows(8, 2)), x)
 
 
 def test_photon_noise():

@@ -13,7 +13,7 @@ from torch import nn
 from astro_ddprism.diffusion.posteriors.solvers import Dense
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
 from astro_ddprism.diffusion.priors.mixture import GaussianMixture, MixtureResidualDenoiser
-from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.diffusion.random import Rows, seeded
 from astro_ddprism.diffusion.sampling.chains import JointSampler
 from astro_ddprism.diffusion.sampling.prior import sample_prior
 from astro_ddprism.diffusion.sampling.samplers import SAMPLERS
@@ -23,6 +23,11 @@ from astro_ddprism.views.dataset import MultiViewDataset
 SCHEDULE = VESchedule(0.01, 100.0)
 CPU = torch.device("cpu")
 SIZE = 3
+
+
+def make_rows(seed, n):
+    """Random numbers of n rows."""
+    return Rows.of(seed, ids=range(n), device=CPU)
 
 
 class GaussianSource(Denoiser):
@@ -107,10 +112,10 @@ def test_draws_have_the_exact_moments(sources, learned, start, first):
     view, matrix = make_view()
     sampler = make_sampler({name: sources[name] for name in learned}, sources)
     index = np.repeat([0, 1], n)
-    with seeded(1, device=CPU):
-        draws = sampler.draw(view, index, iter)
-        if first:  # chains that begin from the draws of the last time
-            draws = sampler.draw(view, index, iter, first=draws.x, start=start)
+    draws = sampler.draw(view, index, iter, rows=make_rows(1, 2 * n))
+    if first:  # chains that begin from the draws of the last time
+        rows = make_rows(2, 2 * n)
+        draws = sampler.draw(view, index, iter, rows=rows, first=draws.x, start=start)
     assert draws.x.shape == (2 * n, 2 * SIZE)
     assert draws.good.all()
     assert draws.n_redrawn == 0
@@ -127,9 +132,8 @@ def test_draws_have_the_exact_moments(sources, learned, start, first):
 
 def test_gaussian_sources_need_no_chain(sources):
     view, _ = make_view()
-    with seeded(1, device=CPU):
-        sampler = make_sampler({}, sources, sampler="ddim", n_steps=1)
-        draws = sampler.draw(view, np.arange(2), iter)
+    sampler = make_sampler({}, sources, sampler="ddim", n_steps=1)
+    draws = sampler.draw(view, np.arange(2), iter, rows=make_rows(1, 2))
     assert draws.x.shape == (2, 2 * SIZE)
     assert torch.isfinite(draws.chi2).all()
 
@@ -137,20 +141,17 @@ def test_gaussian_sources_need_no_chain(sources):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_by_its_name(sources, sampler):
     view, _ = make_view()
-    with seeded(1, device=CPU):
-        draws = make_sampler(sources, sources, sampler=sampler, n_steps=8).draw(
-            view, np.arange(2), iter
-        )
+    draws = make_sampler(sources, sources, sampler=sampler, n_steps=8).draw(
+        view, np.arange(2), iter, rows=make_rows(1, 2)
+    )
     assert draws.good.all()
 
 
-def test_draws_depend_on_the_batch_size_only_through_random_numbers(sources):
-    """Rows come back in the order of the index, however many are worked on at a time."""
+def test_draws_come_in_the_order_of_the_index(sources):
     view, _ = make_view(5)
     index = np.array([4, 0, 0, 3, 2])
     sampler = make_sampler(sources, sources, batch_size=2)
-    with seeded(1, device=CPU):
-        draws = sampler.draw(view, index, iter)
+    draws = sampler.draw(view, index, iter, rows=make_rows(1, 5))
     observation = sampler.observe(view, index)
     torch.testing.assert_close(observation.chi2(draws.x), draws.chi2)
 
@@ -171,9 +172,8 @@ class Astray:
 def test_failed_chains_are_drawn_again(sources, offset):
     view, _ = make_view()
     track = Astray(sources["a"], offset, 0)
-    with seeded(1, device=CPU):
-        sampler = make_sampler(sources, sources, n_redraws=3)
-        draws = sampler.draw(view, np.arange(2), track)
+    sampler = make_sampler(sources, sources, n_redraws=3)
+    draws = sampler.draw(view, np.arange(2), track, rows=make_rows(1, 2))
     assert track.rounds == 2  # the second was good
     assert draws.n_redrawn == 2
     assert draws.good.all()
@@ -184,9 +184,8 @@ def test_failed_chains_are_drawn_again(sources, offset):
 def test_chains_that_fail_for_good_are_reported(sources, offset):
     view, _ = make_view()
     track = Astray(sources["a"], offset, offset, offset)
-    with seeded(1, device=CPU):
-        sampler = make_sampler(sources, sources, n_redraws=2)
-        draws = sampler.draw(view, np.arange(2), track)
+    sampler = make_sampler(sources, sources, n_redraws=2)
+    draws = sampler.draw(view, np.arange(2), track, rows=make_rows(1, 2))
     assert track.rounds == 3
     assert draws.n_redrawn == 4
     assert not draws.good.any()
@@ -195,10 +194,9 @@ def test_chains_that_fail_for_good_are_reported(sources, offset):
 def test_a_worse_redraw_is_not_taken(sources):
     view, _ = make_view()
     once, twice = (make_sampler(sources, sources, n_redraws=n) for n in (0, 1))
-    with seeded(1, device=CPU):
-        kept = once.draw(view, np.arange(2), Astray(sources["a"], 1e2))
-    with seeded(1, device=CPU):
-        draws = twice.draw(view, np.arange(2), Astray(sources["a"], 1e2, 1e4))
+    rows = make_rows(1, 2)
+    kept = once.draw(view, np.arange(2), Astray(sources["a"], 1e2), rows=rows)
+    draws = twice.draw(view, np.arange(2), Astray(sources["a"], 1e2, 1e4), rows=rows)
     assert torch.equal(draws.x, kept.x)
     assert torch.equal(draws.chi2, kept.chi2)
     assert draws.n_redrawn == 2
@@ -211,7 +209,7 @@ class Told(JointSampler):
         self.rounds, self.starts = [torch.as_tensor(chi2).float() for chi2 in rounds], []
         return self
 
-    def _draw(self, _view, index, _track, first, start):
+    def _draw(self, _view, index, _track, _rows, first, start):
         number = len(self.starts)
         self.starts.append((len(index), first is None, start))
         return torch.full((len(index), 1), float(number)), self.rounds[number].clone()
@@ -225,18 +223,17 @@ def test_the_limit_allows_for_the_noise_of_few_pixels(sources):
         for factor, good in ((0.999, True), (1.001, False)):
             chi2 = np.array(expected) * factor
             told = make_sampler(sources, sources, kind=Told, max_chi2=max_chi2).tell(chi2)
-            draws = told.draw(view, np.arange(2), iter)
+            draws = told.draw(view, np.arange(2), iter, rows=make_rows(1, 2))
             assert (draws.good == good).all()
 
 
 def test_prior_draws_have_the_moments_of_the_prior(sources):
     """Tolerance as above."""
     n, bias, source = 4000, 0.04, sources["a"]
-    with seeded(5, device=CPU):
-        x = sample_prior(
-            source, source.prior, (SIZE,), n,
-            sampler="adams-bashforth", n_steps=128, batch_size=1500, track=iter,
-        )  # fmt: skip
+    x = sample_prior(
+        source, source.prior, (SIZE,), make_rows(5, n),
+        sampler="adams-bashforth", n_steps=128, batch_size=1500, track=iter,
+    )  # fmt: skip
     assert x.shape == (n, SIZE)
     z = np.linalg.solve(np.linalg.cholesky(source.covariance), (x.double().numpy() - source.mean).T)
     assert np.abs(z.mean(axis=1)).max() < 5 / np.sqrt(n) + bias
@@ -251,10 +248,9 @@ def told_draws(sources, rounds, n, row=1, n_redraws=0):
     sampler = make_sampler(
         sources, sources, kind=Told, n_candidates=len(rounds) - n_redraws, n_redraws=n_redraws
     )
-    with seeded(6, device=CPU):
-        draws = sampler.tell(*(np.full(n, chi2) for chi2 in rounds)).draw(
-            make_view()[0], np.full(n, row), iter
-        )
+    draws = sampler.tell(*(np.full(n, chi2) for chi2 in rounds)).draw(
+        make_view()[0], np.full(n, row), iter, rows=make_rows(6, n)
+    )
     return draws, draws.x[:, 0].long().numpy()
 
 
@@ -309,7 +305,8 @@ def test_only_what_contradicts_is_drawn_again(sources):
     for held, restart in (({}, 1.0), ({"a": mixtures["a"]}, 1.0), (mixtures, 0.4)):
         told = make_sampler(sources, sources, held, kind=Told, n_candidates=2, n_redraws=3)
         told.tell([1.0, 500.0], [1.0, 600.0], [550.0], [2.0])
-        draws = told.draw(view, np.arange(2), iter, first=torch.zeros(2, 1), start=0.4)
+        rows = make_rows(1, 2)
+        draws = told.draw(view, np.arange(2), iter, rows=rows, first=torch.zeros(2, 1), start=0.4)
         assert told.starts == [(2, False, 0.4), (2, False, 0.4)] + 2 * [(1, True, restart)]
         assert draws.n_redrawn == 2
         assert draws.good.all()
@@ -340,7 +337,7 @@ def test_candidates_find_the_right_branch(sources):
         )
         track = Undecided(sources["a"], n)
         with seeded(7, device=CPU):
-            draws = sampler.draw(view, index, track, start=0.6)
+            draws = sampler.draw(view, index, track, rows=make_rows(7, n), start=0.6)
         assert track.rounds == n_candidates
         fraction[n_candidates] = float(draws.good.float().mean())
         median[n_candidates] = float(draws.chi2[draws.good].median())
@@ -397,8 +394,8 @@ def test_draws_from_mixtures_are_exact(sources, spread):
     mixtures = {name: make_mixture(k, spread) for k, name in enumerate("ab")}
     view, truth, A = simulate(mixtures, n, 4)
     sampler = make_sampler({}, sources, mixtures)
-    with seeded(9, device=CPU):
-        draws = sampler.draw(view, np.repeat(np.arange(n), n_draws), iter)
+    rows = make_rows(9, n * n_draws)
+    draws = sampler.draw(view, np.repeat(np.arange(n), n_draws), iter, rows=rows)
     assert draws.good.all()
     assert draws.n_redrawn == 0
     x = draws.x.view(n, n_draws, -1).double().numpy()
@@ -430,10 +427,9 @@ def test_chains_of_silent_networks_agree_with_exact_draws(sources, spread, start
         for name, mixture in mixtures.items()
     }
     index = np.repeat([0, 1], n)
-    with seeded(10, device=CPU):
-        exact = make_sampler({}, sources, mixtures).draw(view, index, iter)
-        sampler = make_sampler(denoisers, sources, mixtures, n_steps=48)
-        chains = sampler.draw(view, index, iter, start=start)
+    exact = make_sampler({}, sources, mixtures).draw(view, index, iter, rows=make_rows(10, 2 * n))
+    sampler = make_sampler(denoisers, sources, mixtures, n_steps=48)
+    chains = sampler.draw(view, index, iter, rows=make_rows(11, 2 * n), start=start)
     assert not torch.equal(chains.x, exact.x)
     for x, y in zip(chains.x.view(2, n, -1), exact.x.view(2, n, -1), strict=True):
         std = y.std(dim=0)
@@ -466,10 +462,9 @@ def test_mixtures_need_all_sources(sources):
     view, _ = make_view()
     far = GaussianMixture(torch.ones(1), torch.full((1, SIZE), 1e3), torch.eye(SIZE)[None])
     index = np.repeat([0, 1], 2000)
-    with seeded(11, device=CPU):
-        draws = make_sampler({}, sources, {"a": far}).draw(view, index, iter)
-    with seeded(11, device=CPU):
-        expected = make_sampler({}, sources).draw(view, index, iter)
+    rows = make_rows(11, len(index))
+    draws = make_sampler({}, sources, {"a": far}).draw(view, index, iter, rows=rows)
+    expected = make_sampler({}, sources).draw(view, index, iter, rows=rows)
     assert torch.equal(draws.x, expected.x)
 
 
@@ -479,10 +474,9 @@ def test_mixtures_are_exact_until_all_networks_are_learned(sources, learned):
     view, _ = make_view()
     mixtures = {name: make_mixture(k, 3.0) for k, name in enumerate("ab")}
     waiting = make_sampler({learned: Unused()}, sources, mixtures, n_candidates=4, n_redraws=2)
-    with seeded(12, device=CPU):
-        draws = waiting.draw(view, np.arange(2), iter)
-    with seeded(12, device=CPU):
-        expected = make_sampler({}, sources, mixtures).draw(view, np.arange(2), iter)
+    rows, exact = make_rows(12, 2), make_sampler({}, sources, mixtures)
+    draws = waiting.draw(view, np.arange(2), iter, rows=rows)
+    expected = exact.draw(view, np.arange(2), iter, rows=rows)
     assert torch.equal(draws.x, expected.x)
     assert draws.n_redrawn == 0
 
@@ -492,8 +486,7 @@ def test_draws_from_mixtures_come_in_the_order_of_the_index(sources):
     index = np.array([4, 0, 0, 3, 2])
     sampler = make_sampler({}, sources, {k: mixture_of(s) for k, s in sources.items()},
                            batch_size=3)  # fmt: skip
-    with seeded(1, device=CPU):
-        draws = sampler.draw(view, index, iter)
+    draws = sampler.draw(view, index, iter, rows=make_rows(1, 5))
     torch.testing.assert_close(sampler.observe(view, index).chi2(draws.x), draws.chi2)
     assert not torch.equal(draws.x[1], draws.x[2])
 
@@ -501,7 +494,7 @@ def test_draws_from_mixtures_come_in_the_order_of_the_index(sources):
 class Exact(JointSampler):
     """A sampler whose chains are perfect: they stay at their first draws, which are exact."""
 
-    def _run(self, _denoisers, _observation, first, _start):
+    def _run(self, _denoisers, _observation, first, _start, _rows):
         return first
 
 
@@ -518,8 +511,7 @@ def test_candidates_do_not_overfit(sources):
     found = {}
     for k in (1, n_candidates):
         sampler = make_sampler(sources, sources, mixtures, kind=Exact, n_candidates=k, batch_size=n)
-        with seeded(13, device=CPU):
-            found[k] = sampler.draw(view, np.arange(n), iter)
+        found[k] = sampler.draw(view, np.arange(n), iter, rows=make_rows(13, n))
     error = 5 * np.sqrt(2 / n_rows / n)
     assert found[1].chi2.mean() == pytest.approx(1, abs=error)
 
