@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
 from astropy.nddata import CCDData, StdDevUncertainty
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 
 from astro_ddprism.errors import InputError
 from astro_ddprism.survey import read_image, stack_bands
 from astro_ddprism.survey.correlation import autocorrelation_of
-from astro_ddprism.views.noise import noise_of
 
 
 @pytest.fixture
@@ -33,13 +32,3 @@ def test_errors_name_image_and_band(image):
     message = "^.*, .*, band1: correlated_noise: the sky cannot be measured"
     with pytest.raises(InputError, match=message):
         autocorrelation_of([image], 1)
-
-
-def test_noise_of_faint_fluxes():
-    """Variances that are 0 in float32."""
-    variance = np.full((2, 1, 4, 4), 1e-50)
-    variance[0, 0, 0, 0] = np.inf
-    assert_array_equal(noise_of(variance, None)["variance"], variance)
-    noise = noise_of(variance, np.array([[[0.2, 1.0, 0.2]]]))["noise"]
-    assert noise.n_valid.tolist() == [15, 16]
-    assert_allclose(noise.pixels.std[1], 1e-25, rtol=1e-6)
