@@ -98,8 +98,8 @@ class Light:
             NaN at masked pixels.
         """
         residual = np.full((self.n_samples, *self.view.data.shape), np.nan, self.view.data.dtype)
-        for pairs, standardized, _ in self._residuals():
-            residual[pairs] = standardized.cpu()
+        for pairs, noise, left in self._residuals():
+            residual[pairs] = _as_pairs(left / noise.variance.sqrt(), pairs).cpu()
         residual[:, self.view.mask] = np.nan
         return residual
 
@@ -118,9 +118,10 @@ class Light:
         """Mean residual and sum of squares."""
         mean = np.zeros_like(self.view.data)
         squares = np.zeros((self.n_samples, len(self.view)))
-        for pairs, standardized, whitened in self._residuals():
+        for pairs, noise, left in self._residuals():
+            standardized = _as_pairs(left / noise.variance.sqrt(), pairs)
             mean[pairs[1][0]] += standardized.sum(0).cpu().numpy()
-            squares[pairs] = whitened.square().flatten(2).sum(2).cpu()
+            squares[pairs] = _as_pairs(noise.whiten(left).square().flatten(1).sum(1), pairs).cpu()
         mean /= self.n_samples
         mean[self.view.mask] = np.nan
         for values in (mean, squares):
@@ -128,12 +129,10 @@ class Light:
         return mean, squares
 
     def _residuals(self):
-        """Standardized and whitened residuals, a batch at a time, of what was seen at all."""
+        """What is left of the observations that were seen, a batch at a time, and its noise."""
         seen = np.flatnonzero(self.view.n_valid())
         for pairs, batch, light in self._batches(self.view.sources, seen):
-            noise, residual = batch.noise.at(light), batch.y - light
-            standardized = residual / noise.variance.sqrt()
-            yield pairs, _as_pairs(standardized, pairs), _as_pairs(noise.whiten(residual), pairs)
+            yield pairs, batch.noise.at(light), batch.y - light
 
     def _batches(self, sources, rows):
         """Pairs of samples and observations, their batch and the light of sources in them."""
