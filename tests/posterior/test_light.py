@@ -12,6 +12,8 @@ from astro_ddprism.posterior.light import Light
 SHAPE, N, N_SAMPLES, GAIN = (2, 4, 3), 5, 7, 3.0
 LAGS = np.array([[0.1, 0.2, 0.1], [0.2, 1.0, 0.2], [0.1, 0.2, 0.1]])
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
 
 class Problem:
     """A source through one matrix and one through a matrix of each observation, some masked."""
@@ -196,10 +198,10 @@ def test_instruments_that_have_not_seen_it(pairs):
         Light({"galaxy": draws}, view)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("correlated", [False, True])
-def test_device(correlated):
+def test_device(correlated, device):
     problem = Problem(correlated, photons=True)
-    here, there = (Light(problem.samples, problem.view, d) for d in ("cpu", "cuda"))
+    here, there = (Light(problem.samples, problem.view, d) for d in ("cpu", device))
     np.testing.assert_allclose(there.residual(), here.residual(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(there.sum_of_squares, here.sum_of_squares, rtol=1e-4)
