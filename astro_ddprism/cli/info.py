@@ -7,8 +7,8 @@ import numpy as np
 
 from ..io.fits_in import open_fits
 from ..models import find_model
-from ..separator.checks import TrainingData
 from ..separator import SourceSeparator
+from ..separator.checks import TrainingData
 from ..views.dataset import MultiViewDataset
 
 __all__ = ["info", "is_asdf"]

@@ -61,6 +61,9 @@ class Loader(Protocol):
     def n_valid(self, index) -> np.ndarray:
         """Number of informative pixels of some observations."""
 
+    def masked(self, index) -> np.ndarray | None:
+        """Which pixels of some observations carry no information, as bool; None of several images."""
+
     def observe(self, index, change=None) -> "JointObservation":
         """Some observations, whitened; ``change`` is called with the batch before."""
 

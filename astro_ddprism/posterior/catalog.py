@@ -33,7 +33,7 @@ _FLUX_QUANTILES = {"p025": 0.025, **QUANTILES, "p975": 0.975}
 
 
 def make_catalog(
-    posterior, aperture=None, *, zero_point=None, max_masked_fraction=0.1, progress=False
+    posterior, aperture=None, *, zero_point=None, max_masked_fraction=0.0, progress=False
 ):
     """Measure every source of every observation, see `PosteriorSamples.catalog`.
 

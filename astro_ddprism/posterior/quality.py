@@ -37,7 +37,7 @@ class Quality(enum.IntFlag):
     """
 
     MASKED = 1
-    """Much of the aperture carries no information."""
+    """A part of the aperture carries no information."""
     EDGE = 2
     """The aperture, or the cutout, reaches over the edge of the image."""
     SATURATED = 4

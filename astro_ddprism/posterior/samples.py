@@ -315,7 +315,7 @@ class PosteriorSamples:
             meta={"OBJECT": str(self.view.ids[i]), "SOURCE": source},
         )
 
-    def catalog(self, aperture=None, *, zero_point=None, max_masked_fraction=0.1, progress=False):
+    def catalog(self, aperture=None, *, zero_point=None, max_masked_fraction=0.0, progress=False):
         """Fluxes, magnitudes, places, sizes and shapes of every source of every observation.
 
         Parameters
@@ -326,7 +326,8 @@ class PosteriorSamples:
             Magnitude of a flux of 1 in the view's unit, such as ``27.0`` or ``27.0 * u.ABmag``.
             Fluxes in units like Jy or maggies have AB magnitudes without it, and any others none.
         max_masked_fraction : float
-            Observations with a larger part of their aperture masked are flagged.
+            Observations with a larger part of their aperture masked are flagged; by default with
+            any of it.
         progress : bool
             Whether to show progress bars.
 

@@ -39,6 +39,11 @@ class ViewLoader:
         """Number of informative pixels of some observations."""
         return self.view.n_valid(index)
 
+    def masked(self, index) -> np.ndarray | None:
+        """Which pixels of some observations carry no information; None of several images."""
+        images = list(self.view.images.values())
+        return images[0].mask[index] if len(images) == 1 else None
+
     def observe(self, index, change=None) -> JointObservation:
         """Some observations, whitened.
 

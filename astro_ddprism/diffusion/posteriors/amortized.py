@@ -47,6 +47,7 @@ References
 .. [3] Karras et al. 2024, arXiv:2312.02696 (every noise scale should count alike)
 """
 
+import numpy as np
 import torch
 from azula.denoise import Denoiser, DiracPosterior
 from azula.noise import Schedule
@@ -69,6 +70,8 @@ from .moment_matching import MomentMatching
 
 # Pixels on a side of the surroundings that stand in for a masked pixel.
 SURROUNDINGS = 7
+# Radius about the target, in pixels, in which no pixel may be masked, and the part that may beyond.
+TARGET, FEW = 8, 0.05
 # Bins of time in which the power of true outputs is averaged.
 N_BINS = 16
 
@@ -149,6 +152,25 @@ class Amortized(PosteriorMethod):
         learned.requires_grad_(True).start_training()
         draw = simulations.draws(self.flux_factors, self.templates)
         return learned, trainer.train(learned, draw, n_images)
+
+    def serves(self, priors, loader, index):
+        """Those with all pixels about the target, and nearly all others; see `PosteriorMethod`.
+
+        Its network has seen few masked pixels in training, none where galaxies are: at these it
+        is sure of what it does not know.
+        """
+        masked = loader.masked(index)
+        if (
+            masked is None
+            or not masked.any()
+            or not all(s in priors.denoisers for s in loader.sources)
+        ):
+            return super().serves(priors, loader, index)
+        ny, nx = masked.shape[-2:]
+        y, x = np.ogrid[:ny, :nx]
+        near = np.hypot(y - ny // 2, x - nx // 2) <= TARGET
+        masked = masked.any(axis=tuple(range(1, masked.ndim - 2)))
+        return ~(masked & near).any(axis=(1, 2)) & (masked.mean(axis=(1, 2)) <= FEW)
 
     def denoiser(self, priors, observation):  # noqa: D102
         return priors.learned[tuple(observation.source_shapes)].given(observation)

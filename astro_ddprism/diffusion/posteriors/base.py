@@ -12,6 +12,7 @@ __all__ = ["POSTERIORS", "Beginning", "PosteriorMethod", "Priors"]
 import abc
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from azula.denoise import Denoiser
 from azula.noise import VESchedule
@@ -172,6 +173,24 @@ class PosteriorMethod(Part, abc.ABC):
             Where, and in which precision.
         """
         raise NotImplementedError
+
+    def serves(self, priors: Priors, loader, index) -> np.ndarray:  # noqa: ARG002
+        """Which of some observations it draws rightly; the others are left to ``otherwise``.
+
+        Parameters
+        ----------
+        priors : Priors
+            The priors of the sources.
+        loader : `~astro_ddprism.diffusion.observation.Loader`
+            The observations.
+        index : numpy.ndarray
+            Which of them, of shape ``(N,)``.
+
+        Returns
+        -------
+        serves : numpy.ndarray of bool, shape (N,)
+        """
+        return np.ones(len(index), dtype=bool)
 
     def approximates(self, priors: Priors, sources: tuple[str, ...]) -> bool:  # noqa: ARG002
         """Whether a draw may miss its observation, so that candidates and redraws make sense."""

@@ -26,14 +26,18 @@ does not depend on what is drawn beside it.
 
 __all__ = ["Chains", "Draws", "draw_sources"]
 
+import logging
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...registry import Part, option
 from ..random import Rows
 from .samplers import Ancestral, Sampler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,18 @@ class Draws:
     good: Tensor
     n_redrawn: int
 
+    @classmethod
+    def joined(cls, parts) -> "Draws":
+        """Draws of parts of the observations: pairs of which, as bool (N,), and their draws."""
+        n = len(parts[0][0])
+        x, chi2, good = (
+            getattr(parts[0][1], name).new_empty(n, *getattr(parts[0][1], name).shape[1:])
+            for name in ("x", "chi2", "good")
+        )
+        for here, draws in parts:
+            x[here], chi2[here], good[here] = draws.x, draws.chi2, draws.good
+        return cls(x, chi2, good, sum(draws.n_redrawn for _, draws in parts))
+
 
 def draw_sources(
     method, priors, loader, index, rows: Rows, *, chains: Chains, batch_size: int, track, first=None
@@ -120,7 +136,35 @@ def draw_sources(
     Draws
         The draws, in the order of ``index``.
     """
+    options = {"chains": chains, "batch_size": batch_size, "track": track}
+    serves = method.serves(priors, loader, index)
+    if serves.all():
+        return _draw(method, priors, loader, index, rows, first=first, **options)
+    logger.info(
+        "%d of %d draws are of observations that the posterior has not learned: made by %s",
+        np.sum(~serves),
+        len(serves),
+        type(method.otherwise).__name__,
+    )
+    parts = []
+    for own, chosen in ((method, serves), (method.otherwise, ~serves)):
+        if chosen.any():
+            here = torch.as_tensor(chosen)
+            known = None if first is None else first[here]
+            drawn = draw_sources(
+                own,
+                priors,
+                loader,
+                index[chosen],
+                rows[here.to(rows.device)],
+                first=known,
+                **options,
+            )
+            parts.append((here, drawn))
+    return Draws.joined(parts)
 
+
+def _draw(method, priors, loader, index, rows, *, chains, batch_size, track, first) -> Draws:
     def draw(index, rows, start, first=None):
         x, chi2 = [], []
         for i in track(range(0, len(index), batch_size)):
