@@ -168,7 +168,7 @@ class DiffusionSourceSeparator(SourceSeparator):
 
     def _draw(self, state, loader, index, rows, track):
         return draw_sources(
-            self.posterior.method_for(loader.source_shapes),
+            self.posterior.method_for(loader.source_shapes, state.priors),
             state.priors,
             loader,
             index,

@@ -185,7 +185,7 @@ class ExpectationMaximization:
             network.requires_grad_(False)
         for name in stage.views:
             loader = self.loaders[name]
-            method = self.posterior.method_for(loader.source_shapes)
+            method = self.posterior.method_for(loader.source_shapes, state.priors)
             previous = state.draws.get(name)
             if not method.continues(state.priors, loader.sources):
                 previous = None

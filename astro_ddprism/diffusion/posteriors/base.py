@@ -126,11 +126,24 @@ class PosteriorMethod(Part, abc.ABC):
         """
         return True
 
-    def method_for(self, source_shapes: dict[str, tuple[int, ...]]) -> "PosteriorMethod":
-        """The method itself, or the one that stands in where it handles no such sources."""
-        if self.handles(source_shapes):
+    def method_for(self, source_shapes, priors: Priors | None = None) -> "PosteriorMethod":
+        """The method itself, or the one that stands in for it.
+
+        Parameters
+        ----------
+        source_shapes : dict of str to tuple of int
+            The sources, and their shapes.
+        priors : Priors, optional
+            With these, the one that can draw under them.
+        """
+        able = self.handles(source_shapes)
+        if able and (priors is None or self.is_ready(priors, tuple(source_shapes))):
             return self
-        return self.otherwise.method_for(source_shapes)
+        return self.otherwise.method_for(source_shapes, priors)
+
+    def is_ready(self, priors: Priors, sources: tuple[str, ...]) -> bool:
+        """Whether all that it needs has been learned."""
+        return not self.learns or sources in priors.learned
 
     @property
     def learns(self) -> bool:

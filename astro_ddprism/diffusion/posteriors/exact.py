@@ -4,7 +4,6 @@ __all__ = ["ExactMixture"]
 
 from dataclasses import dataclass
 
-from ...errors import InputError
 from ...registry import option
 from ..priors.mixture import have_few_features
 from .base import POSTERIORS, Beginning, PosteriorMethod
@@ -28,6 +27,9 @@ class ExactMixture(PosteriorMethod):
     def handles(self, source_shapes):  # noqa: D102
         return have_few_features(source_shapes)
 
+    def is_ready(self, priors, sources):  # noqa: D102
+        return priors.has_mixtures(sources)
+
     def approximates(self, priors, sources):  # noqa: ARG002, D102
         return False
 
@@ -35,10 +37,4 @@ class ExactMixture(PosteriorMethod):
         return self.otherwise.denoiser(priors, observation)
 
     def begin(self, priors, observation, rows, *, start, first=None):  # noqa: ARG002, D102
-        missing = [s for s in observation.source_shapes if s not in priors.mixtures]
-        if missing:
-            raise InputError(
-                f"posterior: found no mixture of Gaussians of {', '.join(missing)}, expected one of "
-                "every source: its observations are too large for this method"
-            )
         return Beginning(mixture_draws(priors.mixtures, observation, rows))
