@@ -90,15 +90,56 @@ class Observations(abc.ABC):
 
     @abc.abstractmethod
     def __getitem__(self, index) -> "Observations":
-        """Some of the observations, by a slice or an array of int or bool; repeats are allowed."""
+        """Some of the observations.
+
+        Parameters
+        ----------
+        index : int, slice, array of int or bool
+            Which observations; repeats are allowed, and one observation is a view of length 1.
+
+        Returns
+        -------
+        view : Observations
+            Of the same class.
+        """
 
     @abc.abstractmethod
     def to(self, unit) -> "Observations":
-        """The same observations in another unit of flux."""
+        """The same observations in another unit of flux.
+
+        Parameters
+        ----------
+        unit : Unit or str
+
+        Returns
+        -------
+        view : Observations
+            Of the same class.
+
+        Raises
+        ------
+        InputError
+            If the flux cannot be converted to this unit.
+        """
 
     @abc.abstractmethod
     def batch(self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32):
-        """Some of the observations as tensors: a Batch, or a tuple with one for each image."""
+        """Some of the observations as tensors.
+
+        Parameters
+        ----------
+        index : int, slice, array of int or bool
+            Which observations; repeats are allowed.
+        scale : float or Quantity
+            Flux, in the view's unit, that becomes 1 in the tensors.
+        device : torch.device or str
+        dtype : torch.dtype
+
+        Returns
+        -------
+        batch : Batch, or tuple of Batch
+            A tuple with one for each instrument where the view has several.
+        """
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from .base import Batch, Observations
+from .base import Observations
 from .view import View
 
 __all__ = ["InstrumentImages", "MultiInstrumentView"]
@@ -139,8 +139,7 @@ class MultiInstrumentView(Observations):
         return dict(self._images)
 
     @property
-    def source_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each source that the observations hold."""
+    def source_shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
         return next(iter(self._images.values())).source_shapes
 
     @property
@@ -154,76 +153,21 @@ class MultiInstrumentView(Observations):
         """World coordinates of each observation's sources: list of N WCS, or None."""
         return next(iter(self._images.values())).source_wcs
 
-    def n_valid(self, index=slice(None)) -> np.ndarray:
-        """Number of pixels that carry information, in all images together.
-
-        Parameters
-        ----------
-        index : int, slice, array of int or bool
-            Which observations.
-
-        Returns
-        -------
-        n_valid : ndarray of int, shape (n,)
-        """
+    def n_valid(self, index=slice(None)) -> np.ndarray:  # noqa: D102
         return sum(image.n_valid(index) for image in self._images.values())
 
     def __getitem__(self, index) -> "MultiInstrumentView":
-        """Some of the observations.
-
-        Parameters
-        ----------
-        index : int, slice, array of int or bool
-            Which observations; repeats are allowed, and one observation is a view of length 1.
-
-        Returns
-        -------
-        view : MultiInstrumentView
-        """
         index = self._rows(index)
         new = copy.copy(self)
         new.ids = self.ids[index]
         new._images = {name: image[index] for name, image in self._images.items()}
         return new
 
-    def to(self, unit) -> "MultiInstrumentView":
-        """The same observations in another unit of flux.
-
-        Parameters
-        ----------
-        unit : Unit or str
-
-        Returns
-        -------
-        view : MultiInstrumentView
-
-        Raises
-        ------
-        InputError
-            If the flux cannot be converted to this unit.
-        """
+    def to(self, unit) -> "MultiInstrumentView":  # noqa: D102
         images = {name: image.to(unit) for name, image in self._images.items()}
         return MultiInstrumentView(images, name=self.name)
 
-    def batch(
-        self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32
-    ) -> tuple[Batch, ...]:
-        """Some of the observations as tensors.
-
-        Parameters
-        ----------
-        index : int, slice, array of int or bool
-            Which observations; repeats are allowed.
-        scale : float or Quantity
-            Flux, in the view's unit, that becomes 1 in the tensors.
-        device : torch.device or str
-        dtype : torch.dtype
-
-        Returns
-        -------
-        batches : tuple of Batch
-            One for each instrument, in their order.
-        """
+    def batch(self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32):  # noqa: D102
         return tuple(
             image.batch(index, scale=scale, device=device, dtype=dtype)
             for image in self._images.values()

@@ -180,8 +180,7 @@ class View(Observations):
         return {"": self}
 
     @property
-    def source_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each source that the observations hold."""
+    def source_shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
         return {source: operator.source_shape for source, operator in self.mixing.items()}
 
     @property
@@ -202,33 +201,11 @@ class View(Observations):
     def __len__(self):
         return len(self.data)
 
-    def n_valid(self, index=slice(None)) -> np.ndarray:
-        """Number of pixels that carry information.
-
-        Parameters
-        ----------
-        index : int, slice, array of int or bool
-            Which observations.
-
-        Returns
-        -------
-        n_valid : ndarray of int, shape (n,)
-        """
+    def n_valid(self, index=slice(None)) -> np.ndarray:  # noqa: D102
         mask = self.mask[self._rows(index)]
         return (~mask).reshape(len(mask), -1).sum(1)
 
     def __getitem__(self, index) -> "View":
-        """Some of the observations.
-
-        Parameters
-        ----------
-        index : int, slice, array of int or bool
-            Which observations; repeats are allowed, and one observation is a view of length 1.
-
-        Returns
-        -------
-        view : View
-        """
         index = self._rows(index)
         new = copy.copy(self)
         for name in ("data", "variance", "mask", "ids"):
@@ -249,22 +226,7 @@ class View(Observations):
             f"{unit}, sources: {', '.join(self.sources)}>"
         )
 
-    def to(self, unit) -> "View":
-        """The same observations in another unit of flux.
-
-        Parameters
-        ----------
-        unit : Unit or str
-
-        Returns
-        -------
-        view : View
-
-        Raises
-        ------
-        InputError
-            If the flux cannot be converted to this unit.
-        """
+    def to(self, unit) -> "View":  # noqa: D102
         data = u.Quantity(self.data, self.unit)
         if self.noise is None:
             noise = {"variance": u.Quantity(self.variance, self.unit**2)}
@@ -287,22 +249,7 @@ class View(Observations):
             conditions=None if self.conditions is None else self.conditions.to(unit),
         )
 
-    def batch(self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32) -> Batch:
-        """Some of the observations as tensors.
-
-        Parameters
-        ----------
-        index : int, slice, array of int or bool
-            Which observations; repeats are allowed.
-        scale : float or Quantity
-            Flux, in the view's unit, that becomes 1 in the tensors.
-        device : torch.device or str
-        dtype : torch.dtype
-
-        Returns
-        -------
-        batch : Batch
-        """
+    def batch(self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32) -> Batch:  # noqa: D102
         index = self._rows(index)
         if isinstance(scale, u.Quantity):
             scale = scale.to_value(self.unit, AB_FLUX)
