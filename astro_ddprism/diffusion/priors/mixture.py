@@ -247,7 +247,7 @@ def _(denoiser: MixtureResidualDenoiser, x_t, t):
         return linearize.dispatch(Denoiser)(denoiser, x_t, t)
     sigma = sigma.reshape(-1, *(1,) * (x_t.ndim - 1))
     skip, jacobian = denoiser.mixture.linearized(x_t, sigma)
-    _, out = SourceDenoiser._precondition(denoiser, x_t, sigma)
+    _, out = super(MixtureResidualDenoiser, denoiser)._precondition(x_t, sigma)
     _, out_slope = denoiser._precondition_slopes(x_t, sigma)
     output, output_pullback = denoiser._linearize_output(x_t, sigma)
     slope = out_slope * output
