@@ -6,7 +6,7 @@ What is here says how a view holds its sources:
 """
 
 from .bands import Bands
-from .base import MixingOperator, operator_from_state
+from .base import OPERATORS, MixingOperator, operator_from_state
 from .composition import Composition
 from .convolution import Convolution
 from .correlated import CorrelatedNoise
@@ -20,6 +20,7 @@ from .photon import PhotonNoise
 from .resampling import Resampling
 
 __all__ = [
+    "OPERATORS",
     "Amplitude",
     "Bands",
     "Composition",

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import InputError
 from ..io.asdf import read_tree, write_tree
-from ..mixing import Amplitude, DenseMatrix, MixingOperator
+from ..mixing import OPERATORS, Amplitude, DenseMatrix, MixingOperator
 from .base import Observations
 from .build import view_of_cutouts, views_from_image
 from .build_several import views_from_cutouts, views_from_images
@@ -142,7 +142,8 @@ class MultiViewDataset(Mapping[str, Observations]):
             For each view the arguments of `View`: at least ``data``, ``mixing`` and either
             ``variance`` or ``noise``.
             In place of a mixing operator may stand an array: a matrix (m, n) or one per
-            observation (N, m, n), or an amplitude, a number or one per observation (N,).
+            observation (N, m, n), or an amplitude, a number or one per observation (N,); or a table
+            of the operator's ``name`` and the arguments of its constructor, as in a file.
 
         Returns
         -------
@@ -340,9 +341,11 @@ class MultiViewDataset(Mapping[str, Observations]):
 
 
 def _as_operator(value, shape, label) -> MixingOperator:
-    """An operator for a matrix or an amplitude; operators pass."""
+    """An operator for a matrix, an amplitude or a table; operators pass."""
     if isinstance(value, MixingOperator):
         return value
+    if isinstance(value, Mapping):
+        return _named_operator(value, label)
     array = np.asarray(value)
     if array.ndim > 3 or array.dtype.kind not in "biuf":
         raise InputError(
@@ -356,3 +359,18 @@ def _as_operator(value, shape, label) -> MixingOperator:
         return DenseMatrix(array, observation_shape=shape, dtype=dtype)
     except InputError as error:
         raise InputError(f"{label}: {error}") from error
+
+
+def _named_operator(table, label) -> MixingOperator:
+    options = dict(table)
+    name = options.pop("name", None)
+    if name is None:
+        raise InputError(
+            f"{label}: found a table without a name, expected one of {', '.join(OPERATORS)}"
+        )
+    try:
+        return OPERATORS[name](**options)
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from error
+    except TypeError as error:  # arguments that it does not take
+        raise InputError(f"{label}: {name}: {error}") from error
