@@ -20,6 +20,7 @@ from torch import nn
 
 from astro_ddprism import DiffusionSourceSeparator, InputError, MultiViewDataset
 from astro_ddprism.cli import main
+from astro_ddprism.cli.arguments import parse_arguments
 from astro_ddprism.diffusion.networks import NETWORKS, Network
 from astro_ddprism.diffusion.posteriors.base import POSTERIORS, PosteriorMethod
 from astro_ddprism.diffusion.random import Rows
@@ -461,3 +462,16 @@ def test_tables_that_are_no_operators(table, message):
     view = {"data": np.zeros((2, 1, 4, 9)), "variance": 1.0, "mixing": {"star": table}}
     with pytest.raises(InputError, match=message):
         MultiViewDataset.from_arrays({"slitless": view})
+
+
+def test_the_configurations_on_the_page_of_the_command_line(tmp_path):
+    page = Path(__file__).parents[1] / "docs" / "command_line.rst"
+    blocks = re.findall(r"code-block:: toml\n\n((?: {4}.*\n|\n)+)", page.read_text("utf-8"))
+    cutouts, fit = (re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in blocks)
+    config = tmp_path / "cutouts.toml"
+    config.write_text(cutouts)
+    arguments = parse_arguments(["cutouts", "a.fits", "-o", "b.asdf", "--config", str(config)])
+    assert (arguments.size, arguments.estimate_noise) == (48, True)
+    separator = SourceSeparator.from_config(tomllib.loads(fit))
+    assert separator.posterior.otherwise.solver.iterations == 3
+    assert separator.n_em_iterations == {"los": 4, "galaxy": 1}
