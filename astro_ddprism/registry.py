@@ -72,7 +72,7 @@ class Registry:
         Returns
         -------
         decorator : callable
-            Takes the class and returns it. It raises `InputError` where the name already means
+            Takes the class and returns it. It raises InputError where the name already means
             another class.
         """
 
@@ -251,7 +251,7 @@ def option(default, *, least=None, above=None, most=None, choices=None):
 
     Returns
     -------
-    `dataclasses.Field`
+    dataclasses.Field
     """
     limits = {"least": least, "above": above, "most": most, "choices": choices}
     if isinstance(default, dict):

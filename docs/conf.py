@@ -31,7 +31,7 @@ nitpicky = True
 suppress_warnings = ["ref.citation"]  # numpydoc makes a citation of every reference, cited or not
 # Types of other packages are text here, and so are base classes that are nobody's business.
 _others = (
-    "abc|asdf|astropy|azula|collections|enum|matplotlib|np|numpy|os|pathlib|photutils|scipy|torch|"
+    "abc|argparse|asdf|astropy|azula|collections|dataclasses|enum|matplotlib|np|numpy|os|pathlib|photutils|scipy|torch|"
     "typing"
 )
 nitpick_ignore_regex = [

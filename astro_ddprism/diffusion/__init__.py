@@ -1,1 +1,1 @@
-"""Priors, posteriors and expectation maximization in PyTorch, on batches of whitened observations."""
+"""Priors, posteriors and expectation maximization in PyTorch, on whitened observations."""

@@ -62,7 +62,7 @@ class Loader(Protocol):
         """Number of informative pixels of some observations."""
 
     def masked(self, index) -> np.ndarray | None:
-        """Which pixels of some observations carry no information, as bool; None of several images."""
+        """Which pixels of some observations carry no information; None of several images."""
 
     def observe(self, index, change=None) -> "JointObservation":
         """Some observations, whitened; ``change`` is called with the batch before."""

@@ -60,7 +60,7 @@ class SourceFrame:
     --------
     >>> from astropy import units as u
     >>> from astropy.coordinates import SkyCoord
-    >>> from astro_ddprism.frame.frame import SourceFrame
+    >>> from astro_ddprism.frame import SourceFrame
     >>> from astro_ddprism.psf import GaussianPSF
     >>> frame = SourceFrame(0.03 * u.arcsec, (1, 64, 64), psf=GaussianPSF(2.5 * u.pixel))
     >>> frame.wcs(SkyCoord(150.1, 2.2, unit="deg")).pixel_to_world(31.5, 31.5)

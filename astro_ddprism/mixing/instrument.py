@@ -59,7 +59,7 @@ def instrument_operator(
 
     >>> from astropy import units as u
     >>> from astropy.coordinates import SkyCoord
-    >>> from astro_ddprism.frame.frame import SourceFrame
+    >>> from astro_ddprism.frame import SourceFrame
     >>> from astro_ddprism.mixing import instrument_operator
     >>> galaxy = SkyCoord(150.1, 2.2, unit="deg")
     >>> frame = SourceFrame(0.05 * u.arcsec, (2, 64, 64))

@@ -168,7 +168,7 @@ class Resampling(MixingOperator):
         --------
         >>> from astropy import units as u
         >>> from astropy.coordinates import SkyCoord
-        >>> from astro_ddprism.frame.frame import SourceFrame
+        >>> from astro_ddprism.frame import SourceFrame
         >>> from astro_ddprism.mixing import Resampling
         >>> from astro_ddprism.psf import GaussianPSF
         >>> galaxy = SkyCoord(150.1, 2.2, unit="deg")

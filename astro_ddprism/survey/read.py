@@ -61,8 +61,8 @@ def read_image(
     image : path, `~astropy.nddata.CCDData` or `~astropy.nddata.NDData`
         The image, ``(ny, nx)`` or ``(bands, ny, nx)``; or what else a format reads.
     format : str, optional
-        Name of its format (`astro_ddprism.survey.formats`); by default it is identified by looking
-        at the image, and a file that no format knows is read as FITS.
+        Name of its format (`astro_ddprism.survey.formats.base`); by default it is identified by
+        looking at the image, and a file that no format knows is read as FITS.
     hdu : int or str, optional
         Number or name of the image's extension.
     uncertainty, variance, ivar, weight : int, str, path or array_like, optional

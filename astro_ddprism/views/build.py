@@ -48,8 +48,8 @@ def views_from_image(
     image : `SurveyImage`, path, `~astropy.nddata.NDData`, or a list of paths or NDData
         The image; a list holds bands on one pixel grid.
     psf : path, array_like or list, optional
-        Point spread function (`read_psf`): the sources are then the light before it. Without one
-        they are the light as seen through it.
+        Point spread function (`~astro_ddprism.psf.read_psf`): the sources are then the
+        light before it. Without one they are the light as seen through it.
     psf_fwhm : float or `~astropy.units.Quantity`, optional
         Full width at half maximum of the point spread function, of all bands or of each, in
         arcseconds if without a unit: what the views remember of it. By default it is measured on
@@ -65,7 +65,8 @@ def views_from_image(
         Least distance of random positions from detections, in pixels or as an angle; by default
         they are placed without regard to them. Given ``positions``, these are avoided.
     crowded_fraction : float
-        Part of the random positions that are placed beside detections (`place_randoms`).
+        Part of the random positions that are placed beside detections
+        (`~astro_ddprism.survey.place_randoms`).
     max_masked_fraction : float
         Cutouts with a larger part of their pixels masked are rejected.
     correlated_noise : int, optional
@@ -77,7 +78,7 @@ def views_from_image(
     detection : dict, optional
         Options of `detect_galaxies`.
     **image_options
-        Options of `read_image`, for an image that has not been read yet.
+        Options of `~astro_ddprism.survey.read_image`, for an image that has not been read yet.
 
     Returns
     -------

@@ -61,7 +61,8 @@ def views_from_cutouts(
         The largest distance, in pixels, at which the noise of two pixels is correlated, of all
         instruments or of each.
     **image_options
-        Options of `read_image`; any may be a mapping from instruments to its values.
+        Options of `~astro_ddprism.survey.read_image`; any may be a mapping from instruments to
+        its values.
 
     Returns
     -------
@@ -121,7 +122,7 @@ def views_from_images(
 
     Parameters
     ----------
-    images : mapping of str to `SurveyImage`, path or NDData, or a list of bands
+    images : mapping of str to SurveyImage, path or NDData, or a list of bands
         The image of each instrument.
     psf, bands, frame
         As for `views_from_cutouts`.
@@ -134,7 +135,8 @@ def views_from_images(
         The largest distance, in pixels, at which the noise of two pixels is correlated, of all
         instruments or of each.
     **image_options
-        Options of `read_image`; any may be a mapping from instruments to its values.
+        Options of `~astro_ddprism.survey.read_image`; any may be a mapping from instruments to
+        its values.
 
     Returns
     -------

@@ -139,8 +139,8 @@ class MultiViewDataset(Mapping[str, Observations]):
         Parameters
         ----------
         views : mapping of str to mapping
-            For each view the arguments of `View`: at least ``data``, ``mixing`` and either
-            ``variance`` or ``noise``.
+            For each view the arguments of `~astro_ddprism.View`: at least ``data``, ``mixing`` and
+            either ``variance`` or ``noise``.
             In place of a mixing operator may stand an array: a matrix (m, n) or one per
             observation (N, m, n), or an amplitude, a number or one per observation (N,); or a table
             of the operator's ``name`` and the arguments of its constructor, as in a file.

@@ -179,7 +179,7 @@ class MultiInstrumentView(Observations):
         Returns
         -------
         state : dict
-            The name, and the `View.state` of each instrument's images.
+            The name, and the ``View.state`` of each instrument's images.
         """
         return {"name": self.name, "images": [image.state() for image in self._images.values()]}
 

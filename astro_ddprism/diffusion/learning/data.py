@@ -40,7 +40,8 @@ def images(
         to that of bright ones (0.95) by the upper one. So a prior of flux that is steep, as counts
         of galaxies are, becomes uninformative over the range of the samples and beyond.
     transform : callable
-        How images are transformed: `random_transform`, or `random_transform_about_pixel`.
+        How images are transformed: `~astro_ddprism.diffusion.learning.symmetries.random_transform`
+        or `~astro_ddprism.diffusion.learning.symmetries.random_transform_about_pixel`.
 
     Returns
     -------

@@ -2,20 +2,20 @@ r"""Expectation maximization: from views to learned priors.
 
 *E-step*: draw every observation's sources from their joint posterior under the present priors
 (`~astro_ddprism.diffusion.sampling.chains`). *M-step*: train each source's denoiser on its draws
-(`~astro_ddprism.diffusion.learning.training`). Both raise, in expectation, a lower bound of the likelihood
-of all observations (Rozet et al. 2024, arXiv:2405.13712).
+(`~astro_ddprism.diffusion.learning.training`). Both raise, in expectation, a lower bound of the
+likelihood of all observations (Rozet et al. 2024, arXiv:2405.13712).
 
-Sources are learned in *stages* (`~astro_ddprism.diffusion.learning.stages`), with all sources learned before
-held fixed. Every stage begins with its warm start. That of images is Gaussian, and its first E-step
-puts the Gaussian priors of the new sources beside the diffusion priors of the known ones; the first
-stage has none, and its first draws are exact. Sources of a few numbers start from mixtures of
-Gaussians (`~astro_ddprism.diffusion.learning.growth`), whose draws are always exact. A state that has all
-priors to begin with, those of another fit, needs no warm start: its EM iterations begin with the
-first one that draws from networks.
+Sources are learned in *stages* (`~astro_ddprism.diffusion.learning.stages`), with all sources
+learned before held fixed. Every stage begins with its warm start. That of images is Gaussian, and
+its first E-step puts the Gaussian priors of the new sources beside the diffusion priors of the
+known ones; the first stage has none, and its first draws are exact. Sources of a few numbers start
+from mixtures of Gaussians (`~astro_ddprism.diffusion.learning.growth`), whose draws are always
+exact. A state that has all priors to begin with, those of another fit, needs no warm start: its EM
+iterations begin with the first one that draws from networks.
 
-Where the posterior is *amortized* (`~astro_ddprism.diffusion.posteriors.amortized`), an M-step of views that
-hold several sources trains one network for the joint posterior of all of them, which makes the next
-draws; the priors of their new sources are trained on the last draws alone.
+Where the posterior is *amortized* (`~astro_ddprism.diffusion.posteriors.amortized`), an M-step of
+views that hold several sources trains one network for the joint posterior of all of them, which
+makes the next draws; the priors of their new sources are trained on the last draws alone.
 """
 
 __all__ = ["EMState", "ExpectationMaximization"]

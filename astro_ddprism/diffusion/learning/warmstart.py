@@ -176,8 +176,8 @@ class GaussianWarmStart:
         Parameters
         ----------
         batches : callable
-            Called without arguments; iterates over pairs of `JointObservation` and `Rows`, their
-            random numbers, the same in the same order each time.
+            Called without arguments; iterates over pairs of ``JointObservation`` and ``Rows``,
+            their random numbers, the same in the same order each time.
         iterations : int
             Number of EM iterations.
 

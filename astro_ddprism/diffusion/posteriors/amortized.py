@@ -1,8 +1,9 @@
 r"""The denoiser of all sources given an observation, learned from simulated observations.
 
-Moment matching (`~astro_ddprism.diffusion.posteriors.moment_matching`) takes what is known of the sources at each noise
-scale to be Gaussian. Where two sources compete for the same light, it is not: a neighbour's light
-belongs to one of them or to the other, and a chain that has begun to share it out cannot go back.
+Moment matching (`~astro_ddprism.diffusion.posteriors.moment_matching`) takes what is known of the
+sources at each noise scale to be Gaussian. Where two sources compete for the same light, it is not:
+a neighbour's light belongs to one of them or to the other, and a chain that has begun to share it
+out cannot go back.
 
 But the joint posterior is also what denoising of *simulated* pairs learns. With sources drawn from
 their priors, :math:`x^\beta \sim p(x^\beta)`, an observation simulated with the operators and the
@@ -154,7 +155,7 @@ class Amortized(PosteriorMethod):
         return learned, trainer.train(learned, draw, n_images)
 
     def serves(self, priors, loader, index):
-        """Those with all pixels about the target, and nearly all others; see `PosteriorMethod`.
+        """Those with all pixels about the target, and nearly all others; see ``PosteriorMethod``.
 
         Its network has seen few masked pixels in training, none where galaxies are: at these it
         is sure of what it does not know.
@@ -178,7 +179,7 @@ class Amortized(PosteriorMethod):
     def begin(self, priors, observation, rows, *, start, first=None):
         """At the top of the noise schedule, about the posterior mean there.
 
-        See `PosteriorMethod.begin`.
+        See ``PosteriorMethod.begin``.
         """
         begun = super().begin(priors, observation, rows, start=start, first=first)
         noise, x, time = begun.x, begun.x, torch.ones((), device=begun.x.device)

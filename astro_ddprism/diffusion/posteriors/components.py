@@ -1,7 +1,7 @@
 r"""The exact posterior of sources whose priors are mixtures of Gaussians.
 
-With whitened observations :math:`\tilde y = \sum_\beta \tilde A^\beta x^\beta + \varepsilon` and one
-component :math:`k_\beta` of every source,
+With whitened observations :math:`\tilde y = \sum_\beta \tilde A^\beta x^\beta + \varepsilon` and
+one component :math:`k_\beta` of every source,
 
 .. math:: p(\tilde y \mid k_1 \dots k_S) = \mathcal{N}\Big(\tilde y \,\Big|\,
           \sum_\beta \tilde A^\beta \mu_{k_\beta}, \;

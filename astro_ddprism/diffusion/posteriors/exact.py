@@ -14,7 +14,7 @@ from .moment_matching import MomentMatching
 @POSTERIORS.register("mixture")
 @dataclass(frozen=True)
 class ExactMixture(PosteriorMethod):
-    """Exact draws under mixtures of Gaussians, those of the warm start; for sources of a few numbers.
+    """Exact draws under the warm start's mixtures of Gaussians, for sources of a few numbers.
 
     Parameters
     ----------

@@ -96,7 +96,7 @@ class MomentMatching(PosteriorMethod):
         return self._denoiser(priors, observation, scales)
 
     def begin(self, priors, observation, rows, *, start, first=None):
-        """At first draws in closed form, perturbed; see `PosteriorMethod.begin`."""
+        """At first draws in closed form, perturbed; see ``PosteriorMethod.begin``."""
         sources = tuple(observation.source_shapes)
         if priors.has_mixtures(sources):
             first = mixture_draws(priors.mixtures, observation, rows)

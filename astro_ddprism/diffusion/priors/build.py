@@ -10,7 +10,7 @@ from .mixture import GaussianMixture, MixtureResidualDenoiser
 
 
 def default_network(shape: tuple[int, ...]) -> Network:
-    """The network of a source's prior where the user names none: a U-Net for images, else an MLP."""
+    """The network of a prior where the user names none: a U-Net for images, else an MLP."""
     return UNet() if len(shape) == 3 else MLP()
 
 

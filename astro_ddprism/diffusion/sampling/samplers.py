@@ -70,7 +70,7 @@ class Sampler(Part, abc.ABC):
 @SAMPLERS.register("ddim")
 @dataclass(frozen=True)
 class DDIM(Sampler):
-    """Denoising diffusion implicit models [2]_.
+    """Denoising diffusion implicit models (Song et al. 2021).
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class DDIM(Sampler):
 @SAMPLERS.register("ancestral")
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """The reverse of the perturbation, step by step [1]_."""
+    """The reverse of the perturbation, step by step (Ho et al. 2020)."""
 
     def run(self, denoiser, x, rows, *, start, steps):  # noqa: D102
         return _DDIM(denoiser, 1.0, rows, start=start, steps=steps, silent=True)(x)
@@ -96,7 +96,7 @@ class Ancestral(Sampler):
 @SAMPLERS.register("predictor-corrector")
 @dataclass(frozen=True)
 class PredictorCorrector(Sampler):
-    """Steps of the probability flow, each after corrections that renew a part of the noise [2]_.
+    """Steps of the probability flow, each after corrections that renew a part of the noise.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ class PredictorCorrector(Sampler):
 @SAMPLERS.register("heun")
 @dataclass(frozen=True)
 class Heun(Sampler):
-    """The probability flow by Heun's method, two evaluations a step [3]_."""
+    """The probability flow by Heun's method, two evaluations a step (Karras et al. 2022)."""
 
     def run(self, denoiser, x, rows, *, start, steps):  # noqa: ARG002, D102
         return azula.sample.HeunSampler(denoiser, start=start, steps=steps, silent=True)(x)
@@ -127,7 +127,7 @@ class Heun(Sampler):
 @SAMPLERS.register("adams-bashforth")
 @dataclass(frozen=True)
 class AdamsBashforth(Sampler):
-    """The probability flow by exponential multi-steps [4]_: few steps where priors are near Gaussian.
+    """The probability flow by exponential multi-steps: few of them where priors are near Gaussian.
 
     Parameters
     ----------
