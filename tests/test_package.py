@@ -19,7 +19,7 @@ PACKAGE = Path(astro_ddprism.__file__).parent
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages([str(PACKAGE)], prefix="astro_ddprism.")
-    if not module.ispkg
+    if not module.ispkg and not module.name.endswith("__main__")
 )
 
 

@@ -326,8 +326,7 @@ class PosteriorSamples:
             Magnitude of a flux of 1 in the view's unit, such as ``27.0`` or ``27.0 * u.ABmag``.
             Fluxes in units like Jy or maggies have AB magnitudes without it, and any others none.
         max_masked_fraction : float
-            Observations with a larger part of their aperture masked are flagged; by default with
-            any of it.
+            Observations with a larger part of their aperture masked are flagged.
         progress : bool
             Whether to show progress bars.
 
