@@ -122,7 +122,8 @@ def test_manifolds(tmp_path):
     out = tmp_path / "manifolds.json"
     command = [sys.executable, "-W", "error", "-m", "benchmarks.manifolds", "--quick", "--out", out]
     options = ["--generate", "contrastive", "-n", "2048", "--device", "cpu", "--pictures", tmp_path]
-    settings = ["warm_start_components=8", "n_first_images=2560", "n_images=2560", "n_steps=8"]
+    settings = ["warm_start__components=8", "training__n_first_images=2560",
+                "training__n_images=2560", "chains__n_steps=8"]  # fmt: skip
     subprocess.run(
         [*command, *options, "--set", *settings],
         cwd=ROOT, check=True, timeout=240, capture_output=True,

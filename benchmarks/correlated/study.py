@@ -39,13 +39,20 @@ FULL = {
     "n_held_out": 256,
     "n_samples": 40,  # 39 at least, for an interval of 95 %
     "radius": [2.0, 4.0, 6.0],  # of the apertures
-    "config": {"n_em_iterations": 3, "n_first_images": 40_000, "n_images": 20_000},
+    "config": {
+        "n_em_iterations": 3,
+        "training": {"n_first_images": 40_000, "n_images": 20_000},
+    },
 }
 QUICK = FULL | {
     "n_observations": 256,
     "n_held_out": 64,
     "radius": [4.0],
-    "config": {"n_em_iterations": 1, "n_first_images": 8_000, "n_images": 4_000, "n_steps": 8},
+    "config": {
+        "n_em_iterations": 1,
+        "training": {"n_first_images": 8_000, "n_images": 4_000},
+        "chains": {"n_steps": 8},
+    },
 }
 
 

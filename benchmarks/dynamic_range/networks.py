@@ -10,9 +10,10 @@ from azula.noise import VESchedule
 from torch import nn
 
 from astro_ddprism.diffusion.learning.data import simulate
-from astro_ddprism.diffusion.learning.training import train
-from astro_ddprism.diffusion.networks.unet import UNet
+from astro_ddprism.diffusion.learning.training import Trainer, Training
+from astro_ddprism.diffusion.networks import UNet
 from astro_ddprism.diffusion.observation import JointObservation
+from astro_ddprism.diffusion.parallel import Execution
 from astro_ddprism.diffusion.posteriors.amortized import AmortizedPosterior
 from astro_ddprism.diffusion.posteriors.moment_matching import JointPosteriorDenoiser
 from astro_ddprism.diffusion.posteriors.solvers import GMRES
@@ -111,7 +112,7 @@ class Networks:
 
         def make():
             scale = bright_rms(draw(2000)[0])
-            backbone = UNet(SHAPE, SourceDenoiser.n_features)
+            backbone = UNet().build(SHAPE, SourceDenoiser.n_features)
             return SourceDenoiser(backbone, VESchedule(sigma_min, self._sigma_max(way)), scale)
 
         return self._get(name, make, draw, self.configuration["n_images"])
@@ -129,7 +130,7 @@ class Networks:
 
         def make():
             scale = max(bright_rms(x) for x in self._sources(2000).values())
-            backbone = UNet((len(LIGHT), SIZE, SIZE), AmortizedPosterior.n_features)
+            backbone = UNet().build((len(LIGHT), SIZE, SIZE), AmortizedPosterior.n_features)
             return AmortizedPosterior(backbone, VESchedule(sigma_min, 100 * scale), scale)
 
         return self._get("amortized", make, draw, self.configuration["n_posterior_images"])
@@ -156,16 +157,14 @@ class Networks:
             row = stored["row"]
         else:
             started = time.process_time()
-            loss = train(
-                network,
-                draw,
-                n_images=n_images,
-                batch_size=self.configuration["batch_size"],
-                learning_rate=self.configuration["learning_rate"],
-                precision=torch.bfloat16,
-                track=iter,
+            options = {key: self.configuration[key] for key in ("batch_size", "learning_rate")}
+            trainer = Trainer(
+                Training(**options),
+                Execution(device="cpu", precision="bfloat16"),
+                track=lambda steps, title: steps,  # noqa: ARG005
                 label=name,
             )
+            loss = trainer.train(network, draw, n_images)
             row = {
                 "network": name,
                 "n_images": n_images,

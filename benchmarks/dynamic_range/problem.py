@@ -76,14 +76,18 @@ class Light:
     def galaxies(self, n: int) -> torch.Tensor:
         """A galaxy within a pixel of the centre, once `random_transform` has turned the image."""
         corner = torch.full((n, 2), (STAMP - SIZE) // 2)
-        return _peaks(n, self.peaks, 0.0)[:, None, None, None] * self._cut(corner)[:, None]
+        return (
+            brightest_pixels(n, self.peaks, 0.0)[:, None, None, None] * self._cut(corner)[:, None]
+        )
 
     def los(self, n: int) -> torch.Tensor:
         """Galaxies at random places."""
         image = torch.repeat_interleave(torch.poisson(torch.full((n,), self.n_los)).long())
         low = STAMP // 2 - SIZE - MARGIN + 1
         corner = torch.randint(low, STAMP // 2 + MARGIN + 1, (len(image), 2))
-        light = _peaks(len(image), self.peaks, self.los_slope)[:, None, None] * self._cut(corner)
+        light = brightest_pixels(len(image), self.peaks, self.los_slope)[:, None, None] * self._cut(
+            corner
+        )
         return torch.zeros(n, SIZE, SIZE).index_add(0, image, light)[:, None]
 
     def _cut(self, corner):
@@ -92,7 +96,7 @@ class Light:
         return self._stamps[index, rows[:, :, None], columns[:, None]]
 
 
-def _peaks(n: int, limits, slope: float) -> torch.Tensor:
+def brightest_pixels(n: int, limits, slope: float) -> torch.Tensor:
     """Random numbers with dN / d log p proportional to p^-slope."""
     low, high = limits
     quantile = torch.rand(n)

@@ -112,7 +112,7 @@ class StretchedPosteriorDenoiser(Denoiser):
         mean, covariance = prior_moments(self.denoisers, observation, u_t, t)
         mean = prior = stretch.clip(mean)
         for _ in range(self.n_linearizations):
-            tangent = _Tangent(observation, stretch.slope(mean))
+            tangent = Tangent(observation, stretch.slope(mean))
             residual = observation.y - observation.forward(stretch.inverse(mean))
             residual = residual - tangent.forward(prior - mean)
             update = self.solver.bind(tangent)(covariance, residual)
@@ -120,7 +120,7 @@ class StretchedPosteriorDenoiser(Denoiser):
         return DiracPosterior(mean=mean)
 
 
-class _Tangent:
+class Tangent:
     """The linear observation that a change of the stretched sources makes: A D."""
 
     def __init__(self, observation: JointObservation, slope: Tensor):

@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from azula.sample import DDPMSampler
 from scipy.stats import ks_2samp
 
 from astro_ddprism.diffusion.observation import JointObservation
+from astro_ddprism.diffusion.posteriors.amortized import Amortized
 from astro_ddprism.diffusion.posteriors.solvers import GMRES
-from astro_ddprism.diffusion.random import seeded
-from astro_ddprism.diffusion.sampling.chains import AMORTIZED_SAMPLER, AMORTIZED_STARTS
+from astro_ddprism.diffusion.random import Rows, seeded
+from astro_ddprism.diffusion.sampling.samplers import Ancestral
 
 from ..record import write_record
 from .networks import TRAINING, Linear, Networks, stretched_way
@@ -78,18 +78,20 @@ QUICK = FULL | {
     "n_prior": 32,
     "stretched": [FULL["stretched"][k] for k in (1, 5)],
 }
-# Of `seeded`: what random numbers are for.
+# How the package runs chains of an amortized posterior.
+AMORTIZED = Amortized()
+# Of `seeded` and of rows: what random numbers are for.
 _SETTLING, _EVALUATION, _PRIOR = range(TRAINING + 1, TRAINING + 4)
 
 
-def run_chain(denoiser, size: int, n_steps: int, sampler) -> torch.Tensor:
+def run_chain(denoiser, rows: Rows, size: int, n_steps: int, sampler) -> torch.Tensor:
     """A draw for each observation of a joint denoiser, from the top of the noise schedule."""
     time_ = torch.ones(())
-    z = denoiser.schedule(time_)[1] * torch.randn(len(denoiser.observation), size)
+    z = denoiser.schedule(time_)[1] * rows.normal(size)
     x = z
-    for _ in range(AMORTIZED_STARTS):  # towards the mean, which may be far above the noise
+    for _ in range(AMORTIZED.n_starts):  # towards the mean, which may be far above the noise
         x = denoiser(x, time_).mean + z
-    x = sampler(denoiser, steps=n_steps, silent=True)(x)
+    x = sampler.run(denoiser, x, rows, start=1.0, steps=n_steps)
     return denoiser(x, torch.zeros_like(time_)).mean
 
 
@@ -105,11 +107,13 @@ def draw_posterior(view, make_joint, inverse, n_draws: int, *, batch_size, n_ste
     """
     started = time.process_time()
     index = np.tile(np.arange(len(view)), n_draws)
+    samples = np.repeat(np.arange(n_draws), len(view))
+    streams = Rows.of(_EVALUATION, ids=view.ids[index], samples=samples, device=torch.device("cpu"))
     shapes, draws, chi2 = dict.fromkeys(view.sources, SHAPE), [], []
-    for rows in np.array_split(index, -(-len(index) // batch_size)):
-        observation = JointObservation(view.batch(rows), shapes)
+    for part in np.array_split(np.arange(len(index)), -(-len(index) // batch_size)):
+        observation = JointObservation(view.batch(index[part]), shapes)
         size = sum(observation.sizes)
-        x = inverse(run_chain(make_joint(observation), size, n_steps, sampler))
+        x = inverse(run_chain(make_joint(observation), streams[part], size, n_steps, sampler))
         draws.append(x)
         chi2.append(observation.chi2(x))
     draws = torch.cat(draws).reshape(n_draws, len(view), len(shapes), SIZE, SIZE)
@@ -125,8 +129,9 @@ def draw_prior(denoiser, way, light: Light, source: str, configuration: dict) ->
     top = denoiser.schedule(torch.ones(()))[1]
     # At the top of the noise schedule the prior and a Gaussian of its covariance are the same.
     x = (mean + weights @ (images - mean)).unflatten(1, SHAPE) + top * torch.randn(n, *SHAPE)
-    x = DDPMSampler(denoiser, steps=2 * configuration["n_steps"], silent=True)(x)
+    rows = Rows.of(_PRIOR, source, ids=range(n), device=torch.device("cpu"))
     with torch.no_grad():
+        x = Ancestral().run(denoiser, x, rows, start=1.0, steps=2 * configuration["n_steps"])
         return way.inverse(denoiser(x, torch.zeros(())).mean)[:, 0].numpy()
 
 
@@ -156,14 +161,14 @@ class Study:
         def joint(observation):
             return way.joint(denoisers, observation)
 
-        return self._draw(view, joint, way.inverse, n_draws, "n_steps", DDPMSampler)
+        return self._draw(view, joint, way.inverse, n_draws, "n_steps", Ancestral())
 
     def amortized(self, view, n_draws):
         """Draws by the joint posterior that was learned."""
         linear, setting = self.linear["linear"]
         given = self.networks.posterior(setting["sigma_min"]).given
         return self._draw(
-            view, given, linear.inverse, n_draws, "amortized_steps", AMORTIZED_SAMPLER
+            view, given, linear.inverse, n_draws, "amortized_steps", AMORTIZED.sampler
         )
 
     def _draw(self, view, make_joint, inverse, n_draws, steps, sampler):

@@ -20,15 +20,15 @@ from functools import partial
 import numpy as np
 import torch
 from azula.noise import VESchedule
-from azula.sample import PCSampler
 from torch.profiler import ProfilerActivity, profile
 
-from astro_ddprism.diffusion.networks.mlp import MLP
+from astro_ddprism.diffusion.networks import MLP
 from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.posteriors.moment_matching import JointPosteriorDenoiser
 from astro_ddprism.diffusion.posteriors.solvers import Dense
 from astro_ddprism.diffusion.priors.denoiser import SourceDenoiser
-from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.diffusion.random import Rows, seeded
+from astro_ddprism.diffusion.sampling.samplers import PredictorCorrector
 from astro_ddprism.views.dataset import MultiViewDataset
 
 from ..record import write_record
@@ -87,7 +87,7 @@ class Problem:
 
     def _denoiser(self, size, configuration):
         options = {name: configuration[name] for name in ("width", "depth")}
-        network = MLP((size,), SourceDenoiser.n_features, **options)
+        network = MLP(**options).build((size,), SourceDenoiser.n_features)
         # Random networks have covariances of any sign. This makes them small beside that of the
         # skip connection, so that chains behave as under trained networks.
         network.last.weight.data *= 0.1
@@ -101,11 +101,12 @@ class Problem:
 
     def package(self, n_steps: int, batch_size: int) -> torch.Tensor:
         """Draw once for each observation, by the package."""
-        draws = []
-        for rows in torch.arange(len(self.y)).split(batch_size):
-            joint, noise = self.joint(rows.numpy()), self.noise[rows.to(self.device)]
-            sampler = PCSampler(joint, corrections=1, delta=DELTA, steps=n_steps, silent=True)
-            x = sampler(SCHEDULE.sigma_max * noise)
+        sampler, draws = PredictorCorrector(corrections=1, delta=DELTA), []
+        rows = Rows.of("chains", ids=self.view.ids, device=self.device)
+        for index in torch.arange(len(self.y)).split(batch_size):
+            joint, on_device = self.joint(index.numpy()), index.to(self.device)
+            x = SCHEDULE.sigma_max * self.noise[on_device]
+            x = sampler.run(joint, x, rows[on_device], start=1.0, steps=n_steps)
             draws.append(joint(x, x.new_zeros(())).mean)
         return torch.cat(draws)
 

@@ -7,8 +7,6 @@ import time
 
 import torch
 
-from astro_ddprism.diffusion.sampling.chains import AMORTIZED_STARTS, AMORTIZED_STEPS
-
 N_REPEATS = 7
 
 
@@ -31,8 +29,8 @@ def one_object_cost(separator, view, n_samples=16):
         ``n_evaluations`` of the network for each sample, ``network_s``, what these alone take at
         the same batch, and ``ratio`` of the two times.
     """
-    posterior = separator._state.posteriors[view.sources]
-    n_evaluations = AMORTIZED_STARTS + AMORTIZED_STEPS + 1
+    posterior, method = separator.posterior_[view.sources], separator.posterior
+    n_evaluations = method.n_starts + method.n_steps + 1
     parameter = next(posterior.parameters())
     sources, size = len(view.sources), view.data.shape[-2:]
     shape = (n_samples, posterior.n_features, sources * view.data.shape[1], *size)

@@ -73,7 +73,7 @@ def centroids_of(images, offset):
 def separate(separator, view, offset, n_samples, seed, aperture):
     """Separate cutouts: a `Separation` of those of one image; the aperture's radius in pixels."""
     # On a processor the time of its cores, as for the peers, whatever else runs there.
-    on_gpu = separator._torch_device().type != "cpu"
+    on_gpu = separator.device_.type != "cpu"
     clock = time.perf_counter if on_gpu else time.process_time
     started = clock()
     samples = separator.sample(view, n_samples=n_samples, seed=seed)

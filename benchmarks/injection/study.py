@@ -145,11 +145,11 @@ def main(argv=None):
     ours, separator, device, figures = None, None, "cpu", {}
     if args.model is not None:
         separator = DiffusionSourceSeparator.read(args.model, device=args.device)
-        device = separator._torch_device()
+        device = separator.device_
         ours = measure_by_separation(scene, separator, args.samples, seed=args.seed)
         figures |= {"calibration": calibration(ours, scene), "conservation": [conservation(ours)]}
         view = scene.view_of(0)
-        if view.sources in separator._state.posteriors:
+        if view.sources in separator.posterior_:
             figures["one_object"] = [one_object_cost(separator, view)]
     peers = ask_peers(scene, args)
     methods = [*([] if ours is None else [ours]), *peers.measurements.values()]

@@ -40,34 +40,34 @@ COMMON = {
     "fit": {
         "sources": ("los", "galaxy"),
         "seed": 0,
-        "posterior": "amortized",
-        "templates": ("galaxy",),
-        "flux_factors": {"galaxy": (0.2, 4.0)},
-        "precision": "bfloat16",
+        "execution": {"precision": "bfloat16"},
     },
 }
+POSTERIOR = {
+    "name": "amortized",
+    "templates": ("galaxy",),
+    "flux_factors": {"galaxy": (0.2, 4.0)},
+}
+LARGE = {"name": "unet", "channels": (48, 96), "blocks": (1, 1)}
+TINY = {"name": "unet", "channels": (4, 8), "blocks": (1, 1), "embedding": 8}
 # An hour or less of a GPU.
 FULL = COMMON | {
     "fit": COMMON["fit"]
     | {
-        "network_options": {"channels": (48, 96), "blocks": (1, 1)},
-        "n_first_images": 512_000,
-        "n_images": 128_000,
-        "n_posterior_images": 12_000_000,
-        "train_batch_size": 64,
+        "network": LARGE,
+        "posterior": POSTERIOR | {"network": LARGE, "n_images": 12_000_000},
+        "training": {"n_first_images": 512_000, "n_images": 128_000, "batch_size": 64},
         "n_em_iterations": 2,
-        "n_steps": 32,
-        "batch_size": 512,
+        "chains": {"n_steps": 32},
+        "execution": {"precision": "bfloat16", "batch_size": 512},
     }
 }
 # Of a size for two processor cores.
 REDUCED = COMMON | {
     "fit": COMMON["fit"]
     | {
-        "n_first_images": 100_000,
-        "n_images": 40_000,
-        "n_posterior_images": 1_800_000,
-        "train_batch_size": 64,
+        "posterior": POSTERIOR | {"n_images": 1_800_000},
+        "training": {"n_first_images": 100_000, "n_images": 40_000, "batch_size": 64},
         "n_em_iterations": 1,
     },
 }
@@ -78,14 +78,12 @@ QUICK = COMMON | {
     "n_compared": 8,
     "fit": COMMON["fit"]
     | {
-        "network_options": {"channels": (4, 8), "blocks": (1, 1), "embedding": 8},
-        "n_first_images": 640,
-        "n_images": 320,
-        "n_posterior_images": 640,
+        "network": TINY,
+        "posterior": POSTERIOR | {"network": TINY, "n_images": 640},
+        "training": {"n_first_images": 640, "n_images": 320},
         "n_em_iterations": 1,
-        "n_steps": 4,
-        "warm_start_iterations": 1,
-        "warm_start_rank": 8,
+        "chains": {"n_steps": 4},
+        "warm_start": {"name": "gaussian", "iterations": 1, "rank": 8},
     },
 }
 HARMLESS = 0.05  # of the posterior's standard deviation
@@ -163,12 +161,12 @@ def write_small(model, path, view):
             files[weights] = Path(folder) / f"{weights}.asdf"
             model.write(files[weights], weights=weights)
             sizes[weights] = files[weights].stat().st_size
-        half = DiffusionSourceSeparator.read(files["float16"], device=model.device)
+        half = DiffusionSourceSeparator.read(files["float16"], device=model.execution.device)
         comparison = compare(model, half, view)
     worst = max(comparison[source]["flux_median_shift"] for source in view.sources)
     weights = "float16" if worst < HARMLESS else "float32"
     model.write(path, overwrite=True, weights=weights)
-    networks = (*model._state.denoisers.values(), *model._state.posteriors.values())
+    networks = (*model.priors_.values(), *model.posterior_.values())
     return {
         "n_weights": sum(p.numel() for n in networks for p in n.parameters()),
         "bytes": {**sizes, "written": Path(path).stat().st_size},
@@ -214,7 +212,7 @@ def main(argv=None):
                 for row in history
             ],
         },
-        device=model._torch_device(),
+        device=model.device_,
         started=started,
     )
 

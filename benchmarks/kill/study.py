@@ -29,24 +29,23 @@ from ..record import write_record
 
 FULL = {"kills": 20, "n_em_iterations": 5, "n_images": 3000, "n_observations": 64, "seed": 0}
 QUICK = FULL | {"kills": 3, "n_em_iterations": 1, "n_images": 1000}
-SHAPE = (1, 8, 8)
-# The command line, which says on standard output when it begins which EM iteration.
+SHAPE, SOURCES = (1, 8, 8), ("los", "galaxy")
+# The command line, which says on standard output when it begins what.
 PROGRAM = """
 import sys
 import time
 
 started = time.perf_counter()
 
+from astro_ddprism import progress
+
+class Announced(progress.Progress):
+    def __call__(self, iterable, description, **options):
+        print(f"begin {time.perf_counter() - started} {description}", flush=True)
+        return super().__call__(iterable, description, **options)
+
+progress.Progress = Announced
 from astro_ddprism import cli
-from astro_ddprism.diffusion.em import ExpectationMaximization
-
-expect = ExpectationMaximization._expect
-
-def announced(self, stage, state):
-    print(f"begin {len(state.history)} {time.perf_counter() - started}", flush=True)
-    return expect(self, stage, state)
-
-ExpectationMaximization._expect = announced
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -63,14 +62,14 @@ def make_files(folder: Path, configuration: dict):
             "variance": 1.0,
             "mixing": dict.fromkeys(sources, Identity(SHAPE)),
         }
-        for name, sources in {"random": ("los",), "galaxy": ("los", "galaxy")}.items()
+        for name, sources in {"random": SOURCES[:1], "galaxy": SOURCES}.items()
     }
     MultiViewDataset.from_arrays(views).write(folder / "views.asdf")
     (folder / "fit.toml").write_text(
         f"n_em_iterations = {configuration['n_em_iterations']}\n"
-        f"n_first_images = {configuration['n_images']}\n"
-        f"n_images = {configuration['n_images']}\n"
-        "network_options = { channels = [8, 16], blocks = [1, 1], embedding = 16 }\n"
+        f"training.n_first_images = {configuration['n_images']}\n"
+        f"training.n_images = {configuration['n_images']}\n"
+        'network = { name = "unet", channels = [8, 16], blocks = [1, 1], embedding = 16 }\n'
     )
 
 
@@ -110,18 +109,27 @@ class Fit:
 
     def begun(self) -> int | None:
         """EM iterations that were complete when the last one began; None if none was begun."""
-        lines = [line for line in self.log.read_text().splitlines() if line.startswith("begin ")]
-        return int(lines[-1].split()[1]) if lines else None
+        steps = self._e_steps()
+        if not steps:
+            return None
+        *_, source, _, count = steps[-1].split()  # "begin 1.2 galaxy E-step 1/5"
+        iteration, last = map(int, count.split("/"))
+        return SOURCES.index(source) * (last + 1) + iteration
 
     def time_to_start(self) -> float:
         """Seconds until the first EM iteration began."""
-        return float(self.log.read_text().split()[2])
+        return float(self._e_steps()[0].split()[1])
+
+    def _e_steps(self) -> list[str]:
+        """What was said of E-steps, with which EM iterations begin; half a line does not count."""
+        lines = self.log.read_text().splitlines(keepends=True)
+        return [line for line in lines if " E-step " in line and line.endswith("\n")]
 
     def done(self) -> int:
         """EM iterations in the checkpoint, 0 where there is none; raises where it is not whole."""
         if not self.checkpoint.exists():
             return 0
-        history = dict(read_tree(self.checkpoint, "model")["em"]["history"])
+        history = dict(read_tree(self.checkpoint, "model")["state"]["history"])
         return len(history["loss"])
 
     def check_against(self, unbroken: "Fit"):
@@ -137,14 +145,14 @@ class Fit:
 
 def weights(path: Path) -> dict:
     """All arrays of a model, and its history but for the times."""
-    em = read_tree(path, "model")["em"]
+    state = read_tree(path, "model")["state"]
     arrays = {
         f"{kind} {source} {name}": np.asarray(array)
         for kind in ("denoisers", "gaussians")
-        for source, parts in em[kind].items()
+        for source, parts in state[kind].items()
         for name, array in parts.items()
     }
-    history = {name: np.asarray(v) for name, v in em["history"] if not name.endswith("_time")}
+    history = {name: np.asarray(v) for name, v in state["history"] if not name.endswith("_time")}
     return arrays | history
 
 

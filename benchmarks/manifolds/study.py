@@ -23,6 +23,7 @@ for every observation. For every problem the record has the time of the fit, and
 """
 
 import argparse
+import json
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,16 +44,12 @@ from .problems import generate_contrastive, generate_mixed, load_contrastive, lo
 FULL = {
     "seed": 20,
     "network": "mlp",
-    "warm_start_components": 128,
+    "posterior": {"name": "moment-matching", "solver": "dense"},
+    "warm_start": {"name": "gaussian", "components": 128},
+    "training": {"n_first_images": 1_000_000, "n_images": 500_000, "batch_size": 512},
+    "chains": {"sampler": "adams-bashforth", "n_steps": 64, "start": 0.5},
     "n_em_iterations": 1,
-    "n_first_images": 1_000_000,
-    "n_images": 500_000,
-    "train_batch_size": 512,
-    "sampler": "adams-bashforth",
-    "n_steps": 64,
-    "chain_start": 0.5,
-    "solver": "dense",
-    "batch_size": 2048,
+    "execution": {"batch_size": 2048},
 }
 #: Sizes of the study itself.
 SIZES = {"n": None, "n_limit": 512, "n_calibration": 1024, "n_sinkhorn": 16_384, "n_prior": 16_384}
@@ -69,15 +66,17 @@ PUBLISHED = {
 #: Samplers that are compared, by what they change: chains from far away, with one and with several
 #: candidates, and chains that begin at the warm start's draws.
 SAMPLERS = {
-    "from the top, 64 steps": {"chain_start": 1.0},
-    "from the top, 64 steps, 8 candidates": {"chain_start": 1.0, "n_candidates": 8},
-    "from the top, 512 steps": {"chain_start": 1.0, "n_steps": 512},
-    "ancestral, 64 steps": {"sampler": "ancestral"},
-    "predictor-corrector, 64 steps": {"sampler": "predictor-corrector"},
-    "heun, 64 steps": {"sampler": "heun"},
+    "from the top, 64 steps": {"chains__start": 1.0},
+    "from the top, 64 steps, 8 candidates": {"chains__start": 1.0, "chains__n_candidates": 8},
+    "from the top, 512 steps": {"chains__start": 1.0, "chains__n_steps": 512},
+    "ancestral, 64 steps": {"chains__sampler": "ancestral"},
+    "predictor-corrector, 64 steps": {"chains__sampler": "predictor-corrector"},
+    "heun, 64 steps": {"chains__sampler": "heun"},
     "adams-bashforth, 64 steps": {},
-    "adams-bashforth, 256 steps": {"n_steps": 256},
-    "adams-bashforth, 64 steps, GMRES of 1 iteration": {"solver": "gmres", "solver_iterations": 1},
+    "adams-bashforth, 256 steps": {"chains__n_steps": 256},
+    "adams-bashforth, 64 steps, GMRES of 1 iteration": {
+        "posterior__solver": {"name": "gmres", "iterations": 1}
+    },
 }
 
 
@@ -103,11 +102,11 @@ def counted():
         handle.remove()
 
 
-def run(problem, options: dict, sizes: dict, pictures: Path | None) -> dict:
+def run(problem, separator, sizes: dict, pictures: Path | None) -> dict:
     """Learn the priors of a problem, draw, and measure."""
     views = to_dataset(problem)
     started = time.perf_counter()
-    separator = DiffusionSourceSeparator(**options).fit(views)
+    separator.fit(views)
     fit_time = time.perf_counter() - started
     # Sources that are learned together have a row each, and the times of both steps together.
     rows = {(row["stage"], row["iteration"]): row for row in separator.history_}
@@ -122,7 +121,7 @@ def run(problem, options: dict, sizes: dict, pictures: Path | None) -> dict:
     evaluations = rows[0] / 64
     n_rows = views["view 1"].data.shape[1]
     priors = separator.sample(n_samples=sizes["n_prior"])
-    device = str(separator._torch_device())
+    device = str(separator.device_)
     calibration = {
         name: calibrate(separator, problem, name, view[: sizes["n_calibration"]])
         for name, view in views.items()
@@ -178,7 +177,7 @@ def run(problem, options: dict, sizes: dict, pictures: Path | None) -> dict:
         "time_per_draw_s": sample_time / sum(len(view) for view in views.values()),
         "n_failed": {name: int((d.chi2 > chi2_limit(n_rows)).sum()) for name, d in draws.items()},
         "sources": sources,
-    }, separator
+    }
 
 
 def chi2_limit(n_rows: int) -> float:
@@ -231,10 +230,9 @@ def compare_samplers(separator, problem, name: str, n: int) -> list[dict]:
     """What samplers make of the same priors."""
     view, truth = to_dataset(problem)[name][:n], problem.truth(name)
     source = list(truth)[-1]
-    settings, table = separator.config, []
+    settings, table = separator.get_params(deep=False), []
     for label, changes in SAMPLERS.items():
-        for option, value in (settings | changes).items():
-            setattr(separator, option, value)
+        separator.set_params(**settings).set_params(**changes)
         started = time.perf_counter()
         with counted() as rows:
             samples = separator.sample(view)
@@ -252,9 +250,16 @@ def compare_samplers(separator, problem, name: str, n: int) -> list[dict]:
             }
         )
         print(table[-1], flush=True)
-    for option, value in settings.items():
-        setattr(separator, option, value)
+    separator.set_params(**settings)
     return table
+
+
+def parsed(text: str):
+    """A value of the command line: a number or another of JSON's values, or else a name."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def main(arguments=None):
@@ -274,15 +279,17 @@ def main(arguments=None):
     parser.add_argument("-n", type=int, help="observations of each view")
     parser.add_argument("--samplers", action="store_true", help="compare samplers as well")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="of the fit")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="PART__OPTION=VALUE", help="of the fit"
+    )
     options = parser.parse_args(arguments)
     sizes = QUICK if options.quick else SIZES
     if options.n is not None:
         sizes = sizes | {"n": options.n}
-    settings = FULL | {"device": options.device}
+    separator = DiffusionSourceSeparator.from_config(FULL | {"device": options.device})
     for item in options.set:
         name, _, value = item.partition("=")
-        settings[name] = type(getattr(DiffusionSourceSeparator, name))(value)
+        separator.set_params(**{name: parsed(value)})
     started = time.perf_counter()
     if options.generate == "contrastive":
         problems = [
@@ -299,7 +306,7 @@ def main(arguments=None):
     figures = {"problems": [], "samplers": []}
     for make in problems:
         problem = make()
-        result, separator = run(problem, settings, sizes, options.pictures)
+        result = run(problem, separator, sizes, options.pictures)
         figures["problems"].append(result)
         print(result, flush=True)
         if options.samplers and not figures["samplers"]:
@@ -309,8 +316,8 @@ def main(arguments=None):
         write_record(
             options.out,
             study="manifolds",
-            configuration={"separator": settings, **sizes, "arguments": str(options)},
+            configuration={"separator": separator.config, **sizes, "arguments": str(options)},
             figures=figures,
-            device=separator._torch_device(),
+            device=separator.device_,
             started=started,
         )

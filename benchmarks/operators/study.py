@@ -26,7 +26,7 @@ from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS, Sip
 from azula.noise import VESchedule
 
-from astro_ddprism.diffusion.networks.unet import UNet
+from astro_ddprism.diffusion.networks import UNet
 from astro_ddprism.diffusion.priors.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.frame import SourceFrame
@@ -190,7 +190,7 @@ def cost(configuration, device) -> dict:
     construction = time.perf_counter() - started
     operator = whole[:].to(device)
     with seeded(0, device=device):
-        network = UNet((1, n, n), SourceDenoiser.n_features)
+        network = UNet().build((1, n, n), SourceDenoiser.n_features)
         denoiser = SourceDenoiser(network, VESchedule(0.1, 100.0), 5.0)
         denoiser = denoiser.to(device).requires_grad_(False)
         source = 10 * torch.randn(batch, 1, n, n, device=device)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from azula.noise import VESchedule
 
-from astro_ddprism.diffusion.networks.unet import UNet
+from astro_ddprism.diffusion.networks import Network
 from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.posteriors.moment_matching import JointPosteriorDenoiser
 from astro_ddprism.diffusion.posteriors.solvers import GMRES
@@ -37,7 +37,7 @@ FULL = {
     "mixing": ["identity", "psf"],
     "batch_size": 8,
     "repeats": 7,
-    "network_options": {},
+    "network": "unet",
 }
 QUICK = FULL | {
     "sizes": [32],
@@ -69,10 +69,11 @@ def make_problem(size: int, n_sources: int, mixing: str, configuration: dict, de
             }
         }
     )["view"]
+    network = Network.from_tree(configuration["network"])
     with seeded(0, device=device):
         denoisers = [
             SourceDenoiser(
-                UNet(shape, SourceDenoiser.n_features, **configuration["network_options"]),
+                network.build(shape, SourceDenoiser.n_features),
                 VESchedule(0.1, 100.0),
                 5.0,
             )

@@ -59,10 +59,8 @@ FULL = {
     "n_samples": 8,
     "config": {
         "n_em_iterations": 4,
-        "n_first_images": 50_000,
-        "n_images": 30_000,
-        "n_steps": 20,
-        "chain_start": 1.0,
+        "training": {"n_first_images": 50_000, "n_images": 30_000},
+        "chains": {"n_steps": 20, "start": 1.0},
     },
     # Of the draws that are judged: more than a fit can afford.
     "solver_iterations": 4,
@@ -72,7 +70,11 @@ QUICK = FULL | {
     "n_held_out": 16,
     "n_samples": 4,
     "config": FULL["config"]
-    | {"n_em_iterations": 1, "n_first_images": 6_000, "n_images": 3_000, "n_steps": 12},
+    | {
+        "n_em_iterations": 1,
+        "training": {"n_first_images": 6_000, "n_images": 3_000},
+        "chains": {"n_steps": 12, "start": 1.0},
+    },
 }
 
 
@@ -358,7 +360,7 @@ def study(setting, work):
     for name, instruments in {"pairs": ["fine", "coarse"], "coarse alone": ["coarse"]}.items():
         path = work / f"{name.replace(' ', '_')}.asdf"
         separator, fits[name] = learn(sky.dataset(instruments, setting), path, setting)
-        separator.solver_iterations = setting["solver_iterations"]
+        separator.set_params(posterior__solver__iterations=setting["solver_iterations"])
         started = time.perf_counter()
         samples = separator.sample(view, n_samples=setting["n_samples"], seed=0)
         fits[name]["sampling_s"] = round(time.perf_counter() - started, 1)

@@ -31,13 +31,16 @@ FULL = {
     "n_observations": 3000,
     "n_held_out": 600,
     "n_samples": 40,
-    "config": {"n_em_iterations": 1, "n_first_images": 200_000, "n_images": 100_000},
+    "config": {
+        "n_em_iterations": 1,
+        "training": {"n_first_images": 200_000, "n_images": 100_000},
+    },
 }
 QUICK = FULL | {
     "signal_to_noise": [8.0, 88.0],
     "n_observations": 400,
     "n_held_out": 60,
-    "config": {"n_em_iterations": 0, "n_first_images": 20_000},
+    "config": {"n_em_iterations": 0, "training": {"n_first_images": 20_000}},
 }
 
 

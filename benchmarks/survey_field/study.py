@@ -28,7 +28,11 @@ FULL = {"n_random": None, "samples": 16, "config": {}}
 REDUCED = {
     "n_random": 600,
     "samples": 2,
-    "config": {"n_first_images": 16_000, "n_images": 6_000, "n_em_iterations": 1},
+    "config": {
+        "n_em_iterations": 1,
+        "training.n_first_images": 16_000,
+        "training.n_images": 6_000,
+    },
 }
 
 
@@ -85,7 +89,7 @@ def main(argv=None):
         study="survey_field",
         configuration=setting,
         figures=figures,
-        device=DiffusionSourceSeparator.read(model, args.device)._torch_device(),
+        device=DiffusionSourceSeparator.read(model, args.device).device_,
         started=started,
     )
     if args.docs:

@@ -8,6 +8,14 @@ import pytest
 from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
 from astro_ddprism.evaluate.metrics import interval_coverage
 from astro_ddprism.mixing import CorrelatedNoise, DenseMatrix
+from astro_ddprism.separator.parts import (
+    MLP,
+    Chains,
+    Execution,
+    MomentMatching,
+    Training,
+    WarmStart,
+)
 from benchmarks.correlated import study as correlated
 
 
@@ -35,10 +43,16 @@ def test_only_a_fit_that_knows_the_correlation_is_calibrated(images, known):
     noise = {"noise": noise} if known else {"variance": 1.0}
     views = MultiViewDataset.from_arrays({"sky": {"data": data, "mixing": {"a": A}, **noise}})
     separator = DiffusionSourceSeparator(
-        device="cpu", progress=False, n_em_iterations=0, n_first_images=640, learning_rate=1e-4,
-        n_steps=50, chain_start=0.2, solver="dense", warm_start_components=1, batch_size=4096,
-        network_options={"width": 16, "depth": 1, "embedding": 8},
-    ).fit(views)  # fmt: skip
+        device="cpu",
+        progress=False,
+        network=MLP(width=16, depth=1, embedding=8),
+        posterior=MomentMatching(solver="dense"),
+        warm_start=WarmStart(components=1),
+        training=Training(n_first_images=640, learning_rate=1e-4),
+        chains=Chains(n_steps=50, start=0.2),
+        n_em_iterations=0,
+        execution=Execution(batch_size=4096),
+    ).fit(views)
     drawn = separator.sample(views["sky"], n_samples=39).samples["a"].value
     within_68, within_95 = np.array(
         [[interval_coverage(drawn[..., k], x[:, k], p) for k in (0, 1)] for p in (0.68, 0.95)]
@@ -72,9 +86,14 @@ def test_drizzled_noise_has_its_variance_and_correlation():
 
 def test_study(tmp_path, monkeypatch):
     """Of a few galaxies and training steps."""
-    toy = {"n_observations": 48, "n_held_out": 24, "config": {
-        "n_em_iterations": 0, "n_first_images": 320, "n_steps": 4, "warm_start_iterations": 1,
-        "network_options": {"channels": [4, 8], "embedding": 8}}}  # fmt: skip
+    config = {
+        "network": {"name": "unet", "channels": [4, 8], "embedding": 8},
+        "warm_start": {"name": "gaussian", "iterations": 1},
+        "training": {"n_first_images": 320},
+        "chains": {"n_steps": 4},
+        "n_em_iterations": 0,
+    }
+    toy = {"n_observations": 48, "n_held_out": 24, "config": config}
     monkeypatch.setattr(correlated, "QUICK", correlated.QUICK | toy)
     (tmp_path / "_static").mkdir()
     out = tmp_path / "correlated.json"

@@ -16,8 +16,8 @@ from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.mixing import DenseMatrix, Identity
 from benchmarks.dynamic_range import study as dynamic_range
 from benchmarks.dynamic_range.pictures import draw_fluxes
-from benchmarks.dynamic_range.problem import LIGHT, SIZE, Light, _peaks, observe
-from benchmarks.dynamic_range.stretched import Stretch, StretchedPosteriorDenoiser, _Tangent
+from benchmarks.dynamic_range.problem import LIGHT, SIZE, Light, brightest_pixels, observe
+from benchmarks.dynamic_range.stretched import Stretch, StretchedPosteriorDenoiser, Tangent
 from benchmarks.dynamic_range.summary import summarise
 
 SHAPE, SIZES = (1, 2, 3), (6, 6)
@@ -74,7 +74,7 @@ def test_stretch():
 
 def test_tangent_is_the_jacobian(observation):
     stretch, u = Stretch(0.7), points(1)
-    tangent = _Tangent(observation, stretch.slope(u))
+    tangent = Tangent(observation, stretch.slope(u))
 
     def light(u):
         return observation.forward(stretch.inverse(u))
@@ -175,7 +175,7 @@ def test_light():
 def test_line_of_sight_counts():
     """Brightest pixels follow their power law."""
     with seeded(2, device=torch.device("cpu")):
-        peaks = _peaks(4000, (0.5, 3000.0), 0.4).numpy()
+        peaks = brightest_pixels(4000, (0.5, 3000.0), 0.4).numpy()
     low, high = 0.5**-0.4, 3000**-0.4
     assert kstest((low - peaks**-0.4) / (low - high), "uniform").pvalue > 1e-3
 

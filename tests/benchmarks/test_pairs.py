@@ -67,9 +67,13 @@ def test_estimates_without_diffusion(sky):
 @pytest.mark.usefixtures("galaxies")
 def test_study(tmp_path, monkeypatch):
     """It learns both priors; a second time it finds them."""
-    network = {"channels": [4, 8], "embedding": 8}
-    config = {"n_em_iterations": 1, "n_first_images": 320, "n_images": 160, "n_steps": 4,
-              "warm_start_iterations": 1, "network_options": network}  # fmt: skip
+    config = {
+        "network": {"name": "unet", "channels": [4, 8], "embedding": 8},
+        "warm_start": {"name": "gaussian", "iterations": 1},
+        "training": {"n_first_images": 320, "n_images": 160},
+        "chains": {"n_steps": 4},
+        "n_em_iterations": 1,
+    }
     monkeypatch.setattr(pairs, "QUICK", TOY | {"config": config})
     (tmp_path / "_static").mkdir()
     out = tmp_path / "pairs.json"

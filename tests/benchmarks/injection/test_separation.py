@@ -11,6 +11,7 @@ pytest.importorskip("galsim")
 pytest.importorskip("sep")
 
 from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset, PosteriorSamples
+from astro_ddprism.separator.parts import Amortized, Chains, Training, UNet, WarmStart
 from benchmarks.injection import study as injection
 from benchmarks.injection.figures import (
     calibration,
@@ -30,12 +31,11 @@ ERROR = 0.05  # relative, of the stand-in's fluxes
 class StandIn:
     """Its estimate of a galaxy is off by as much as its samples scatter, or by a part of that."""
 
+    device_ = torch.device("cpu")
+
     def __init__(self, scene, width=1.0):
         self.scene, self.width = scene, width
         self.rng = np.random.default_rng(0)
-
-    def _torch_device(self):
-        return torch.device("cpu")
 
     def sample(self, view, n_samples, seed):
         assert seed in {0, 1}  # one for each image
@@ -164,11 +164,17 @@ def test_the_whole_study(simulated_tile, cosmos, tmp_path):
     views = MultiViewDataset.from_image(tile, **options, n_random=20)
     views = MultiViewDataset({name: view[:20] for name, view in views.items()})
     model, out, peers = (tmp_path / name for name in ("model.asdf", "out.json", "peers.npz"))
+    network = UNet(channels=(4, 8), embedding=8)
     separator = DiffusionSourceSeparator(
-        device="cpu", progress=False, n_em_iterations=0, n_first_images=32, n_steps=2,
-        warm_start_rank=4, warm_start_iterations=1, posterior="amortized", n_posterior_images=64,
-        network_options={"channels": [4, 8], "blocks": [1, 1], "embedding": 8},
-    )  # fmt: skip
+        device="cpu",
+        progress=False,
+        network=network,
+        posterior=Amortized(network=network, n_images=64),
+        warm_start=WarmStart(rank=4, iterations=1),
+        training=Training(n_first_images=32),
+        chains=Chains(n_steps=2),
+        n_em_iterations=0,
+    )
     separator.fit(views).write(model)
     (tmp_path / "docs" / "_static").mkdir(parents=True)
     arguments = ["--model", model, "--tile", tile, "--cosmos", cosmos, "--out", out, "--n", "10",
