@@ -115,6 +115,9 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
+    def __len__(self):
+        return len(self.names())
+
     def names(self) -> tuple[str, ...]:
         """All names in alphabetical order, also of classes that are not imported yet."""
         return tuple(sorted({*self._classes, *(plugin.name for plugin in self._plugins())}))
@@ -136,11 +139,17 @@ class Registry:
         InputError
             If the class has no name here.
         """
-        path = _path(cls if isinstance(cls, type) else type(cls))
-        for name, known in self._classes.items():
-            if _path(known) == path:
-                return name
-        raise InputError(f"{self.kind}: found {path}, expected one of {', '.join(self.names())}")
+        name = self.find(cls)
+        if name is None:
+            raise InputError(
+                f"{self.kind}: found {_path(cls)}, expected one of {', '.join(self.names())}"
+            )
+        return name
+
+    def find(self, cls) -> str | None:
+        """The name of a class, or of that of an object; None if it has none here."""
+        path = _path(cls)
+        return next((name for name, known in self._classes.items() if _path(known) == path), None)
 
     def _plugins(self):
         return () if self.group is None else entry_points(group=self.group)
@@ -167,7 +176,8 @@ class Registry:
 
 
 def _path(cls) -> str:
-    """Where a class is defined; the same when its module is reloaded."""
+    """Where a class, or that of an object, is defined; the same when its module is reloaded."""
+    cls = cls if isinstance(cls, type) else type(cls)
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -222,7 +232,7 @@ class Part:
             raise InputError(f"{kind}: found {tree!r}, expected {_described(cls)}")
         options, part = dict(tree), cls
         if cls.registry is not None:
-            name = options.pop("name", None)
+            name = options.pop("name", cls.registry.find(cls))
             if not isinstance(name, str):
                 names = ", ".join(cls.registry.names())
                 raise InputError(f"{kind}: found a table without a name, expected one of {names}")

@@ -9,7 +9,6 @@ every sampler. One that is not (Gibbs sampling, Langevin dynamics, an exact post
 
 __all__ = ["POSTERIORS", "Beginning", "PosteriorMethod", "Priors"]
 
-import abc
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,7 +110,7 @@ class Beginning:
     denoiser: Denoiser | None = None
 
 
-class PosteriorMethod(Part, abc.ABC):
+class PosteriorMethod(Part):
     """A way to draw from joint posteriors; its options are those of the dataclass."""
 
     registry = POSTERIORS
@@ -213,7 +212,6 @@ class PosteriorMethod(Part, abc.ABC):
         """Whether chains go on from the draws of the EM iteration before."""
         return False
 
-    @abc.abstractmethod
     def denoiser(self, priors: Priors, observation: JointObservation) -> Denoiser:
         """The denoiser of the joint vector of all sources, given observations.
 
@@ -229,6 +227,7 @@ class PosteriorMethod(Part, abc.ABC):
         azula.denoise.Denoiser
             Maps perturbed joint vectors ``(B, D)`` to posterior means.
         """
+        raise NotImplementedError
 
     def begin(
         self, priors: Priors, observation: JointObservation, rows: Rows, *, start, first=None
