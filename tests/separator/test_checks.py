@@ -1,5 +1,6 @@
 """What images are like, and which of them a model fits."""
 
+import copy
 import logging
 from dataclasses import replace
 
@@ -7,13 +8,18 @@ import numpy as np
 import pytest
 from astropy import units as u
 
-from astro_ddprism import InputError, MultiViewDataset
+from astro_ddprism import DiffusionSourceSeparator, InputError, MultiViewDataset, View
+from astro_ddprism.mixing import Composition, Convolution, Mask
 from astro_ddprism.separator.checks import TrainingData, check_conditions, check_view
 from astro_ddprism.survey.conditions import SurveyConditions
 
 R = SurveyConditions(
     0.339 * u.arcsec, [16.0] * u.nJy, [0.85] * u.arcsec, bands=("r",), images=("r.fits",)
 )
+UJY = SurveyConditions(
+    0.34 * u.arcsec, [1.0] * u.uJy, [0.8] * u.arcsec, bands=("r",), images=("r.fits",)
+)
+SHAPE = (1, 8, 8)
 
 
 def make_views(conditions):
@@ -129,3 +135,79 @@ def test_views(caplog):
     assert caplog.records == []
     check_view(make_views([None, None])["random"], training)
     assert "view 'random': what its images are like is not known" in caplog.text
+
+
+# --- of separators ----------------------------------------
+
+
+def with_conditions(dataset, **changes):
+    views = {name: copy.copy(view) for name, view in dataset.items()}
+    for view in views.values():
+        view.conditions = replace(UJY, **changes)
+    return MultiViewDataset(views)
+
+
+def test_the_psf_of_light_before_it_may_be_any(imaging, image_views):
+    options = imaging | {"n_em_iterations": 0, "training": {"n_first_images": 20}}
+    dataset = image_views(psf=True)
+    separator = DiffusionSourceSeparator(**options).fit(with_conditions(dataset))
+    separator.sample(with_conditions(dataset, psf_fwhm=[1.2] * u.arcsec)["galaxy"])
+    with pytest.raises(InputError, match="found pixels"):
+        separator.sample(with_conditions(dataset, pixel_scale=1 * u.arcsec)["galaxy"])
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["without", "with"])
+def test_a_view_on_the_other_side_of_the_psf_is_refused(
+    learned, fitted_images, tmp_path, imaging, image_views, kernel
+):
+    separator = fitted_images
+    if learned:
+        options = imaging | {"n_em_iterations": 0, "training": {"n_first_images": 20}}
+        separator = DiffusionSourceSeparator(**options).fit(image_views(psf=True))
+    sides = ["as seen through the PSF", "before the PSF"]
+    message = (
+        f"'galaxy': source 'los' is light {sides[not learned]}; expected light {sides[learned]}"
+    )
+    separator.write(tmp_path / "model.asdf")
+    for known in (separator, DiffusionSourceSeparator.read(tmp_path / "model.asdf")):
+        known.sample(image_views(psf=learned)["galaxy"])
+        with pytest.raises(InputError, match=message):
+            known.sample(image_views(psf=not learned)["galaxy"])
+    view = image_views()["galaxy"]
+    operator = Composition(Mask(np.zeros(SHAPE, dtype=bool)), Convolution(kernel, SHAPE))
+    hidden = View(view.data, variance=1.0, mixing=dict.fromkeys(view.sources, operator), unit=u.uJy)
+    if learned:
+        separator.sample(hidden)
+    else:
+        with pytest.raises(InputError, match="before the PSF"):
+            separator.sample(hidden)
+
+
+def test_views_of_several_instruments(images, imaging, image_views):
+    """Where some views have a PSF and others none, all of them are separated."""
+    both = MultiViewDataset({"random": images["random"], "galaxy": image_views(psf=True)["galaxy"]})
+    options = imaging | {"n_em_iterations": 0, "training": {"n_first_images": 20}}
+    separator = DiffusionSourceSeparator(**options).fit(both)
+    for view in both.values():
+        separator.sample(view)
+    with pytest.raises(InputError, match="source 'galaxy' is light as seen through the PSF"):
+        separator.sample(images["galaxy"])
+
+
+def test_a_model_knows_what_it_was_trained_on(images, tmp_path, caplog, imaging):
+    options = imaging | {"n_em_iterations": 0, "training": {"n_first_images": 20}}
+    separator = DiffusionSourceSeparator(**options).fit(with_conditions(images))
+    separator.write(tmp_path / "model.asdf")
+    for known in (separator, DiffusionSourceSeparator.read(tmp_path / "model.asdf")):
+        assert known.training_.n_observations == {"random": 12, "galaxy": 12}
+        assert known.training_.conditions[""].state() == UJY.state()
+        known.sample(with_conditions(images)["galaxy"])
+        assert caplog.records == []
+        other = with_conditions(images, pixel_scale=0.2 * u.arcsec)["galaxy"]
+        with pytest.raises(InputError, match=r"'galaxy': found pixels of 0\.200 arcsec, expected"):
+            known.sample(other)
+        with pytest.raises(InputError, match=r"found a PSF of FWHM 1\.20 arcsec, expected 0\.80"):
+            known.sample(with_conditions(images, psf_fwhm=[1.2] * u.arcsec)["galaxy"])
+        known.sample(images["galaxy"])
+        assert "not known" in caplog.text
+        caplog.clear()
