@@ -108,12 +108,14 @@ class Configured:
             If a name is no parameter, or a value cannot be.
         """
         new = {name: getattr(self, name) for name in self.get_params(deep=False)}
-        for name, value in params.items():
+        # Parts before their options, whatever the order in which they come.
+        for name in sorted(params, key=lambda name: name.count("__")):
             first, *rest = name.split("__")
             if first not in new:
                 raise InputError(f"{name}: no parameter; expected one of {', '.join(new)}")
-            new[first] = _with_option(new[first], rest, value, name)
-        for name, value in checked_fields(type(self), new).items():
+            value = _with_option(new[first], rest, params[name], name)
+            new |= checked_fields(type(self), {first: value})
+        for name, value in new.items():
             setattr(self, name, value)
         return self
 
