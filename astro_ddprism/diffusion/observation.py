@@ -18,12 +18,13 @@ make. Who knows no sources yet gets it with that of the observed light, smoothed
 \times 3` pixels: a first guess, good enough to begin with and to be corrected.
 """
 
-__all__ = ["JointObservation", "Loader"]
+__all__ = ["JointObservation", "Loader", "simulate"]
 
 import copy
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -64,8 +65,8 @@ class Loader(Protocol):
     def masked(self, index) -> np.ndarray | None:
         """Which pixels of some observations carry no information; None of several images."""
 
-    def observe(self, index, change=None) -> "JointObservation":
-        """Some observations, whitened; ``change`` is called with the batch before."""
+    def observe(self, index) -> "JointObservation":
+        """Some observations, whitened; ``index`` is an array, or a tensor on the device."""
 
 
 class JointObservation:
@@ -81,24 +82,33 @@ class JointObservation:
         Sources that ``batch`` does not hold are not observed.
     distinct : callable, optional
         Returns `distinct`, where observations are repeated.
+    information : callable, optional
+        Returns `information`, where it is known; of noise that does not depend on the sources.
 
     Attributes
     ----------
-    y : torch.Tensor
-        The whitened observations :math:`\tilde y`, of shape ``(B, M)``.
     depends_on_signal : bool
         Whether the noise, and with it the whitening, depends on the sources.
     """
 
-    def __init__(self, batch, source_shapes, distinct=None):
+    def __init__(self, batch, source_shapes, distinct=None, information=None):
         self.source_shapes = dict(source_shapes)
         self.sizes = [math.prod(shape) for shape in self.source_shapes.values()]
         batches = batch if isinstance(batch, Sequence) else [batch]
         self._images = [_Image(batch, self.source_shapes) for batch in batches]
-        self.y = torch.cat([image.y for image in self._images], dim=1)
-        self.n_valid = sum(batch.noise.n_valid for batch in batches)
+        self._n = len(batches[0].y)
         self.depends_on_signal = any(batch.noise.depends_on_signal for batch in batches)
-        self._distinct = distinct
+        self._distinct, self._information = distinct, information
+
+    @functools.cached_property
+    def y(self) -> Tensor:
+        r"""The whitened observations :math:`\tilde y`, of shape ``(B, M)``."""
+        return torch.cat([image.y for image in self._images], dim=1)
+
+    @functools.cached_property
+    def n_valid(self) -> Tensor:
+        """Number of informative pixels of each observation, of shape ``(B,)``."""
+        return sum(image.n_valid for image in self._images)
 
     @functools.cached_property
     def distinct(self) -> tuple["JointObservation", Tensor]:
@@ -107,8 +117,30 @@ class JointObservation:
             return self, torch.arange(len(self), device=self.y.device)
         return self._distinct()
 
+    @functools.cached_property
+    def information(self) -> tuple[Tensor, Tensor]:
+        r"""What the observation tells of each pixel of each source, alone, and the source's sign.
+
+        The information is the sum of a pixel's row of :math:`\tilde A^{\beta T} \tilde A^\beta`,
+        where it is positive; signs are those with which sources enter the observation, relative to
+        the source that it tells most of. Both are of shape ``(B, S, *shape)``, for ``S`` sources of
+        one shape.
+        """
+        if self._information is not None:
+            return self._information()
+        couplings = []
+        for k in range(len(self.sizes)):
+            parts = [self.y.new_full((1, size), k == j) for j, size in enumerate(self.sizes)]
+            light = torch.cat(parts, dim=1).expand(len(self), -1)
+            couplings.append(torch.stack(self.split(self.adjoint(self.forward(light))), dim=1))
+        coupling = torch.stack(couplings, dim=1)
+        information = coupling.diagonal(dim1=1, dim2=2).movedim(-1, 1).clip(min=0)
+        most = information.argmax(dim=1, keepdim=True).unsqueeze(1).expand_as(coupling[:, :, :1])
+        opposite = coupling.gather(2, most).squeeze(2) < 0
+        return information, torch.where(opposite, -1.0, 1.0).to(information)
+
     def __len__(self):
-        return len(self.y)
+        return self._n
 
     def split(self, x: Tensor) -> list[Tensor]:
         """Cut joint vectors ``(..., D)`` into the sources ``(..., *shape)``."""
@@ -130,7 +162,7 @@ class JointObservation:
         sizes = [image.y.shape[1] for image in self._images]
         images = zip(self._images, r.split(sizes, dim=1), strict=True)
         parts = zip(*(image.adjoint(part) for image, part in images), strict=True)
-        return self.join([sum(part) for part in parts])
+        return self.join([functools.reduce(torch.add, part) for part in parts])
 
     def at(self, x: Tensor) -> "JointObservation":
         r"""The observation with the noise that the light of given sources has, :math:`\Sigma(A x)`.
@@ -148,9 +180,28 @@ class JointObservation:
         if not self.depends_on_signal:
             return self
         parts = self.split(x)
+        return self._with([image.at(parts) for image in self._images])
+
+    def simulated(self, x: Tensor) -> "JointObservation":
+        r"""The observation of given sources with new noise, :math:`y = A x + \eta`.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            Joint vectors, of shape ``(B, D)``.
+
+        Returns
+        -------
+        JointObservation
+        """
+        parts = self.split(x)
+        return self._with([image.simulated(parts) for image in self._images])
+
+    def _with(self, images: list["_Image"]) -> "JointObservation":
         new = copy.copy(self)
-        new._images = [image.at(parts) for image in self._images]
-        new.y = torch.cat([image.y for image in new._images], dim=1)
+        new._images, new._distinct = images, None
+        for name in ("y", "distinct", *(("information",) if self.depends_on_signal else ())):
+            new.__dict__.pop(name, None)
         return new
 
     def chi2(self, x: Tensor) -> Tensor:
@@ -169,24 +220,45 @@ class _Image:
     def __init__(self, batch, source_shapes):
         self._batch, self._shape = batch, batch.y.shape[1:]
         self._mixing = [(batch.mixing.get(s), shape) for s, shape in source_shapes.items()]
-        noise = batch.noise
-        self._whiten_with(noise.at(_smoothed(batch)) if noise.depends_on_signal else noise)
 
-    def _whiten_with(self, noise):
-        self._noise = noise
-        self.y = noise.whiten(self._batch.y).flatten(1)
+    @functools.cached_property
+    def _noise(self):
+        noise = self._batch.noise
+        return noise.at(_smoothed(self._batch)) if noise.depends_on_signal else noise
+
+    @functools.cached_property
+    def y(self) -> Tensor:
+        return self._noise.whiten(self._batch.y).flatten(1)
+
+    @property
+    def n_valid(self) -> Tensor:
+        return self._batch.noise.n_valid
 
     def at(self, parts: list[Tensor]) -> "_Image":
         new = copy.copy(self)
-        new._whiten_with(self._batch.noise.at(self._mix(parts)))
+        new.__dict__.pop("y", None)
+        new._noise = self._batch.noise.at(self._mix(parts))
+        return new
+
+    def simulated(self, parts: list[Tensor]) -> "_Image":
+        new, noise = copy.copy(self), self._batch.noise
+        new.__dict__.pop("y", None)
+        if noise.depends_on_signal:
+            new.__dict__.pop("_noise", None)
+            new._batch = _observed(self._batch, self._mix(parts))
+        else:  # noise is white where it is whitened
+            light = self._mix(parts)
+            z = torch.where(noise.valid, torch.randn_like(light), 0.0)
+            new.y = (noise.whiten(light) + z).flatten(1)
         return new
 
     def _mix(self, parts: list[Tensor]) -> Tensor:
-        return sum(
+        light = (
             mixing(part)
             for (mixing, _), part in zip(self._mixing, parts, strict=True)
             if mixing is not None
         )
+        return functools.reduce(torch.add, light)
 
     def forward(self, parts: list[Tensor]) -> Tensor:
         return self._noise.whiten(self._mix(parts)).flatten(1)
@@ -206,3 +278,31 @@ def _smoothed(batch) -> Tensor:
         return y
     total, n = (avg_pool2d(x.flatten(1, -3) if x.ndim > 3 else x, 3, 1, 1) for x in (y, valid))
     return (total / n.clip(min=1e-3)).view_as(y)
+
+
+def simulate(batch, sources: dict[str, Tensor]):
+    r"""Observe known sources as others have been: :math:`y = \sum_\beta A^\beta x^\beta + \eta`.
+
+    Parameters
+    ----------
+    batch : `~astro_ddprism.views.base.Batch`, or sequence of it
+        Observations whose mixing operators and noise are used, one batch for each image.
+    sources : dict of str to torch.Tensor
+        The sources, of shape ``(B, *shape)``.
+
+    Returns
+    -------
+    batch : Batch, or tuple of it
+        The same with new observed values.
+    """
+    if isinstance(batch, Sequence):
+        return tuple(simulate(image, sources) for image in batch)
+    return _observed(
+        batch, sum(operator(sources[source]) for source, operator in batch.mixing.items())
+    )
+
+
+def _observed(batch, light: Tensor):
+    """The batch with observed values of some light, with new noise."""
+    noise = batch.noise.at(light).colour(torch.randn_like(light))
+    return replace(batch, y=torch.where(batch.noise.valid, light + noise, 0.0))

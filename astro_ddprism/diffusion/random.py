@@ -112,7 +112,8 @@ class Rows:
 
     def fork(self, number: int) -> "Rows":
         """Streams of the same rows for another attempt, ``number`` from 1 on."""
-        return Rows(self._keys + torch.tensor([0, number << 32], device=self._keys.device))
+        who, which = self._keys.unbind(1)
+        return Rows(torch.stack([who, which + (number << 32)], dim=1))
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers, of shape ``(B, *shape)``, good to 24 bits in any precision."""

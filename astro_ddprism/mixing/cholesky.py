@@ -19,7 +19,7 @@ whiten. All images of a batch take each step together.
 
 import torch
 
-__all__ = ["BlockCholesky", "SharedFactors"]
+__all__ = ["BlockCholesky", "OwnFactors", "SharedFactors"]
 
 
 class BlockCholesky:
@@ -74,6 +74,13 @@ class BlockCholesky:
             inverses.append(inverse.to(dtype))
             couplings.append((inverse @ left).to(dtype))
         return cls(torch.stack(inverses, dim=1), torch.stack(couplings, dim=1))
+
+    @staticmethod
+    def size(autocorrelation, shape) -> int:
+        """Bytes of the factors of one image."""
+        ny, nx = shape
+        rows = min(max(autocorrelation.shape[-2] // 2, 1), ny)
+        return 2 * -(-ny // rows) * (rows * nx) ** 2 * autocorrelation.itemsize
 
     def solve(self, r):
         """L^-1 r, for r of shape (P, m, n_pixels)."""
@@ -197,3 +204,56 @@ class SharedFactors:
         """Copy the factors to another device or floating-point type."""
         factors = self.factors.map(lambda tensor: tensor.to(device=device, dtype=dtype))
         return SharedFactors(factors, self.rows.to(device))
+
+    def of(self, images) -> "OwnFactors":
+        """The factors of some images, without a look at which of them share one."""
+        return OwnFactors(self, images)
+
+
+class OwnFactors:
+    r"""Factors of some images, each its own, or one for all: no step depends on which they are.
+
+    So a GPU need not wait for the host to find out, at the price of the memory.
+
+    Parameters
+    ----------
+    shared : SharedFactors
+        Factors that the images have.
+    rows : LongTensor, shape (M,)
+        Which of its images they are.
+    """
+
+    def __init__(self, shared, rows):
+        self._shared, self.rows, self._factors = shared, rows, shared.factors
+        if len(self._factors) > 1:
+            numbers = shared.rows[rows]
+            self._factors = self._factors.map(lambda tensor: tensor[numbers])
+
+    def solve(self, r):
+        """L^-1 r, for r of shape (M, n_pixels)."""
+        return self._apply(BlockCholesky.solve, r)
+
+    def solve_adjoint(self, z):
+        """L^-T z, for z of shape (M, n_pixels)."""
+        return self._apply(BlockCholesky.solve_adjoint, z)
+
+    def multiply(self, z):
+        """L z, for z of shape (M, n_pixels)."""
+        return self._apply(BlockCholesky.multiply, z)
+
+    def _apply(self, operation, vectors):
+        if len(self._factors) == 1:
+            return operation(self._factors, vectors[None])[0]
+        return operation(self._factors, vectors[:, None])[:, 0]
+
+    def __getitem__(self, rows) -> SharedFactors:
+        """The factors of some of the images, given by their numbers."""
+        return self._shared[self.rows[rows]]
+
+    def of(self, images) -> "OwnFactors":
+        """The same of some of the images."""
+        return OwnFactors(self._shared, self.rows[images])
+
+    def to(self, device, dtype) -> "OwnFactors":
+        """Copy the factors to another device or floating-point type."""
+        return OwnFactors(self._shared.to(device, dtype), self.rows.to(device))

@@ -164,16 +164,25 @@ class CorrelatedNoise(Noise):
             self._factors = self._factor()
         return self._factors
 
-    @torch.no_grad()
-    def _factor(self):
+    @property
+    def factors_size(self):
+        """Bytes of what whitening has to know, beside the noise itself."""
+        kinds, _ = self._kinds()
+        return len(kinds) * BlockCholesky.size(self.autocorrelation, self.shape[-2:])
+
+    def _kinds(self):
+        """Autocorrelations with masks, each once, and which of them each plane has."""
         ny, nx = self.shape[-2:]
         valid = self.valid.reshape(-1, ny * nx)
         lags = self.autocorrelation.expand(*self.valid.shape[:-2], -1, -1)
         lags = lags.reshape(len(valid), -1).double()
-        kinds, rows = torch.unique(
-            torch.cat([lags, valid.double()], dim=1), dim=0, return_inverse=True
-        )
-        lags, valid = kinds.split([lags.shape[1], ny * nx], dim=1)
+        return torch.unique(torch.cat([lags, valid.double()], dim=1), dim=0, return_inverse=True)
+
+    @torch.no_grad()
+    def _factor(self):
+        ny, nx = self.shape[-2:]
+        kinds, rows = self._kinds()
+        lags, valid = kinds.split([kinds.shape[1] - ny * nx, ny * nx], dim=1)
         factors = BlockCholesky.of_images(
             lags.unflatten(1, self.autocorrelation.shape[-2:]),
             valid.bool().unflatten(1, (ny, nx)),
@@ -214,8 +223,10 @@ class CorrelatedNoise(Noise):
             new.autocorrelation = select(self.autocorrelation, index)
         if self._factors is not None:
             rows = torch.arange(len(self._factors.rows), device=self._factors.rows.device)
-            rows = select(rows.reshape(self.n_observations, -1), index)
-            new._factors = self._factors[rows.flatten()]
+            rows = select(rows.reshape(self.n_observations, -1), index).flatten()
+            # Which images share a factor is asked of the host's own rows alone.
+            own = isinstance(index, torch.Tensor)
+            new._factors = self._factors.of(rows) if own else self._factors[rows]
         return new
 
     def to(self, device=None, dtype=None):

@@ -83,6 +83,12 @@ class LowRankNoise(Noise):
         return self.noise.variance + patterns
 
     @property
+    def factors_size(self):
+        """Bytes of what whitening has to know, beside the noise itself."""
+        n = self.n_observations * self.patterns[0].nbytes
+        return n + self.noise.factors_size
+
+    @property
     def modes(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Whitened patterns V (N, R, n), eigenvalues (N, R) and eigenvectors (N, R, R) of V^T V."""
         if self._modes is None:

@@ -174,6 +174,11 @@ class Noise(abc.ABC):
         """Number of pixels with information in each observation, shape (N,)."""
         return self.valid.flatten(1).sum(1)
 
+    @property
+    def factors_size(self) -> int:
+        """Bytes of what whitening has to know, beside the noise itself."""
+        return 0
+
     def whiten(self, r: torch.Tensor) -> torch.Tensor:
         r"""Make noise independent and of unit variance, :math:`\tilde r = W r`.
 
@@ -242,7 +247,7 @@ class Noise(abc.ABC):
                 f"{tuple(self.valid.shape)}"
             )
         # Not a product: 0 times NaN is NaN.
-        return torch.where(self.valid, r, torch.zeros_like(r))
+        return torch.where(self.valid, r, 0.0)
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.shape}, {self.n_observations} observations>"

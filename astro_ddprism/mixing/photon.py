@@ -103,6 +103,11 @@ class PhotonNoise(Noise):
         """Variance of every pixel without any light; infinite without information."""
         return self.background.variance
 
+    @property
+    def factors_size(self):
+        """Bytes of what whitening has to know, beside the noise itself."""
+        return self.background.factors_size
+
     def at(self, signal):
         """The noise of observations whose noiseless light is known.
 

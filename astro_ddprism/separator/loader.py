@@ -1,11 +1,28 @@
-"""The observations of a view as the core asks for them: whitened, in batches, on a device."""
+"""The observations of a view as the core asks for them: whitened, in batches, on a device.
+
+A view that fits is on the device as a whole, once, and with it what depends on an observation's row
+alone: batches are then rows of tensors, which a device picks without a word to the host. Of a view
+that does not fit, every batch comes from the host.
+"""
 
 __all__ = ["ViewLoader"]
 
+from functools import cached_property
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..diffusion.observation import JointObservation
+from ..mixing.base import MixingOperator
+from ..mixing.noise import Noise
+from ..views.base import Batch
+
+# Bytes of a view that may be on a processor's memory once more; and the part of a GPU's free memory
+# that one may take.
+MOST_BYTES, MOST_OF_FREE = 1 << 30, 0.25
+# Observations at a time whose information is found.
+AT_A_TIME = 256
 
 
 class ViewLoader:
@@ -44,23 +61,93 @@ class ViewLoader:
         images = list(self.view.images.values())
         return images[0].mask[index] if len(images) == 1 else None
 
-    def observe(self, index, change=None) -> JointObservation:
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether the whole view is on the device: it takes a GiB at most, of a GPU a quarter."""
+        most = MOST_BYTES
+        if self.device.type == "cuda":
+            most = MOST_OF_FREE * torch.cuda.mem_get_info(self.device)[0]
+        few = min(len(self.view), 2)
+        each = _size(self._batch(np.arange(few))) / few
+        each += 8 * sum(np.prod(shape) for shape in self.source_shapes.values())  # information
+        factors = sum(noise.factors_size for noise in _noises(self.view))
+        return each * len(self.view) + factors <= most
+
+    def observe(self, index) -> JointObservation:
         """Some observations, whitened.
 
         Parameters
         ----------
-        index : numpy.ndarray of int
-            Which; repeats are allowed.
-        change : callable, optional
-            Called with the batch of them; returns another.
+        index : numpy.ndarray of int, or torch.Tensor
+            Which; repeats are allowed. Of a tensor on the device nothing is known on the host, and
+            nothing is asked, where the view `is_whole`.
         """
-        batch = self.view.batch(index, scale=self.scale, device=self.device, dtype=torch.float32)
-        batch = batch if change is None else change(batch)
+        if isinstance(index, Tensor):
+            if self.is_whole:
+                return self._observe(index, None)
+            index = index.cpu().numpy()
         once, inverse = np.unique(index, return_inverse=True)
 
         def distinct():
             return self.observe(once), torch.as_tensor(inverse, device=self.device)
 
-        return JointObservation(
-            batch, self.source_shapes, None if len(once) == len(index) else distinct
+        return self._observe(index, None if len(once) == len(index) else distinct)
+
+    def _observe(self, index, distinct) -> JointObservation:
+        if not self.is_whole:
+            return JointObservation(self._batch(index), self.source_shapes, distinct)
+        rows = torch.as_tensor(index, device=self.device)
+        images = self._images(index, rows)
+
+        def information():
+            return tuple(part[rows] for part in self._information)
+
+        if any(image.noise.depends_on_signal for image in images):
+            information = None
+        return JointObservation(images, self.source_shapes, distinct, information)
+
+    def _images(self, index, rows: Tensor) -> tuple[Batch, ...]:
+        # Equal noise of several rows is found on the host, where the host knows the rows.
+        return tuple(
+            Batch(
+                image.y[rows],
+                {source: operator[rows] for source, operator in image.mixing.items()},
+                image.noise[index],
+            )
+            for image in self._whole
         )
+
+    @cached_property
+    def _whole(self) -> tuple[Batch, ...]:
+        batch = self._batch(slice(None))
+        images = batch if isinstance(batch, tuple) else (batch,)
+        for image in images:
+            image.noise.whiten(torch.zeros_like(image.y))  # what noise keeps, it finds now
+        return images
+
+    @cached_property
+    def _information(self) -> tuple[Tensor, Tensor]:
+        parts = []
+        for i in range(0, len(self), AT_A_TIME):
+            some = np.arange(i, min(i + AT_A_TIME, len(self)))
+            images = self._images(some, torch.as_tensor(some, device=self.device))
+            parts.append(JointObservation(images, self.source_shapes).information)
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+    def _batch(self, index):
+        return self.view.batch(index, scale=self.scale, device=self.device, dtype=torch.float32)
+
+
+def _noises(view):
+    return [image.noise for image in view.images.values() if image.noise is not None]
+
+
+def _size(of) -> int:
+    """Bytes of all tensors in a batch."""
+    if isinstance(of, Tensor):
+        return of.nbytes
+    if isinstance(of, dict):
+        return sum(map(_size, of.values()))
+    if isinstance(of, list | tuple):
+        return sum(map(_size, of))
+    return _size(vars(of)) if isinstance(of, Batch | MixingOperator | Noise) else 0

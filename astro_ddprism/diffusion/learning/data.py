@@ -1,17 +1,17 @@
 """What networks are trained on: drawn images, and what would be observed of them."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError
-from .symmetries import random_transform, random_transform_about_pixel
+from ..observation import simulate
+from .symmetries import permutations, permuted
 from .templates import symmetric_templates
 
-__all__ = ["Simulations", "data_scale", "images", "simulate"]
+__all__ = ["Simulations", "Turns", "data_scale", "images", "simulate"]
 
 # Quantiles of flux that are the faintest and the brightest, and the width of a bin of log flux.
 FAINTEST, BRIGHTEST, FLUX_BIN = 0.05, 0.95, 0.35
@@ -22,9 +22,10 @@ def images(
     symmetries: tuple[str, ...],
     device: torch.device,
     flux_factors: tuple[float, float] | None = None,
-    transform=random_transform,
+    *,
+    about_pixel: bool = False,
 ):
-    """Images of one source to train on.
+    """Images of one source to train on; they, and all that draws among them, are on the device.
 
     Parameters
     ----------
@@ -39,30 +40,28 @@ def images(
         uniform in the logarithm, from that of faint samples (the quantile 0.05) by the lower factor
         to that of bright ones (0.95) by the upper one. So a prior of flux that is steep, as counts
         of galaxies are, becomes uninformative over the range of the samples and beyond.
-    transform : callable
-        How images are transformed: `~astro_ddprism.diffusion.learning.symmetries.random_transform`
-        or `~astro_ddprism.diffusion.learning.symmetries.random_transform_about_pixel`.
+    about_pixel : bool
+        Whether images are transformed about the pixel of their position instead of their middle
+        (`~astro_ddprism.diffusion.learning.symmetries.permutations`).
 
     Returns
     -------
     callable
         Called with a number of images; returns a tuple of one tensor, ``(B, *shape)``.
     """
+    samples = samples.to(device).contiguous()
+    group = torch.zeros(1)
+    if symmetries:
+        group = permutations(symmetries, samples.shape[-2:], about_pixel=about_pixel).to(device)
+    population = None if flux_factors is None else _FluxBalanced(samples, flux_factors)
 
     def draw(n: int) -> tuple[Tensor]:
-        index = torch.randint(len(samples), (n,))
-        return (transform(samples[index].to(device), symmetries),)
-
-    if flux_factors is None:
-        return draw
-    population = _FluxBalanced(samples, flux_factors)
-
-    def draw_balanced(n: int) -> tuple[Tensor]:
+        if population is None:
+            return (permuted(samples[torch.randint(len(samples), (n,), device=device)], group),)
         index, factor = population.draw(n)
-        factor = factor.view(-1, *(1,) * (samples.ndim - 1))
-        return (transform((factor * samples[index]).to(device), symmetries),)
+        return (permuted(factor.view(-1, *(1,) * (samples.ndim - 1)) * samples[index], group),)
 
-    return draw_balanced
+    return draw
 
 
 class _FluxBalanced:
@@ -83,38 +82,42 @@ class _FluxBalanced:
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
         """Some samples' rows and factors."""
-        wanted = self._first + (self._last - self._first) * torch.rand(n)
+        device = self._below.device
+        wanted = self._first + (self._last - self._first) * torch.rand(n, device=device)
         # Of the samples within reach, any.
         start = torch.searchsorted(self._log_flux, wanted - self._high)
         end = torch.searchsorted(self._log_flux, wanted - self._low, right=True)
         start = start.clip(max=len(self._log_flux) - 1)
         end = torch.maximum(end, start + 1)
-        place = self._below[start].lerp(self._below[end], torch.rand(n, dtype=torch.float64))
+        u = torch.rand(n, dtype=torch.float64, device=device)
+        place = self._below[start].lerp(self._below[end], u)
         row = (torch.searchsorted(self._below, place, right=True) - 1).clip(start, end - 1)
         factor = (wanted - self._log_flux[row]).clip(self._low, self._high).exp()
         return self._order[row], factor
 
 
-def simulate(batch, sources: dict[str, Tensor]):
-    r"""Observe known sources as others have been: :math:`y = \sum_\beta A^\beta x^\beta + \eta`.
+class Turns:
+    """Draws of several kinds, each as often as its weight says; which is next, no chance decides.
 
     Parameters
     ----------
-    batch : `~astro_ddprism.views.base.Batch`, or sequence of it
-        Observations whose mixing operators and noise are used, one batch for each image.
-    sources : dict of str to torch.Tensor
-        The sources, of shape ``(B, *shape)``.
-
-    Returns
-    -------
-    batch : Batch, or tuple of it
-        The same with new observed values.
+    draws : sequence of callable
+        Called with a number of images; see `images`.
+    weights : sequence of float
+        How often each takes its turn.
     """
-    if isinstance(batch, Sequence):
-        return tuple(simulate(image, sources) for image in batch)
-    light = sum(operator(sources[source]) for source, operator in batch.mixing.items())
-    noise = batch.noise.at(light).colour(torch.randn_like(light))
-    return replace(batch, y=torch.where(batch.noise.valid, light + noise, 0.0))
+
+    def __init__(self, draws, weights):
+        self.draws = tuple(draws)
+        self._shares = [weight / sum(weights) for weight in weights]
+        self._due = [0.0] * len(self.draws)
+
+    def next(self) -> int:
+        """The number of the draw whose turn it is."""
+        self._due = [due + share for due, share in zip(self._due, self._shares, strict=True)]
+        k = self._due.index(max(self._due))
+        self._due[k] -= 1
+        return k
 
 
 class Simulations:
@@ -202,31 +205,31 @@ class Simulations:
 
         Returns
         -------
-        callable
-            Called with a number of images; returns joint vectors ``(B, D)``, and the
-            `~astro_ddprism.diffusion.observation.JointObservation` of them.
+        Turns
+            Those of the views. Each is called with a number of images; returns joint vectors
+            ``(B, D)``, and the `~astro_ddprism.diffusion.observation.JointObservation` of them.
         """
         device = self._loaders[0].device
-        priors = {
-            source: images(
+        priors = [
+            images(
                 x,
                 self._symmetries[source],
                 device,
                 flux_factors.get(source),
-                random_transform_about_pixel if source in templates else random_transform,
+                about_pixel=source in templates,
             )
             for source, x in self.samples.items()
-        }
-        rows = torch.tensor([float(len(loader)) for loader in self._loaders])
+        ]
 
-        def draw(n):
-            x = {source: prior(n)[0] for source, prior in priors.items()}
-            loader = self._loaders[int(torch.multinomial(rows, 1))]
-            index = torch.randint(len(loader), (n,)).numpy()
-            observation = loader.observe(index, lambda batch: simulate(batch, x))
-            return observation.join(list(x.values())), observation
+        def of_view(loader, n):
+            x = torch.cat([prior(n)[0].flatten(1) for prior in priors], dim=1)
+            index = torch.randint(len(loader), (n,), device=device)
+            return x, loader.observe(index).simulated(x)
 
-        return draw
+        return Turns(
+            [partial(of_view, loader) for loader in self._loaders],
+            [len(loader) for loader in self._loaders],
+        )
 
 
 def data_scale(samples: Tensor) -> float:

@@ -7,6 +7,8 @@ that holds, every drawn image stands for up to eight, and a covariance has a sma
 __all__ = [
     "SYMMETRIES",
     "orbit",
+    "permutations",
+    "permuted",
     "random_transform",
     "random_transform_about_pixel",
     "symmetries_of",
@@ -69,30 +71,53 @@ def orbit(x: Tensor, symmetries: tuple[str, ...]) -> Tensor:
     return torch.cat([_transform(x, *element) for element in _group(symmetries)])
 
 
-def random_transform(x: Tensor, symmetries: tuple[str, ...]) -> Tensor:
-    """Transform every image of ``(N, ..., ny, nx)`` by an element of its group drawn at random."""
-    group = _group(symmetries)
+def permutations(
+    symmetries: tuple[str, ...], size: tuple[int, int], *, about_pixel: bool = False
+) -> Tensor:
+    """Which pixel every pixel of a transformed image comes from, for each element of the group.
+
+    Parameters
+    ----------
+    symmetries : tuple of str
+        Symmetries that generate the group.
+    size : tuple of int
+        Rows and columns of the images.
+    about_pixel : bool
+        Transform about pixel ``n // 2`` instead of the middle. That pixel holds the position of a
+        cutout; in cutouts of even size it is beside the middle, and turned about that a galaxy
+        would be in any of four pixels. Edge pixels that come from outside are those that were
+        there.
+
+    Returns
+    -------
+    torch.Tensor
+        Numbers of pixels, of shape ``(G, ny * nx)``; the first row is the identity.
+    """
+    ny, nx = size
+    index = torch.arange(ny * nx).view(1, ny, nx)
+    if about_pixel:
+        padding = (0, 1 - nx % 2, 0, 1 - ny % 2)
+        index = nn.functional.pad(index[None].double(), padding, mode="replicate")[0].long()
+    group = [_transform(index, *element) for element in _group(symmetries)]
+    return torch.stack([element[..., :ny, :nx].flatten() for element in group])
+
+
+def permuted(x: Tensor, group: Tensor) -> Tensor:
+    """Transform every image of ``(N, ..., ny, nx)`` by one of `permutations` drawn at random."""
     if len(group) == 1:
         return x
-    choice = torch.randint(len(group), (len(x),), device=x.device)
-    out = torch.empty_like(x)
-    for k, element in enumerate(group):
-        chosen = choice == k
-        out[chosen] = _transform(x[chosen], *element)
-    return out
+    pixels = x.flatten(-2)
+    chosen = group[torch.randint(len(group), (len(x),), device=x.device)]
+    chosen = chosen.view(len(x), *(1,) * (pixels.ndim - 2), -1)
+    return pixels.gather(-1, chosen.expand_as(pixels)).view_as(x)
+
+
+def random_transform(x: Tensor, symmetries: tuple[str, ...]) -> Tensor:
+    """Transform every image of ``(N, ..., ny, nx)`` by an element of its group drawn at random."""
+    return permuted(x, permutations(symmetries, x.shape[-2:]).to(x.device)) if symmetries else x
 
 
 def random_transform_about_pixel(x: Tensor, symmetries: tuple[str, ...]) -> Tensor:
-    """Transform images about pixel ``n // 2`` instead of their middle.
-
-    That pixel holds the position of a cutout; in cutouts of even size it is beside the middle, and
-    turned about that a galaxy would be in any of four pixels. Edge pixels that come from outside
-    are those that were there.
-    """
-    ny, nx = x.shape[-2:]
-    if ny % 2 and nx % 2:
-        return random_transform(x, symmetries)
-    padding = (0, 1 - nx % 2, 0, 1 - ny % 2)
-    padded = nn.functional.pad(x.flatten(0, -3)[None], padding, mode="replicate")[0]
-    padded = padded.unflatten(0, x.shape[:-2])
-    return random_transform(padded, symmetries)[..., :ny, :nx]
+    """Transform images about pixel ``n // 2`` instead of their middle."""
+    group = permutations(symmetries, x.shape[-2:], about_pixel=True)
+    return permuted(x, group.to(x.device))

@@ -65,6 +65,8 @@ from azula.noise import VESchedule
 from ...errors import InputError
 from ...registry import option
 from ..networks import Network, UNet
+from ..networks.embedding import compressed
+from ..priors.schedule import time_of
 from ..sampling.samplers import AdamsBashforth, Sampler
 from .base import POSTERIORS, Beginning, PosteriorMethod
 from .moment_matching import MomentMatching
@@ -182,7 +184,7 @@ class Amortized(PosteriorMethod):
         See ``PosteriorMethod.begin``.
         """
         begun = super().begin(priors, observation, rows, start=start, first=first)
-        noise, x, time = begun.x, begun.x, torch.ones((), device=begun.x.device)
+        noise, x, time = begun.x, begun.x, time_of(1.0, begun.x.device)
         for _ in range(self.n_starts):  # towards the mean, which may be far above the noise
             x = begun.denoiser(x, time).mean + noise
         return Beginning(x, 1.0, begun.denoiser)
@@ -283,13 +285,14 @@ class _Given(Denoiser):
         self.posterior = posterior
         self.observation = observation
         data = self._project(observation.y)
-        self.information, self.sign = self._information()
-        seen = self.information > 0
-        value = torch.where(seen, data / self.information, 0.0)
-        self.significance = torch.where(seen, data * self.information.rsqrt(), 0.0)
+        self.information, self.sign = observation.information
+        self.seen = self.information > 0
+        self.deviation = torch.where(self.seen, self.information.rsqrt(), 0.0)
+        self.significance = data * self.deviation
         bright = (self.significance / 4).square().square()
-        power = value.square() * bright / (1 + bright)
-        self.power = posterior.data_scale**2 + torch.where(seen, power, _surroundings(power, seen))
+        power = (self.significance * self.deviation).square() * (bright / (1 + bright))
+        around = _surroundings(power, self.seen)
+        self.power = posterior.data_scale**2 + torch.where(self.seen, power, around)
 
     @property
     def schedule(self):
@@ -308,24 +311,24 @@ class _Given(Denoiser):
         variance = slope * sigma2
         mean = slope * x
         residual = self._project(self.observation.y - self.observation.forward(mean.flatten(1)))
-        return _Estimate(mean, variance, self.information, self.sign, residual)
+        return _Estimate(mean, variance, residual, self)
 
     def inputs(self, x_t: Tensor, sigma: Tensor, estimate: "_Estimate") -> tuple[Tensor, Tensor]:
         """What the network reads: features, and the logarithm of the noise scale."""
         x, posterior = self.stack(x_t), self.posterior
         sigma = sigma.reshape(-1, *(1,) * (x.ndim - 1))
         scale2 = posterior.data_scale**2
-        features = [
-            x * torch.rsqrt(sigma**2 + scale2),
-            torch.asinh(x / (sigma + 0.5)),
-            torch.asinh(estimate.mean),
-            torch.asinh(self.significance),
-            torch.asinh(estimate.surprise),
-            (self.information * scale2 / (1 + self.information * scale2)).expand_as(x),
-        ]
-        features = torch.stack([feature.flatten(1, 2) for feature in features], dim=1)
+        known = self.information * scale2
+        wide = torch.stack([x / (sigma + 0.5), estimate.mean, self.significance, estimate.surprise])
+        features = torch.cat(
+            [
+                (x * torch.rsqrt(sigma**2 + scale2))[None],
+                compressed(wide),
+                (known / (1 + known))[None],
+            ]
+        )
         dtype = next(posterior.backbone.parameters()).dtype
-        return features.to(dtype), sigma.flatten().log().to(dtype)
+        return features.flatten(2, 3).movedim(0, 1).to(dtype), sigma.flatten().log().to(dtype)
 
     def output(self, features: Tensor, log_sigma: Tensor) -> Tensor:
         """The network's output, of shape ``(B, S, *shape)``."""
@@ -347,36 +350,19 @@ class _Given(Denoiser):
     def _project(self, r: Tensor) -> Tensor:
         return self.stack(self.observation.adjoint(r))
 
-    def _information(self) -> tuple[Tensor, Tensor]:
-        """What the observation tells of each pixel of each source, alone, and the source's sign.
-
-        Signs are those relative to the source that it tells most of: (B, S, *shape).
-        """
-        sizes = self.observation.sizes
-        couplings = []
-        for k in range(len(sizes)):
-            parts = [self.observation.y.new_full((1, size), k == j) for j, size in enumerate(sizes)]
-            light = torch.cat(parts, dim=1).expand(len(self.observation), -1)
-            couplings.append(self._project(self.observation.forward(light)))
-        coupling = torch.stack(couplings, dim=1)
-        information = coupling.diagonal(dim1=1, dim2=2).movedim(-1, 1).clip(min=0)
-        most = information.argmax(dim=1, keepdim=True).unsqueeze(1).expand_as(coupling[:, :, :1])
-        opposite = coupling.gather(2, most).squeeze(2) < 0
-        return information, torch.where(opposite, -1.0, 1.0).to(information)
-
 
 class _Estimate:
     """Mean and covariance of the sources' pixels, each by itself, given all but the network."""
 
-    def __init__(self, mean, variance, information, sign, residual):
-        u2 = variance * information
-        self._total = 1 + u2.sum(dim=1, keepdim=True)
+    def __init__(self, mean, variance, residual, given: "_Given"):
+        u2 = variance * given.information
+        total = u2.sum(dim=1, keepdim=True)
+        self._total = 1 + total
         self._scale = variance.sqrt()
-        self._direction = sign * (u2 / (self._total - 1).clip(min=1e-30)).sqrt()
-        self.mean = mean + variance * residual / self._total
+        self._direction = given.sign * (u2 / total.clip(min=1e-30)).sqrt()
+        self.mean = torch.addcdiv(mean, variance * residual, self._total)
         # The residual in units of its standard deviation, as far as each source can explain it.
-        self.surprise = residual * (information * self._total).clip(min=1e-30).rsqrt()
-        self.surprise = torch.where(information > 0, self.surprise, 0.0)
+        self.surprise = residual * given.deviation * self._total.rsqrt()
 
     def add(self, output: Tensor) -> Tensor:
         """The estimate: the mean plus C^(1/2) F."""
@@ -401,10 +387,12 @@ class _Estimate:
 
 def _surroundings(power: Tensor, seen: Tensor) -> Tensor:
     """Mean power of the pixels about each that are seen."""
-    kernel = power.new_ones(1, 1, SURROUNDINGS, SURROUNDINGS)
+    rows, columns = (_near(n, power) for n in power.shape[-2:])
+    total = rows @ power @ columns  # where a pixel is not seen, it has none
+    return total / (rows @ seen.to(power) @ columns).clip(min=1)
 
-    def box(x):
-        planes = x.reshape(-1, 1, *x.shape[-2:])
-        return nn.functional.conv2d(planes, kernel, padding="same").reshape(x.shape)
 
-    return box(torch.where(seen, power, 0.0)) / box(seen.to(power)).clip(min=1)
+def _near(n: int, like: Tensor) -> Tensor:
+    """Which of ``n`` rows are in the surroundings of which."""
+    row = torch.arange(n, device=like.device)
+    return ((row - row[:, None]).abs() <= SURROUNDINGS // 2).to(like)

@@ -23,7 +23,7 @@ from ..observation import JointObservation
 from ..priors.denoiser import ExtendedDenoiser, SourceDenoiser
 from ..priors.gaussian import GaussianPrior, ScaleMixtureDenoiser
 from ..priors.mixture import GaussianMixture
-from ..priors.schedule import NoiseSchedule
+from ..priors.schedule import NoiseSchedule, time_of
 from ..random import Rows
 from ..sampling.samplers import Sampler
 
@@ -253,7 +253,7 @@ class PosteriorMethod(Part):
         """
         del start, first
         denoiser = self.denoiser(priors, observation)
-        _, sigma = denoiser.schedule(torch.ones((), device=observation.y.device))
+        _, sigma = denoiser.schedule(time_of(1.0, observation.y.device))
         return Beginning(sigma * rows.normal(sum(observation.sizes)), 1.0, denoiser)
 
     def steps(self, chains) -> tuple[Sampler, int]:
@@ -305,4 +305,4 @@ class PosteriorMethod(Part):
         sampler, n_steps = self.steps(chains)
         steps = max(round(begun.start * n_steps), 1)
         x = sampler.run(begun.denoiser, begun.x, rows, start=begun.start, steps=steps)
-        return begun.denoiser(x, torch.zeros((), device=x.device)).mean
+        return begun.denoiser(x, time_of(0.0, x.device)).mean

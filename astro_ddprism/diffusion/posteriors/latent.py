@@ -68,14 +68,15 @@ class LatentPosterior:
         self._solve()
 
     def _expanded_scales(self) -> Tensor:
-        ranks = torch.tensor(self.ranks, device=self.scales.device)
-        return self.scales.repeat_interleave(ranks, dim=1)
+        scales = zip(self.scales.unbind(1), self.ranks, strict=True)
+        return torch.cat([scale[:, None].expand(-1, rank) for scale, rank in scales], dim=1)
 
     def _solve(self):
         s = self._expanded_scales()
         precision = s[:, :, None] * self._gram * s[:, None, :]
         precision.diagonal(dim1=1, dim2=2).add_(1)
-        self._cholesky = torch.linalg.cholesky(precision)
+        self._cholesky, failed = torch.linalg.cholesky_ex(precision)
+        self._cholesky = torch.where(failed[:, None, None] > 0, torch.nan, self._cholesky)
         self.mean = torch.cholesky_solve((s * self._projection)[..., None], self._cholesky)[..., 0]
         self.covariance = torch.cholesky_inverse(self._cholesky)
 

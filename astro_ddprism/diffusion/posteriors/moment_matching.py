@@ -59,6 +59,7 @@ from torch import Tensor, nn
 from ...registry import option
 from ..jacobian import linearize
 from ..observation import JointObservation
+from ..priors.schedule import time_of
 from .base import POSTERIORS, Beginning, PosteriorMethod
 from .components import mixture_draws
 from .latent import absorb_residual, latent_posterior
@@ -111,7 +112,7 @@ class MomentMatching(PosteriorMethod):
         if not self.approximates(priors, sources):
             return Beginning(first)
         denoiser = self._denoiser(priors, observation, scales)
-        alpha, sigma = denoiser.schedule(torch.tensor(start, device=first.device))
+        alpha, sigma = denoiser.schedule(time_of(start, first.device))
         x = alpha * first + sigma * rows.normal(first.shape[1])
         return Beginning(x, start, denoiser)
 

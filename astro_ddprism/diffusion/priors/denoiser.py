@@ -31,6 +31,8 @@ from azula.noise import Schedule
 from torch import Tensor, nn
 
 from ..jacobian import linearize
+from ..networks.embedding import compressed
+from .schedule import host_time, time_of
 
 
 class SourceDenoiser(Denoiser):
@@ -78,7 +80,7 @@ class SourceDenoiser(Denoiser):
     def _inputs(self, x_t: Tensor, sigma: Tensor):
         """What the network reads: features, and the logarithm of the noise scale."""
         linear = x_t * torch.rsqrt(sigma**2 + self.data_scale**2)
-        features = torch.stack([linear, torch.asinh(x_t / (sigma + 0.5))], dim=1)
+        features = torch.stack([linear, compressed(x_t / (sigma + 0.5))], dim=1)
         dtype = next(self.backbone.parameters()).dtype
         return features.to(dtype), sigma.flatten().log().to(dtype)
 
@@ -158,9 +160,13 @@ class ExtendedDenoiser(Denoiser):
 
     def at(self, t: Tensor):
         """Which denoiser knows the noise scale of a time, of shape ``()``, and its time of it."""
-        own, (_, sigma) = self.denoiser.schedule, self.schedule(t)
-        time = (sigma / own.sigma_min).log() / math.log(own.sigma_max / own.sigma_min)
-        return (self.denoiser, time) if time <= 1 else (self.gaussian, t)
+        own, mine = self.denoiser.schedule, self.schedule
+        lowest, highest = math.log(mine.sigma_min), math.log(mine.sigma_max)
+        log_sigma = lowest + host_time(t) * (highest - lowest)
+        time = (log_sigma - math.log(own.sigma_min)) / math.log(own.sigma_max / own.sigma_min)
+        if time > 1 + 1e-6:  # the top itself, but for rounding, is known
+            return self.gaussian, t
+        return self.denoiser, time_of(time, t.device)
 
     def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002
         """Estimate the clean source of ``x_t``, of shape ``(B, *shape)``."""

@@ -89,7 +89,7 @@ class GaussianPrior:
         location, spread = self.log_scale
         nodes = torch.linspace(-6, 6, _N_NODES if spread else 1).to(x) * bool(spread)
         scales = (location + spread * nodes).exp()
-        basis, singular, _ = torch.linalg.svd(self.factor, full_matrices=False)
+        basis, singular = self.axes
         residual = (x - self.mean) / sigma
         along = (residual @ basis).square()
         gained = (scales[:, None] * singular / sigma).square()  # (nodes, R)
@@ -98,6 +98,11 @@ class GaussianPrior:
         log_det = gained.log1p().sum(dim=1) + 2 * x.shape[1] * sigma.log()
         log_prob = -0.5 * (chi2 + log_det + x.shape[1] * math.log(2 * math.pi))
         return (log_prob + torch.log_softmax(-0.5 * nodes.square(), dim=0)).logsumexp(dim=1)
+
+    @cached_property
+    def axes(self) -> tuple[Tensor, Tensor]:
+        """Left singular vectors of the factor, of shape ``(D, R)``, and singular values."""
+        return torch.linalg.svd(self.factor, full_matrices=False)[:2]
 
     @cached_property
     def _rotation(self) -> Tensor:
@@ -130,8 +135,7 @@ class ScaleMixtureDenoiser(Denoiser):
     def __init__(self, prior: GaussianPrior, scales: Tensor, schedule: Schedule):
         super().__init__()
         self.schedule = schedule
-        basis, singular, _ = torch.linalg.svd(prior.factor, full_matrices=False)
-        self.mean, self.basis = prior.mean, basis
+        self.mean, (self.basis, singular) = prior.mean, prior.axes
         self.variance = scales[:, None].square() * singular.square()
 
     def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002

@@ -1,10 +1,12 @@
 """The noise scales that chains run through."""
 
-__all__ = ["NoiseSchedule"]
+__all__ = ["NoiseSchedule", "host_time", "time_of"]
 
 from dataclasses import dataclass
 
+import torch
 from azula.noise import VESchedule
+from torch import Tensor
 
 from ...errors import InputError
 from ...registry import Part, option
@@ -42,3 +44,16 @@ class NoiseSchedule(Part):
     def build(self, top: float) -> VESchedule:
         """The schedule up to a noise scale."""
         return VESchedule(self.sigma_min, top)
+
+
+def time_of(value: float, device: torch.device) -> Tensor:
+    """A time on a device, of shape ``()``, which the host knows without asking (`host_time`)."""
+    t = torch.full((), value, dtype=torch.float32, device=device)
+    t.on_host = float(value)
+    return t
+
+
+def host_time(t: Tensor) -> float:
+    """The time on the host, which waits for the device unless it comes from `time_of`."""
+    on_host = getattr(t, "on_host", None)
+    return float(t) if on_host is None else on_host

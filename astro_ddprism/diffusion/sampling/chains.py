@@ -39,6 +39,9 @@ from .samplers import Ancestral, Sampler
 
 logger = logging.getLogger(__name__)
 
+# Bytes of draws that stay on a device, rather than make it wait for the host.
+MOST_KEPT = 1 << 30
+
 
 @dataclass(frozen=True)
 class Chains(Part):
@@ -166,7 +169,7 @@ def draw_sources(
 
 def _draw(method, priors, loader, index, rows, *, chains, batch_size, track, first) -> Draws:
     def draw(index, rows, start, first=None):
-        x, chi2 = [], []
+        x, chi2, kept = [], [], 0
         for i in track(range(0, len(index), batch_size)):
             part = slice(i, i + batch_size)
             observation = loader.observe(index[part])
@@ -174,9 +177,12 @@ def _draw(method, priors, loader, index, rows, *, chains, batch_size, track, fir
             drawn = method.run(
                 priors, observation, rows[part], chains=chains, start=start, first=known
             )
-            x.append(drawn.cpu())
-            chi2.append(observation.chi2(drawn).cpu())
-        return torch.cat(x), torch.cat(chi2)
+            x.append(drawn)
+            chi2.append(observation.chi2(drawn))
+            if (len(x) - kept) * drawn.nbytes > MOST_KEPT:
+                x[kept:] = [part.cpu() for part in x[kept:]]
+                kept = len(x)
+        return torch.cat([part.cpu() for part in x]), torch.cat(chi2).cpu()
 
     valid = torch.as_tensor(loader.n_valid(index))
     spread = (2 / valid.clip(min=1)).sqrt()

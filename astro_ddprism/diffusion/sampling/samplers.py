@@ -1,9 +1,10 @@
 r"""Samplers: how a chain is brought down the noise schedule.
 
 A `Sampler` describes one; a new sampler is a frozen dataclass of its options with a method `run`,
-registered by name in `SAMPLERS`. Those here are azula's (`azula.sample`), but for where noise comes
-from: the random numbers of a chain are its row's own (`~astro_ddprism.diffusion.random.Rows`), so
-that a draw does not depend on what is drawn beside it.
+registered by name in `SAMPLERS`. Those here are azula's (`azula.sample`), but for two things. The
+random numbers of a chain are its row's own (`~astro_ddprism.diffusion.random.Rows`), so that a draw
+does not depend on what is drawn beside it. And the scales of noise are numbers of the host, so that
+nothing waits for the device, or is copied to it, from the first step to the last.
 
 References
 ----------
@@ -24,14 +25,17 @@ __all__ = [
 ]
 
 import abc
+import itertools
 import math
 from dataclasses import dataclass
 
-import azula.sample
+import numpy as np
+import torch
 from azula.denoise import Denoiser
 from torch import Tensor
 
 from ...registry import Part, Registry, option
+from ..priors.schedule import time_of
 from ..random import Rows
 
 #: Samplers by name.
@@ -81,7 +85,7 @@ class DDIM(Sampler):
     eta: float = option(0.0, least=0)
 
     def run(self, denoiser, x, rows, *, start, steps):  # noqa: D102
-        return _DDIM(denoiser, self.eta, rows, start=start, steps=steps, silent=True)(x)
+        return _implicit(denoiser, x, rows, self.eta, start=start, steps=steps)
 
 
 @SAMPLERS.register("ancestral")
@@ -90,7 +94,7 @@ class Ancestral(Sampler):
     """The reverse of the perturbation, step by step (Ho et al. 2020)."""
 
     def run(self, denoiser, x, rows, *, start, steps):  # noqa: D102
-        return _DDIM(denoiser, 1.0, rows, start=start, steps=steps, silent=True)(x)
+        return _implicit(denoiser, x, rows, 1.0, start=start, steps=steps)
 
 
 @SAMPLERS.register("predictor-corrector")
@@ -109,10 +113,17 @@ class PredictorCorrector(Sampler):
     corrections: int = option(1, least=0)
     delta: float = option(0.01, above=0, most=1)
 
+    @torch.no_grad()
     def run(self, denoiser, x, rows, *, start, steps):  # noqa: D102
-        return _PredictorCorrector(
-            denoiser, self.corrections, self.delta, rows, start=start, steps=steps, silent=True
-        )(x)
+        noise = rows.normals(self.corrections * steps, *x.shape[1:])
+        for now, then in _path(denoiser, x, start, steps):
+            for _ in range(self.corrections):
+                mean = now.alpha * denoiser(x, now.t).mean
+                x = mean + math.sqrt(1 - self.delta) * (x - mean)
+                x = x + math.sqrt(self.delta) * now.sigma * next(noise)
+            mean = denoiser(x, now.t).mean
+            x = then.alpha * mean + then.sigma / now.sigma * (x - now.alpha * mean)
+        return x
 
 
 @SAMPLERS.register("heun")
@@ -120,14 +131,19 @@ class PredictorCorrector(Sampler):
 class Heun(Sampler):
     """The probability flow by Heun's method, two evaluations a step (Karras et al. 2022)."""
 
+    @torch.no_grad()
     def run(self, denoiser, x, rows, *, start, steps):  # noqa: ARG002, D102
-        return azula.sample.HeunSampler(denoiser, start=start, steps=steps, silent=True)(x)
+        for now, then in _path(denoiser, x, start, steps):
+            z = now.noise(x, denoiser(x, now.t).mean)
+            ahead = now.step(x, then, z)
+            x = now.step(x, then, (z + then.noise(ahead, denoiser(ahead, then.t).mean)) / 2)
+        return x
 
 
 @SAMPLERS.register("adams-bashforth")
 @dataclass(frozen=True)
 class AdamsBashforth(Sampler):
-    """The probability flow by exponential multi-steps: few of them where priors are near Gaussian.
+    """The probability flow by exponential multi-steps: few steps where all is near Gaussian.
 
     Parameters
     ----------
@@ -137,49 +153,71 @@ class AdamsBashforth(Sampler):
 
     order: int = option(2, least=1)
 
+    @torch.no_grad()
     def run(self, denoiser, x, rows, *, start, steps):  # noqa: ARG002, D102
-        return azula.sample.zEABSampler(
-            denoiser, order=self.order, start=start, steps=steps, silent=True
-        )(x)
+        known, scales = [], []
+        for now, then in _path(denoiser, x, start, steps):
+            known = [*known, now.noise(x, denoiser(x, now.t).mean)][-self.order :]
+            scales = [*scales, math.log(now.sigma / now.alpha)][-self.order :]
+            shares = _exponential(scales, math.log(then.sigma / then.alpha))
+            x = then.alpha / now.alpha * x
+            for z, share in zip(known, shares, strict=True):
+                x = x + then.alpha * share * z
+        return x
 
 
-class _DDIM(azula.sample.Sampler):
-    """`azula.sample.DDIMSampler` with the noise of the rows."""
+@dataclass(frozen=True)
+class _Point:
+    """A time of a chain: as a tensor, and its scales of signal and noise, which the host knows."""
 
-    def __init__(self, denoiser, eta: float, rows: Rows, **options):
-        super().__init__(**options)
-        self.denoiser, self.eta, self.rows = denoiser, eta, rows
+    t: Tensor
+    alpha: float
+    sigma: float
 
-    def __call__(self, x: Tensor) -> Tensor:
-        self._noise = self.rows.normals(self.steps, *x.shape[1:]) if self.eta else None
-        return super().__call__(x)
+    def noise(self, x: Tensor, mean: Tensor) -> Tensor:
+        """The noise that is expected in ``x``, of unit variance."""
+        return (x - self.alpha * mean) / self.sigma
 
-    def step(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self.denoiser.schedule, (s, t))
-        tau = 1 - (alpha_t / alpha_s * sigma_s / sigma_t) ** 2
-        tau = (self.eta * tau).clip(0, 1)
-        mean = self.denoiser(x_t, t).mean
-        x_s = alpha_s * mean + sigma_s * (1 - tau).sqrt() / sigma_t * (x_t - alpha_t * mean)
-        return x_s + sigma_s * tau.sqrt() * next(self._noise) if self.eta else x_s
+    def step(self, x: Tensor, then: "_Point", z: Tensor) -> Tensor:
+        """Along the probability flow to another time, with this noise on the way."""
+        change = then.alpha * (then.sigma / then.alpha - self.sigma / self.alpha)
+        return then.alpha / self.alpha * x + change * z
 
 
-class _PredictorCorrector(azula.sample.Sampler):
-    """`azula.sample.PCSampler` with the noise of the rows."""
+def _path(denoiser, x: Tensor, start: float, steps: int):
+    """Pairs of points between which the steps of a chain lead."""
+    times = np.linspace(start, 0, steps + 1)
+    scales = (part.tolist() for part in denoiser.schedule(torch.from_numpy(times)))
+    points = [
+        _Point(time_of(t, x.device), alpha, sigma)
+        for t, alpha, sigma in zip(times.tolist(), *scales, strict=True)
+    ]
+    return itertools.pairwise(points)
 
-    def __init__(self, denoiser, corrections: int, delta: float, rows: Rows, **options):
-        super().__init__(**options)
-        self.denoiser, self.rows = denoiser, rows
-        self.corrections, self.delta = corrections, delta
 
-    def __call__(self, x: Tensor) -> Tensor:
-        self._noise = self.rows.normals(self.corrections * self.steps, *x.shape[1:])
-        return super().__call__(x)
+@torch.no_grad()
+def _implicit(denoiser, x: Tensor, rows: Rows, eta: float, *, start, steps) -> Tensor:
+    noise = rows.normals(steps, *x.shape[1:]) if eta else None
+    for now, then in _path(denoiser, x, start, steps):
+        tau = 1 - (now.alpha / then.alpha * then.sigma / now.sigma) ** 2
+        tau = min(max(eta * tau, 0.0), 1.0)
+        mean = denoiser(x, now.t).mean
+        kept = then.sigma * math.sqrt(1 - tau) / now.sigma
+        x = then.alpha * mean + kept * (x - now.alpha * mean)
+        if eta:
+            x = x + then.sigma * math.sqrt(tau) * next(noise)
+    return x
 
-    def step(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self.denoiser.schedule, (s, t))
-        for _ in range(self.corrections):
-            mean = alpha_t * self.denoiser(x_t, t).mean
-            x_t = mean + math.sqrt(1 - self.delta) * (x_t - mean)
-            x_t = x_t + math.sqrt(self.delta) * sigma_t * next(self._noise)
-        mean = self.denoiser(x_t, t).mean
-        return alpha_s * mean + sigma_s / sigma_t * (x_t - alpha_t * mean)
+
+def _exponential(u: list[float], end: float) -> np.ndarray:
+    r"""Weights of the noise at the times ``u`` in a step from the last of them to ``end``.
+
+    Those of :math:`\int e^v \ell_i(v) dv`, with :math:`\ell_i` the Lagrange polynomials of ``u``.
+    """
+    k = np.arange(len(u))
+    factorials = np.cumprod(k.clip(min=1))
+
+    def integral(v):
+        return (-1.0) ** k * factorials * np.exp(v) * np.cumsum((-v) ** k / factorials)
+
+    return np.linalg.solve(np.array(u) ** k[:, np.newaxis], integral(end) - integral(u[-1]))
