@@ -4,7 +4,7 @@ import sys
 
 from . import main
 
-__all__ = []
+__all__ = ["main"]
 
 if __name__ == "__main__":
     sys.exit(main())

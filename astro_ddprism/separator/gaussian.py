@@ -33,7 +33,10 @@ _WARM_START, _DRAWS = range(2)
 @SEPARATORS.register("gaussian")
 @dataclass(eq=False)
 class GaussianSourceSeparator(SourceSeparator):
-    """Gaussian priors of several sources, learned from views, and the exact posterior under them.
+    """Gaussian priors of several sources, learned from views, and the posterior under them.
+
+    Under mixtures it is exact. Under Gaussian priors the first source also takes what a draw leaves
+    unexplained, where that is more than noise would be (two standard deviations of chi-squared).
 
     Parameters
     ----------
@@ -107,7 +110,7 @@ class GaussianSourceSeparator(SourceSeparator):
 
     def _draw(self, state, loader, index, rows, track):
         return draw_sources(
-            MomentMatching(),  # exact where no source has a network
+            MomentMatching(),  # in closed form where no source has a network
             state,
             loader,
             np.asarray(index),

@@ -475,7 +475,7 @@ class FakeSeparator:
 @pytest.fixture
 def fake(monkeypatch):
     fake = type("Fake", (FakeSeparator,), {"calls": []})
-    monkeypatch.setattr("astro_ddprism.cli.commands.DiffusionSourceSeparator", fake)
+    monkeypatch.setattr("astro_ddprism.cli.commands.SourceSeparator", fake)
     return fake
 
 
@@ -484,6 +484,7 @@ def test_fit_passes_its_options_on(fake, views, tmp_path):
     config.write_text('n_em_iterations = 3\nseed = 1\n[network]\nname = "unet"\n')
     assert run("fit", views, "-o", out, "--config", config, "--device", "cpu", "-q") == 0
     expected = {"n_em_iterations": 3, "seed": 1, "network": {"name": "unet"}, "device": "cpu"}
+    expected["method"] = "diffusion"  # where nothing else is said
     assert fake.calls[0] == ("from_config", {**expected, "progress": False})
     assert fake.calls[1] == ("fit", ["random", "galaxy"], "model.asdf.checkpoint", False)
     assert out.exists()
@@ -593,12 +594,19 @@ def test_separate_with_options_that_do_not_fit(fake, views, tile, tmp_path, caps
 
 CONFIG = """
 n_em_iterations = 1
+sources = ["los", "galaxy"]
+chains = { n_steps = 4 }
+warm_start = { name = "gaussian", iterations = 1 }
+
+[training]
 n_first_images = 640
 n_images = 160
-n_steps = 4
-warm_start_iterations = 1
-sources = ["los", "galaxy"]
-network_options = { channels = [4, 8], blocks = [1, 1], embedding = 8 }
+
+[network]
+name = "unet"
+channels = [4, 8]
+blocks = [1, 1]
+embedding = 8
 """
 
 
@@ -641,6 +649,9 @@ def test_fit_separate_info(model, views, tmp_path, capsys):
     assert "model of los, galaxy, in uJy" in printed
     assert "galaxy: 1 x 16 x 16 pixels" in printed
     assert "n_em_iterations = 1" in printed
+    assert "network.channels = [4, 8]" in printed
+    assert "posterior.solver.name = gmres" in printed
+    assert "chains.n_steps = 4" in printed
     assert "chi2" in printed
     assert run("info", out) == 0
     assert "GALAXY_MEAN" in capsys.readouterr().out
@@ -663,7 +674,7 @@ def test_models_by_name_and_fine_tuning(model, views, tmp_path, capsys, monkeypa
     assert run("separate", views, "--model", "toy-r", "-o", tmp_path / "a.fits", *options) == 0
     assert fits.getval(tmp_path / "a.fits", "MODEL") == "toy-r.asdf"
     config, out = tmp_path / "fit.toml", tmp_path / "tuned.asdf"
-    config.write_text("n_em_iterations = 1\nn_images = 160\nn_steps = 4\n")
+    config.write_text("n_em_iterations = 1\ntraining.n_images = 160\nchains.n_steps = 4\n")
     options = ("--config", config, "--device", "cpu", "-q")
     assert run("fit", views, "-o", out, "--from", "toy-r", *options) == 0
     assert run("info", out) == 0
@@ -671,6 +682,29 @@ def test_models_by_name_and_fine_tuning(model, views, tmp_path, capsys, monkeypa
     assert "comes with the package: toy-r" in fails(
         capsys, "separate", views, "--model", "toy-i", "-o", tmp_path / "b.fits"
     )
+
+
+def test_gaussian_priors(model, views, tmp_path, capsys):
+    """By their name, from a file's or the command's; they separate, and tell what they are."""
+    config, out = tmp_path / "fit.toml", tmp_path / "gaussian.asdf"
+    config.write_text('warm_start = { name = "gaussian", rank = 5, iterations = 1 }\n')
+    options = ("--config", config, "--device", "cpu", "-q")
+    assert run("fit", views, "-o", out, "--method", "gaussian", *options) == 0
+    assert run("info", out) == 0
+    printed = capsys.readouterr().out
+    assert "method = gaussian" in printed
+    assert "warm_start.rank = 5" in printed
+    assert "loss" not in printed  # there is no history
+    separated = tmp_path / "separated.fits"
+    options = ("--model", out, "--samples", 2, "--device", "cpu", "-q")
+    assert run("separate", views, "-o", separated, *options) == 0
+    with fits.open(separated) as hdus:
+        assert hdus[0].header["MODEL"] == "gaussian.asdf"
+        assert np.median(hdus["CATALOG"].data["chi2"]) < 2
+    message = fails(
+        capsys, "fit", views, "-o", tmp_path / "b.asdf", "--method", "gaussian", "--from", model
+    )
+    assert "initial: gaussian does not start from models" in message
 
 
 def test_images_that_a_model_does_not_know(model, tile, tmp_path, capsys):
@@ -733,7 +767,7 @@ def test_separate_images_of_several_instruments_like_their_views(
 
 def test_fit_is_resumed_after_it_was_killed(model, views, config, tmp_path, monkeypatch, capsys):
     from astro_ddprism import DiffusionSourceSeparator
-    from astro_ddprism.separator import diffusion as module
+    from astro_ddprism.separator import base as module
 
     out = tmp_path / "model.asdf"
     checkpoint = tmp_path / "model.asdf.checkpoint"
@@ -769,10 +803,12 @@ def test_fit_is_resumed_after_it_was_killed(model, views, config, tmp_path, monk
     ("line", "message"),
     [
         ("n_wings = 2", "unknown n_wings; expected names out of"),
-        ("n_steps = 0", "n_steps: found 0, expected a positive"),
-        ('sampler = "magic"', "sampler: found 'magic', expected one of"),
+        ("chains.n_steps = 0", "Chains.n_steps: found 0, expected a number not below 1"),
+        ('method = "magic"', "method: found 'magic', expected one of diffusion, gaussian"),
+        ("n_steps = 3", "configuration: unknown n_steps; expected names out of chains, device"),
+        ('chains.sampler = "magic"', "sampler: found 'magic', expected one of"),
         ('sources = ["galaxy", "dust"]', "holds the sources los, galaxy; expected galaxy, dust"),
-        ("network_options = { depths = 3 }", "network_options: no unet for the source"),
+        ('network = { name = "unet", depths = 3 }', "UNet: found depths, expected options out of"),
         ('device = "abacus"', "device: found 'abacus'"),
     ],
 )
@@ -793,7 +829,7 @@ def test_models_that_cannot_be_used(model, views, tile, psf, tmp_path, capsys):
     assert "expected a model" in fails(capsys, "separate", views, "--model", views, *options)
     assert "expected an ASDF file" in fails(capsys, "separate", views, "--model", psf, *options)
     content = model.read_bytes()
-    newer = content.replace(b"format_version: 1\n", b"format_version: 7\n")
+    newer = content.replace(b"format_version: 4\n", b"format_version: 7\n")
     for spoiled, expected in (
         (newer, "found format version 7"),
         (content[:5000], "truncated or damaged"),

@@ -134,12 +134,10 @@ def test_with_the_separator_itself(tmp_path, capsys):
     """Small, and too short to separate well; but nothing is a stand-in."""
     options = {
         "n_em_iterations": 1,
-        "n_first_images": 640,
-        "n_images": 160,
-        "sampler": "adams-bashforth",  # right with few steps, too
-        "n_steps": 4,
-        "warm_start_iterations": 1,
-        "network_options": {"channels": (4, 8), "blocks": (1, 1), "embedding": 8},
+        "training": {"n_first_images": 640, "n_images": 160},
+        "chains": {"sampler": "adams-bashforth", "n_steps": 4},  # right with few steps, too
+        "warm_start": {"name": "gaussian", "iterations": 1},
+        "network": {"name": "unet", "channels": (4, 8), "blocks": (1, 1), "embedding": 8},
     }
     settings = DemoSettings(
         shape=SHAPE, size=16, n_samples=8, separator=options, n_rows=3, detection={}

@@ -77,14 +77,14 @@ def make_flat_views(n=24, size=2, **held):
     )
 
 
-def make_image_views(psf=False, n=12):
-    """Noise at random positions; a blob in the centre of galaxies; one masked pixel."""
+def make_image_views(psf=False, n=12, masked=True):
+    """Noise at random positions; a blob in the centre of galaxies; one masked pixel, or none."""
     rng = np.random.default_rng(2)
     y, x = np.mgrid[:8, :8] - 3.5
     blob = 5 * np.exp(-(x**2 + y**2) / 4)
     operator = Convolution(make_kernel(), SHAPE) if psf else Identity(SHAPE)
     mask = np.zeros((n, *SHAPE), dtype=bool)
-    mask[:, 0, 1, 2] = True
+    mask[:, 0, 1, 2] = masked
     views = {"random": ("los",), "galaxy": ("los", "galaxy")}
     return MultiViewDataset.from_arrays(
         {
@@ -162,8 +162,14 @@ def fitted_images(images):
 
 
 @pytest.fixture(scope="session")
-def amortized(images):
-    return DiffusionSourceSeparator(**AMORTIZING).fit(images)
+def whole_images():
+    """Without a masked pixel: such observations are not left to moment matching."""
+    return make_image_views(masked=False)
+
+
+@pytest.fixture(scope="session")
+def amortized(whole_images):
+    return DiffusionSourceSeparator(**AMORTIZING).fit(whole_images)
 
 
 @pytest.fixture

@@ -35,18 +35,21 @@ def test_samples_do_not_depend_on_what_was_drawn_before(fitted, views, draws_of,
     assert_same(draws_of(fitted, views["second"]), before)
 
 
-@pytest.mark.parametrize("posterior", ["fitted_images", "amortized"])
+@pytest.mark.parametrize(
+    ("posterior", "dataset"), [("fitted_images", "images"), ("amortized", "whole_images")]
+)
 @pytest.mark.parametrize(
     "chains", [{}, {"chains": {"n_steps": 4, "n_candidates": 2, "n_redraws": 2, "max_chi2": 1.0}}]
 )
 def test_draws_depend_on_seed_observation_and_sample_alone(
-    posterior, chains, images, request, draws_of
+    posterior, dataset, chains, request, draws_of
 ):
     """Alone, in batches of any size, in any order and number, on two threads: to 1e-4 of the noise.
 
     Its ``ids`` say which observation one is.
     """
-    separator, view = copy.copy(request.getfixturevalue(posterior)), images["galaxy"][:5]
+    separator = copy.copy(request.getfixturevalue(posterior))
+    view = request.getfixturevalue(dataset)["galaxy"][:5]
     separator.set_params(**chains)
     expected = draws_of(separator, view)
 

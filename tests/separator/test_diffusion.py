@@ -363,7 +363,7 @@ def test_resumed_fine_tuning(fitted, views, tmp_path, flat, draws_of, assert_sam
     assert_same(draws_of(again, views["second"]), draws_of(whole, views["second"]))
 
 
-def test_an_amortized_posterior(amortized, images, monkeypatch):
+def test_an_amortized_posterior(amortized, whole_images, images, monkeypatch):
     """Its network draws; where only one source is seen, the prior does as ever."""
     assert list(amortized.posterior_) == [("los", "galaxy")]
     assert set(amortized.priors_) == {"los", "galaxy"}
@@ -382,11 +382,12 @@ def test_an_amortized_posterior(amortized, images, monkeypatch):
                 chains.append(type(self)) or run(self, *args, **how)
             ),
         )
-    samples = amortized.sample(images["galaxy"], n_samples=2)
+    samples = amortized.sample(whole_images["galaxy"], n_samples=2)
     assert set(chains) == {Amortized}
     chains.clear()
-    amortized.sample(images["random"])
-    assert set(chains) == {MomentMatching}
+    for view in (whole_images["random"], images["galaxy"]):  # no network for it; a masked target
+        amortized.sample(view)
+        assert set(chains) == {MomentMatching}
     for x in samples.samples.values():
         assert x.shape == (2, 12, *SHAPE)
         assert np.isfinite(x).all()
@@ -396,33 +397,37 @@ def test_an_amortized_posterior(amortized, images, monkeypatch):
     assert total["galaxy"] > total["los"]
 
 
-def test_read_an_amortized_posterior(amortized, images, tmp_path, draws_of, assert_same):
+def test_read_an_amortized_posterior(amortized, whole_images, tmp_path, draws_of, assert_same):
     amortized.write(tmp_path / "model.asdf")
     again = DiffusionSourceSeparator.read(tmp_path / "model.asdf", device="cpu", progress=False)
     assert again.config == amortized.config
-    assert_same(draws_of(again, images["galaxy"]), draws_of(amortized, images["galaxy"]))
+    assert_same(
+        draws_of(again, whole_images["galaxy"]), draws_of(amortized, whole_images["galaxy"])
+    )
     assert_same(again.sample(n_samples=2), amortized.sample(n_samples=2))
 
 
 def test_resumed_fit_of_an_amortized_posterior(
-    amortized, images, tmp_path, amortizing, draws_of, assert_same, killed
+    amortized, whole_images, tmp_path, amortizing, draws_of, assert_same, killed
 ):
     """Killed between the two M-steps of the posterior's stage."""
     checkpoint = tmp_path / "fit.checkpoint"
     with killed(3):
-        DiffusionSourceSeparator(**amortizing).fit(images, checkpoint=checkpoint)
+        DiffusionSourceSeparator(**amortizing).fit(whole_images, checkpoint=checkpoint)
     with pytest.raises(InputError, match="unfinished fit, still learning galaxy"):
         DiffusionSourceSeparator.read(checkpoint)
     again = DiffusionSourceSeparator(**amortizing)
-    again.fit(images, checkpoint=checkpoint, resume=True)
+    again.fit(whole_images, checkpoint=checkpoint, resume=True)
     weights = amortized.posterior_["los", "galaxy"].state_dict()
     found = again.posterior_["los", "galaxy"].state_dict()
     assert all(torch.equal(found[name], value) for name, value in weights.items())
-    assert_same(draws_of(again, images["galaxy"]), draws_of(amortized, images["galaxy"]))
+    assert_same(
+        draws_of(again, whole_images["galaxy"]), draws_of(amortized, whole_images["galaxy"])
+    )
 
 
 def test_fine_tuning_with_and_without_an_amortized_posterior(
-    amortized, fitted_images, images, imaging, amortizing
+    amortized, fitted_images, whole_images, imaging, amortizing
 ):
     """A posterior goes on where both have one, is left aside, or begins."""
     for initial, options, trained in (
@@ -430,16 +435,16 @@ def test_fine_tuning_with_and_without_an_amortized_posterior(
         (amortized, imaging, False),
         (fitted_images, amortizing, True),
     ):
-        tuned = DiffusionSourceSeparator(**options).fit(images, initial=initial)
+        tuned = DiffusionSourceSeparator(**options).fit(whole_images, initial=initial)
         assert bool(tuned.posterior_) == trained
         assert list(tuned.history_["iteration"]) == [1, 1]
-        assert np.isfinite(tuned.sample(images["galaxy"]).chi2).all()
+        assert np.isfinite(tuned.sample(whole_images["galaxy"]).chi2).all()
     other = amortizing | {
         "posterior": amortizing["posterior"]
         | {"network": {"name": "unet", "channels": [8], "blocks": [1]}}
     }
     with pytest.raises(InputError, match=r"initial: .* found network of the posterior .*channels"):
-        DiffusionSourceSeparator(**other).fit(images, initial=amortized)
+        DiffusionSourceSeparator(**other).fit(whole_images, initial=amortized)
 
 
 def test_templates_of_a_simulated_field(amortizing):
@@ -537,9 +542,9 @@ def test_moment_matching_takes_the_sampler_of_chains(fitted, views, draws_of, as
 
 
 def test_an_amortized_posterior_takes_a_sampler_of_its_own(
-    amortized, images, draws_of, assert_same
+    amortized, whole_images, draws_of, assert_same
 ):
-    separator, view = copy.copy(amortized), images["galaxy"]
+    separator, view = copy.copy(amortized), whole_images["galaxy"]
     separator.set_params(posterior__n_steps=4)
     expected = draws_of(separator, view)
     separator.set_params(chains__sampler="heun", chains__n_steps=9, chains__start=0.2)
@@ -560,13 +565,13 @@ def test_an_amortized_posterior_takes_a_sampler_of_its_own(
 def test_a_mixture_draws_the_exact_posterior(views, flat, tmp_path):
     """Mean and spread of draws, against those of all pairs of components by dense algebra.
 
-    Of 2000 draws of 4 numbers in each of 24 observations: within 5 standard errors.
+    Of 1000 draws of 4 numbers in each of 4 observations: within 5 standard errors, of variances
+    that have tails half as heavy again.
     """
     options = flat | {"posterior": "mixture", "n_em_iterations": 0}
     separator = DiffusionSourceSeparator(**options).fit(views)
-    view, n = views["second"], 2000
+    view, n = views["second"][:4], 1000
     drawn = separator.sample(view, n, seed=2)
-    assert (np.abs(drawn.chi2 - 1) < 8).all()
     x = np.concatenate([drawn.samples[s].value for s in "ab"], axis=-1) / separator.noise_scale_
     a, b = (mixtures_of(separator, tmp_path)[s] for s in "ab")
     y, A = view.data / separator.noise_scale_, np.hstack([np.eye(2), np.eye(2)])

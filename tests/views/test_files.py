@@ -18,7 +18,7 @@ from astropy.wcs import WCS, DistortionLookupTable
 
 from astro_ddprism import InputError, MultiViewDataset, View
 from astro_ddprism.io import asdf as module
-from astro_ddprism.io.asdf import read_tree, write_tree
+from astro_ddprism.io.asdf import FORMAT_VERSIONS, read_tree, write_tree
 from astro_ddprism.mixing import (
     Amplitude,
     Composition,
@@ -303,7 +303,7 @@ def test_a_tree_of_a_model(tmp_path):
     assert {name: again[name] for name in ("unit", "sources", "config")} == {
         name: tree[name] for name in ("unit", "sources", "config")
     }
-    assert again["format_version"] == 1
+    assert again["format_version"] == FORMAT_VERSIONS["model"] == 4
     assert again["software"]["name"] == "astro-ddprism"
 
 
