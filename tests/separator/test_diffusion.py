@@ -573,7 +573,7 @@ def test_a_mixture_draws_the_exact_posterior(views, flat, tmp_path):
     view, n = views["second"][:4], 1000
     drawn = separator.sample(view, n, seed=2)
     x = np.concatenate([drawn.samples[s].value for s in "ab"], axis=-1) / separator.noise_scale_
-    a, b = (mixtures_of(separator, tmp_path)[s] for s in "ab")
+    a, b = mixtures_of(separator, tmp_path).values()
     y, A = view.data / separator.noise_scale_, np.hstack([np.eye(2), np.eye(2)])
     log_weights, means, covariances = [], [], []
     for k in range(len(a["weights"])):
