@@ -1,0 +1,112 @@
+"""How a step is captured, on a processor in the place of a GPU: graphs that call what they hold."""
+
+import logging
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from azula.noise import VESchedule
+
+from astro_ddprism.diffusion import capture
+from astro_ddprism.diffusion.learning.data import images
+from astro_ddprism.diffusion.learning.training import Training, TrainingStep
+from astro_ddprism.diffusion.networks import MLP
+from astro_ddprism.diffusion.parallel import Execution
+from astro_ddprism.diffusion.priors.build import build_denoiser
+from astro_ddprism.diffusion.random import seeded
+
+CPU, GPU = torch.device("cpu"), SimpleNamespace(type="cuda")
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """What `torch.cuda` would do. Set ``replay`` to let graphs do something else."""
+    made = SimpleNamespace(step=None, replay=lambda step: step(), refuses=False)
+
+    class Graph:
+        def replay(self):
+            made.replay(made.step)
+
+    @contextmanager
+    def graph(_, stream):
+        if made.refuses:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        state, random = [t.clone() for t in made.state()], torch.get_rng_state()
+        yield
+        # What is captured is not done.
+        for tensor, value in zip(made.state(), state, strict=True):
+            tensor.copy_(value)
+        torch.set_rng_state(random)
+
+    stream = SimpleNamespace(wait_stream=lambda *_: None)
+    fakes = {
+        "device": nullcontext,
+        "stream": nullcontext,
+        "Stream": lambda *_: stream,
+        "current_stream": lambda *_: stream,
+        "synchronize": lambda *_: None,
+        "get_rng_state": lambda *_: torch.get_rng_state(),
+        "set_rng_state": lambda state, *_: torch.set_rng_state(state),
+        "CUDAGraph": Graph,
+        "graph": graph,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    return made
+
+
+def train(graphs, *, capturing):
+    """Three steps; all that they leave, and the next random number."""
+    with seeded(1, device=CPU):
+        denoiser = build_denoiser(MLP(width=8), (3,), VESchedule(0.1, 100.0), 3.0)
+        draw = images(torch.randn(50, 3), (), CPU)
+        own = TrainingStep(denoiser, Training(batch_size=4), Execution("cpu"), 100)
+        own.rate.fill_(1e-2)
+        step = partial(own, draw)
+        if capturing:
+            graphs.step, graphs.state = step, own.state
+            step = capture.captured(step, own.state, GPU, "this training")
+        for _ in range(3):
+            step()
+        return [tensor.clone() for tensor in own.state()], torch.rand(1), step
+
+
+def test_a_captured_step_leaves_what_another_does(graphs):
+    """Steps before the capture, and those that prove it, leave no trace."""
+    expected, number, _ = train(graphs, capturing=False)
+    found, same, step = train(graphs, capturing=True)
+    assert step.__name__ == "replay"
+    assert len(found) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(same, number)
+
+
+def stale(step):
+    """A graph that draws the numbers of its first step again and again."""
+    with seeded(2, device=CPU):
+        step()
+
+
+@pytest.mark.parametrize("fault", ["refuses", "stale"])
+def test_what_cannot_be_captured_runs_as_it_is(graphs, fault, caplog):
+    expected, number, _ = train(graphs, capturing=False)
+    graphs.refuses = fault == "refuses"
+    if fault == "stale":
+        graphs.replay = stale
+    with caplog.at_level(logging.WARNING):
+        found, same, step = train(graphs, capturing=True)
+    reason = {"refuses": "operation not permitted when stream is capturing", "stale": "another"}
+    (record,) = caplog.records
+    assert "this training: runs step by step" in record.message
+    assert reason[fault] in record.message
+    assert "more" not in record.message
+    assert isinstance(step, partial)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(same, number)
+
+
+def test_without_cuda_a_step_is_itself():
+    step = partial(print)
+    assert capture.captured(step, list, CPU, "this") is step
