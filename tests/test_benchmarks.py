@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from astropy.io import fits
 
@@ -42,6 +43,25 @@ def test_e_step(tmp_path):
     assert figures["largest_difference"] < 1e-4  # the two do the same
     assert figures["ratio_of_minima"] == figures["plain_s"] / figures["package_s"]
     assert 0 < figures["floor_s"] < figures["package_s"]
+
+
+def test_throughput():
+    """Of the smallest networks: what is measured, and that the loop as it was learns the same."""
+    from benchmarks.throughput import study as throughput
+
+    case = {"size": 8, "batch_size": 4, "channels": [4], "blocks": [1]}
+    small = {"training": [case], "draws": [2], "n_observations": 8, "repeats": 1, "loss_steps": 20}
+    figures = throughput.run(throughput.QUICK | small, torch.device("cpu"))
+    assert [row["kind"] for row in figures["training"]] == ["prior", "amortized"]
+    assert figures["largest_ratio_of_training"] == max(r["ratio"] for r in figures["training"])
+    for row in figures["training"]:
+        assert row["of_matrix_rate"] < row["bare_of_matrix_rate"] < 1.5
+        assert row["operations"] > 0
+        assert not row["captured"]
+    assert [row.get("evaluations") for row in figures["draws"]] == [28, None]
+    both = figures["against_reference"]
+    # The same first weights, and as many steps on other numbers of the same distribution.
+    assert both["today"]["loss"] == pytest.approx(both["reference"]["loss"], rel=0.1)
 
 
 def test_kill_tells_models_apart_and_reads_checkpoints(tmp_path):

@@ -1,0 +1,1 @@
+"""How near training and drawing come to the networks that they have to evaluate."""
