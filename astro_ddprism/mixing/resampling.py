@@ -84,7 +84,7 @@ class Resampling(MixingOperator):
     """
 
     before_psf = own_pixels = True
-    _tensors = ("coefficients", "transfer", "kernel")
+    _tensors = ("coefficients", "transfer", "kernel", "_window")
     _derived = ("_taps", "_multiplier")
 
     def __init__(
@@ -97,6 +97,7 @@ class Resampling(MixingOperator):
         self.transfer = as_tensor(transfer, dtype)
         self.kernel = as_tensor(kernel, torch.int64)
         self._check_shapes()
+        self._window = torch.as_tensor(self._window_of_modes()).to(self.transfer)
 
     def _check_shapes(self):
         found = tuple(self.transfer.shape)
@@ -199,9 +200,10 @@ class Resampling(MixingOperator):
 
     def __getitem__(self, index):
         new = self._map(lambda tensor: tensor)
-        new.coefficients = select(self.coefficients, index)
-        used, new.kernel = torch.unique(select(self.kernel, index), return_inverse=True)
-        new.transfer = self.transfer[used]
+        new.coefficients, new.kernel = (select(t, index) for t in (self.coefficients, self.kernel))
+        if not isinstance(index, torch.Tensor):  # a device need not say which kernels are left
+            used, new.kernel = torch.unique(new.kernel, return_inverse=True)
+            new.transfer = self.transfer[used]
         return new
 
     @cached_property
@@ -219,7 +221,7 @@ class Resampling(MixingOperator):
         shape = self.observation_shape[1:]
         places = pixel_positions(self.coefficients, shape)
         n, period, grid = (
-            places.new_tensor(sizes[::-1])[:, None, None]
+            torch.stack([places.new_full((1, 1), size) for size in sizes[::-1]])
             for sizes in (self.source_shape[1:], self.period, self._grid)
         )
         margin = (period - n) / 2
@@ -229,9 +231,8 @@ class Resampling(MixingOperator):
         size = tuple(points + _WIDTH - 1 for points in self._grid)
         return Taps(places, weight, _window, _WIDTH, size)
 
-    @cached_property
-    def _multiplier(self):
-        """Kernel over window, shape (N, bands, 2 m_y + 1, m_x + 1)."""
+    def _window_of_modes(self) -> np.ndarray:
+        """Transform of the window at the wave numbers that are kept, over that of the grid."""
         rows, columns = self.transfer.shape[2:4]
         along_y, along_x = (
             period / points * _window_transform(order / points)
@@ -242,8 +243,12 @@ class Resampling(MixingOperator):
                 strict=True,
             )
         )
-        kernel = torch.view_as_complex(self.transfer)[self.kernel]
-        return kernel / torch.as_tensor(along_y[:, None] * along_x).to(self.transfer)
+        return along_y[:, None] * along_x
+
+    @cached_property
+    def _multiplier(self):
+        """Kernel over window, shape (N, bands, 2 m_y + 1, m_x + 1)."""
+        return torch.view_as_complex(self.transfer)[self.kernel] / self._window
 
     def _apply(self, x):
         spectrum = _to_modes(x, self.period, self.transfer.shape[2:4])

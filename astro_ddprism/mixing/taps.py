@@ -49,7 +49,8 @@ class Taps:
             fraction = torch.where(total > 0, right / total, 0.5)
             pairs.append((first + k + fraction, total))
         # grid_sample wants -1 and 1 half a step beyond the first and the last point.
-        scale = 2 / positions.new_tensor(self.size[::-1])[:, None, None]
+        steps = [positions.new_full((1, 1), points) for points in self.size[::-1]]
+        scale = 2 / torch.stack(steps)
         pairs = list(itertools.product(pairs, pairs))
         place = torch.stack(
             [torch.stack([columns[:, 0], rows[:, 1]], dim=1) for (rows, _), (columns, _) in pairs],

@@ -17,9 +17,8 @@ Not captured as CUDA graphs, and why:
 * first draws of chains under mixtures of Gaussians, which choose their precision by their values;
 * training on views that are larger than the memory that a loader may take: their batches come from
   the host;
-* operators that resample (`~astro_ddprism.mixing.Resampling`), which make tables of numbers of the
-  host, and noise of patterns (`~astro_ddprism.mixing.LowRankNoise`) with photon noise, which is
-  factorized anew for every batch.
+* photon noise on noise of patterns (`~astro_ddprism.mixing.LowRankNoise`), which is factorized anew
+  for every batch.
 
 What falls back runs as it is, and the log says so.
 

@@ -5,6 +5,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from astropy import units as u
+from astropy.coordinates import SkyCoord
 from azula.noise import VESchedule
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,7 +33,15 @@ from astro_ddprism.diffusion.sampling.samplers import (
     Heun,
     PredictorCorrector,
 )
-from astro_ddprism.mixing import Convolution, CorrelatedNoise, DiagonalNoise, PhotonNoise
+from astro_ddprism.frame.frame import SourceFrame
+from astro_ddprism.mixing import (
+    Convolution,
+    CorrelatedNoise,
+    DiagonalNoise,
+    PhotonNoise,
+    Resampling,
+)
+from astro_ddprism.psf import GaussianPSF
 from astro_ddprism.separator.loader import ViewLoader
 from astro_ddprism.views.multi import MultiInstrumentView
 from astro_ddprism.views.view import View
@@ -127,6 +137,16 @@ def a_view(kind, n=12):
     mixing = dict.fromkeys("ab", Convolution(kernel, SHAPE))
     if kind == "kernels":
         mixing = dict.fromkeys("ab", Convolution(np.tile(kernel, (n, 1, 1, 1)), SHAPE))
+    elif kind == "resampling":
+        place, image = SkyCoord(150.1, 2.2, unit="deg"), SourceFrame(0.25 * u.arcsec, SHAPE)
+        resampling = Resampling.from_wcs(
+            [image.wcs(place)] * n,
+            SHAPE,
+            frame=SourceFrame(0.2 * u.arcsec, SHAPE),
+            coordinates=place,
+            psf=GaussianPSF(0.7 * u.arcsec),
+        )
+        mixing = dict.fromkeys("ab", resampling)
     noise = DiagonalNoise(variance, mask)
     if kind == "correlated":
         noise = CorrelatedNoise(variance, AUTOCORRELATION, mask)
@@ -144,7 +164,7 @@ def a_view(kind, n=12):
     return view()
 
 
-KINDS = ["diagonal", "kernels", "correlated", "photon", "both", "instruments"]
+KINDS = ["diagonal", "kernels", "resampling", "correlated", "photon", "both", "instruments"]
 
 
 def a_loader(kind):
