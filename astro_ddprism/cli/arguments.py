@@ -278,6 +278,10 @@ def _add_image_options(command):
     )
     add("--psf", action="append", type=Path, metavar="FITS", help="point spread function (one, or "
         "one for each band); the sources are then the light before it")  # fmt: skip
+    add("--psf-scale", type=_angle, metavar="ARCSEC", help="angle of the PSF's pixels, where its "
+        "header does not tell (default: those of the image)")  # fmt: skip
+    add("--psf-oversampling", type=_quantity, metavar="N", help="or how many of them fit on one of "
+        "the image")  # fmt: skip
     add("--psf-fwhm", action="append", type=_angle, metavar="ANGLE", help="FWHM of the stars, in "
         "arcseconds or with a unit, once or for each band (default: measured)")  # fmt: skip
     add("--size", type=int, help="side in pixels (default: 32, or that of the model)")

@@ -167,6 +167,8 @@ def _view_to_separate(args, separator):
         options["frame"] = {"size": n_pixels, **options["frame"]}
     elif size is None:
         size = n_pixels
+    if not options.get("psf") and not separator.before_psf_:
+        options["psf"] = False  # whatever the image brings along
     return MultiViewDataset.from_image(images, **options, size=size, n_random=0)["galaxy"]
 
 

@@ -3,8 +3,9 @@
 import sys
 
 from ..errors import InputError
-from ..psf import BandPSFs, ImagePSF
+from ..psf import BandPSFs, open_psf
 from ..survey import read_image, stack_bands
+from ..survey.images import pixel_angle
 
 __all__ = ["check_images", "read_tiles"]
 
@@ -61,9 +62,19 @@ def read_tiles(args):
                 "--frame-scale, --frame-size: found one without --instrument, expected the sources "
                 "to have the pixels of the image"
             )
-        return _images(args), options
+        image = _images(args)
+        if args.psf:
+            own = {"oversampling": args.psf_oversampling, "scale": args.psf_scale}
+            options["psf"] = [_psf(path, image, **own) for path in args.psf]
+        elif (args.psf_oversampling, args.psf_scale) != (None, None):
+            raise InputError("--psf-scale, --psf-oversampling: found one without --psf")
+        return image, options
     images, own = _instruments(args)
     return images, {**options, **own}
+
+
+def _psf(path, image, **options):
+    return open_psf(path, pixel_scale=pixel_angle(image), wcs=image.wcs, **options)
 
 
 def _images(args):
@@ -108,8 +119,6 @@ def _instruments(args):
         psf = options.pop("psf", None)
         scale = {"scale": options.pop("psf_scale", None)}
         scale["oversampling"] = options.pop("oversampling", None)
-        if psf is not None:
-            psfs.setdefault(name, []).append(ImagePSF.read(psf, **scale))
         bands.setdefault(name, []).extend(options.pop("bands", []))
         common = {
             "format": args.format,
@@ -118,7 +127,10 @@ def _instruments(args):
             "subtract_background": args.subtract_background,
             "unit": args.unit,
         }
-        images.setdefault(name, []).append(read_image(path, **{**common, **options}))
+        image = read_image(path, **{**common, **options})
+        images.setdefault(name, []).append(image)
+        if psf is not None:
+            psfs.setdefault(name, []).append(_psf(psf, image, fine=True, **scale))
     for argument, given in (("psf", psfs), ("bands", bands)):
         for name, several in given.items():
             n_bands = sum(image.n_bands for image in images[name])
@@ -145,7 +157,6 @@ def _cutout_options(args):
         detection["reject_stars"] = False
     detection["progress"] = not args.quiet and sys.stderr.isatty()
     return {
-        "psf": args.psf,
         **({"psf_fwhm": args.psf_fwhm} if args.psf_fwhm else {}),
         "positions": args.positions,
         "max_masked_fraction": args.max_masked_fraction,

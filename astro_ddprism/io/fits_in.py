@@ -14,7 +14,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError
 
-__all__ = ["NOISE_NAMES", "find_extension", "open_fits", "read_extension", "read_plane"]
+__all__ = ["NAMES", "NOISE_NAMES", "find_extension", "open_fits", "read_extension", "read_plane"]
 
 # Extension names by what they hold, in the order in which they are believed.
 NOISE_NAMES = {
@@ -26,7 +26,7 @@ NOISE_NAMES = {
 NAMES = {
     "image": ("SCI", "IMAGE", "SIGNAL", "DATA"),
     "mask": ("MASK", "DQ", "MSK", "FLAGS"),
-    "psf": ("PSF",),
+    "psf": ("PSF", "PSFIMAGE"),
     "effective_gain": ("EXPOSURE", "EXPMAP", "GAIN"),
     **NOISE_NAMES,
 }

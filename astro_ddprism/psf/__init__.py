@@ -1,8 +1,9 @@
 """Point spread functions: images of stars, profiles, models of photutils and astropy."""
 
 from .base import PSF, BandPSFs, PointPSF
+from .fields import PSFExPSF
 from .images import GriddedPSF, ImagePSF
-from .kernels import kernel_fwhm, read_psf
+from .kernels import kernel_fwhm, open_psf, read_psf
 from .profiles import GaussianPSF, MoffatPSF
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "GriddedPSF",
     "ImagePSF",
     "MoffatPSF",
+    "PSFExPSF",
     "PointPSF",
     "kernel_fwhm",
+    "open_psf",
     "read_psf",
 ]

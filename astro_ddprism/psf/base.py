@@ -102,6 +102,33 @@ class PSF(abc.ABC):
         along_x, along_y = pixel_wave_numbers(kx, ky, axes)
         return transform * np.sinc(along_x / (2 * np.pi)) * np.sinc(along_y / (2 * np.pi))
 
+    def kernel(self, axes):
+        """The response in the pixels of the image to a point source in the middle of one.
+
+        Parameters
+        ----------
+        axes : (2, 2) `~numpy.ndarray`
+            Axes of the image, in arcseconds.
+
+        Returns
+        -------
+        (bands, ky, kx) `~numpy.ndarray`
+            Odd-sized, its centre in the middle, of sum 1; ``bands`` is 1 where all bands have the
+            same PSF.
+        """
+        side = math.sqrt(abs(np.linalg.det(axes)))
+        n = 2 * math.ceil(self.reach(axes) / side) + 1
+        orders = (
+            9  # beyond the fourth harmonic of the pixels' band nothing passes a PSF and a pixel
+        )
+        index = np.arange(n * orders) - n * orders // 2
+        k = 2 * np.pi * index / (n * side)
+        waves = self.response(k, k, side * np.eye(2))
+        folded = np.zeros((len(waves), n, n), dtype=complex)
+        np.add.at(folded, (slice(None), (index % n)[:, None], index % n), waves)
+        kernel = np.fft.fftshift(np.fft.ifft2(folded).real, axes=(1, 2))
+        return kernel / kernel.sum(axis=(1, 2), keepdims=True)
+
     def resolution(self, axes):
         """Width of the response: FWHM of the Gaussian that lets a tenth of the same waves pass.
 
@@ -188,12 +215,24 @@ class BandPSFs(PSF):
         """The response of each band; see `PSF.transform`."""
         return np.concatenate([psf.response(kx, ky, axes) for psf in self.psfs])
 
+    def kernel(self, axes):
+        """See `PSF.kernel`; bands of different sizes are padded."""
+        kernels = [psf.kernel(axes)[0] for psf in self.psfs]
+        ny, nx = np.max([kernel.shape for kernel in kernels], axis=0)
+        return np.stack([pad_kernel(kernel, ny, nx) for kernel in kernels])
+
     def reach(self, axes):
         """The longest of all, in arcseconds."""
         return max(psf.reach(axes) for psf in self.psfs)
 
     def __repr__(self):
         return f"BandPSFs({', '.join(map(repr, self.psfs))})"
+
+
+def pad_kernel(kernel, ny, nx):
+    """A kernel of odd sizes in the middle of larger ones."""
+    pads = [((n - m) // 2,) * 2 for n, m in zip((ny, nx), kernel.shape[-2:], strict=True)]
+    return np.pad(kernel, [(0, 0)] * (kernel.ndim - 2) + pads)
 
 
 def pixel_wave_numbers(kx, ky, axes):

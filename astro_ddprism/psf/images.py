@@ -5,13 +5,10 @@ import math
 import numpy as np
 from astropy import units as u
 from astropy.nddata import NDData
-from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
 
 from ..errors import InputError
-from ..io.fits_in import find_extension, open_fits
 from .base import PSF, PointPSF, pixel_wave_numbers
-from .kernels import read_psf
+from .stamps import checked_stamp, on_pixels, psf_label, read_psf_file
 
 __all__ = ["GriddedPSF", "ImagePSF"]
 
@@ -29,17 +26,19 @@ class ImagePSF(PSF):
     ----------
     image : array_like, `~astropy.nddata.NDData`, or a list of these
         The PSF, ``(ky, kx)`` for all bands or ``(bands, ky, kx)``; or a list with one for each
-        band. Checked by `~astro_ddprism.psf.read_psf`: odd-sized, its peak in the middle, of sum
-        1. Its axes are those of the image.
+        band. Its sum has to be 1 to within a tenth (or ``oversampling**2``), and is made 1. Its
+        axes are those of the image.
     oversampling : float, optional
         Its pixels for each pixel of the image: 1 for one on the image's own pixels.
     scale : `~astropy.units.Quantity`, optional
         Angle for each of its pixels instead.
     centre : (float, float), optional
-        Where the star is: zero-based pixel x and y; by default the middle one. A PSF that was cut
-        out around its brightest pixel moves all light by up to half of one, unless this tells.
+        Where the star is: zero-based pixel x and y. By default it is measured; within a twentieth
+        of the image's pixel it is the middle, and over 1.5 of them off is no PSF.
     includes_pixel : bool
         Whether the response of the image's pixel is in it, as in all that is measured on stars.
+    label : str, optional
+        What messages call it.
 
     Raises
     ------
@@ -53,7 +52,9 @@ class ImagePSF(PSF):
     ImagePSF of 3 x 3 pixels, oversampling 1, includes_pixel=True
     """
 
-    def __init__(self, image, *, oversampling=None, scale=None, centre=None, includes_pixel=True):
+    def __init__(
+        self, image, *, oversampling=None, scale=None, centre=None, includes_pixel=True, label=None
+    ):
         if (oversampling is None) == (scale is None):
             found = "neither" if scale is None else "both"
             raise InputError(
@@ -65,12 +66,12 @@ class ImagePSF(PSF):
             _check_positive("oversampling", oversampling)
         else:
             self.scale = _angle("scale", scale)
-        image = read_psf(image, len(image.data if isinstance(image, NDData) else image))
+        self.label = label or psf_label(image)
+        image, self.centre = checked_stamp(_pixels(image), self.label, oversampling or 1, centre)
         self.image = image.reshape(-1, *image.shape[-2:])
-        self.n_bands = len(image) if image.ndim == 3 else None
+        self.n_bands = len(image) if image.ndim == 3 and len(image) > 1 else None
         self.includes_pixel = includes_pixel
         ny, nx = self.image.shape[1:]
-        self.centre = (nx // 2, ny // 2) if centre is None else tuple(map(float, centre))
         if not (0 <= self.centre[0] <= nx - 1 and 0 <= self.centre[1] <= ny - 1):
             raise InputError(
                 f"centre: found (x, y) = {self.centre}, expected a place in the PSF's {nx} x {ny} "
@@ -78,18 +79,21 @@ class ImagePSF(PSF):
             )
 
     @classmethod
-    def read(cls, path, *, oversampling=None, scale=None, centre=None, includes_pixel=True):
+    def read(cls, path, *, oversampling=None, scale=None, centre=None, includes_pixel=None):
         """Read the PSF and the scale of its pixels from a FITS file.
 
         Parameters
         ----------
         path : path
-            Its extension ``PSF``, else its first image.
+            Its extension ``PSF`` or ``PSFIMAGE``, the oversampled one of STPSF's, else its first
+            image.
         oversampling, scale : optional
-            As for the class, instead of what the header says: the keyword ``OVERSAMP``, or
-            ``PIXELSCL`` or ``PIXSCALE`` in arcseconds, or a celestial WCS.
-        centre, includes_pixel : optional
+            As for the class, instead of what the header says: ``PIXELSCL`` or ``PIXSCALE`` in
+            arcseconds, a celestial WCS, or else the keyword ``OVERSAMP``.
+        centre : optional
             As for the class.
+        includes_pixel : bool, optional
+            As for the class; by default all do but STPSF's oversampled ones.
 
         Returns
         -------
@@ -100,24 +104,35 @@ class ImagePSF(PSF):
         InputError
             If the file holds no PSF, or nothing tells its scale.
         """
-        with open_fits(path) as hdus:
-            hdu = find_extension(hdus, "psf", path)
-            header, shape = hdu.header, hdu.shape
+        found = read_psf_file(path, fine=True)
+        if found is None:
+            raise InputError(
+                f"psf {path}: found PSFs of many places, expected one; open_psf reads them"
+            )
+        return cls.of_file(
+            found, oversampling=oversampling, scale=scale, centre=centre,
+            includes_pixel=includes_pixel,
+        )  # fmt: skip
+
+    @classmethod
+    def of_file(cls, found, *, oversampling=None, scale=None, centre=None, includes_pixel=None):
+        """The PSF of a `~astro_ddprism.psf.stamps.PSFFile`; arguments as for `read`."""
         if oversampling is None and scale is None:
-            oversampling, scale = _header_scale(header)
+            scale = found.scale
+            oversampling = found.oversampling if scale is None else None
         if oversampling is None and scale is None:
             raise InputError(
-                f"{path}, HDU {hdu.name or 0}: found none of the keywords OVERSAMP, PIXELSCL and "
-                "PIXSCALE and no celestial WCS, expected the scale of the PSF's pixels; give "
-                "oversampling (1 for a PSF on the pixels of its image) or scale"
+                f"{found.label}: found none of the keywords OVERSAMP, PIXELSCL and PIXSCALE and no "
+                "celestial WCS, expected the scale of the PSF's pixels; give oversampling (1 for a "
+                "PSF on the pixels of its image) or scale"
             )
-        image = read_psf(path, shape[0] if len(shape) == 3 else 1)
         return cls(
-            image,
+            found.image,
             oversampling=oversampling,
             scale=scale,
             centre=centre,
-            includes_pixel=includes_pixel,
+            includes_pixel=found.includes_pixel if includes_pixel is None else includes_pixel,
+            label=found.label,
         )
 
     @classmethod
@@ -163,6 +178,7 @@ class ImagePSF(PSF):
         return cls(
             _normalized(model(x + x0, y + y0), model),
             oversampling=oversampling,
+            centre=(half, half),
             includes_pixel=includes_pixel,
         )
 
@@ -183,6 +199,13 @@ class ImagePSF(PSF):
         result = np.zeros((len(part), len(ky), len(kx)), dtype=complex)
         result[:, inside[1][:, None] & inside[0]] = part.reshape(len(part), -1)
         return result
+
+    def kernel(self, axes):
+        """See `PSF.kernel`: sampled, or collected if it does not include the pixel's response."""
+        ratio = self._pixels_per_pixel(axes)
+        return on_pixels(
+            self.image, self.centre, ratio, includes_pixel=self.includes_pixel, label=self.label
+        )
 
     def reach(self, axes):
         """Half the size of the image, in arcseconds."""
@@ -222,6 +245,8 @@ class GriddedPSF(PSF):
     """
 
     def __init__(self, model, wcs, *, includes_pixel=True):
+        if wcs is None:
+            raise InputError("psf: found a PSF that changes over the image, expected its WCS")
         self.model, self.wcs, self.includes_pixel = model, wcs.celestial, includes_pixel
         self._oversampling = np.unique(model.oversampling)
         if len(self._oversampling) > 1:
@@ -251,6 +276,7 @@ class GriddedPSF(PSF):
         return ImagePSF(
             _normalized(image, self.model),
             oversampling=oversampling,
+            centre=half[::-1],
             includes_pixel=self.includes_pixel,
         )
 
@@ -262,21 +288,31 @@ class GriddedPSF(PSF):
         """Not known without a place: use `at`."""
         return self._nowhere(axes)
 
+    def kernel(self, axes):
+        """Not known without a place: use `at`."""
+        return self._nowhere(axes)
+
     def _nowhere(self, *_):
         raise InputError("psf: found a PSF that changes over the image, expected one at some place")
 
 
-def _header_scale(header):
-    """Oversampling or angular scale of a PSF's pixels, as far as its header tells."""
-    if "OVERSAMP" in header:
-        return float(header["OVERSAMP"]), None
-    for keyword in ("PIXELSCL", "PIXSCALE"):
-        if keyword in header:
-            return None, float(header[keyword]) * u.arcsec
-    wcs = WCS(header, naxis=2)
-    if wcs.has_celestial:
-        return None, np.mean(proj_plane_pixel_scales(wcs)) * u.deg
-    return None, None
+def _pixels(image):
+    """The pixels of an image, or those of a list of them, which may differ in size."""
+    if isinstance(image, NDData):
+        return image.data
+    if not isinstance(image, list | tuple) or not all(
+        isinstance(one, NDData | np.ndarray) for one in image
+    ):
+        return image
+    bands = [np.asarray(_pixels(one), dtype=float) for one in image]
+    shape = np.max([band.shape for band in bands], axis=0)
+    pads = [(shape - band.shape) // 2 for band in bands]
+    return np.stack(
+        [
+            np.pad(band, [(p, n - m - p) for p, n, m in zip(pad, shape, band.shape, strict=True)])
+            for band, pad in zip(bands, pads, strict=True)
+        ]
+    )
 
 
 def _normalized(image, model):

@@ -1,7 +1,7 @@
-"""The point spread function, read and checked.
+"""The point spread function, opened, and as it is in the pixels of an image.
 
-A PSF is an odd-sized image whose middle pixel is its centre and whose sum is 1: the response of the
-image to a point source of unit flux in the middle of a pixel.
+Its *kernel* is an odd-sized image whose middle pixel is its centre and whose sum is 1: the response
+of the image to a point source of unit flux in the middle of a pixel.
 
 Its width is told by one number, its full width at half maximum: that of the circular Gaussian,
 averaged over pixels, which fits its inner part best (`photutils.psf.fit_fwhm`). A Moffat profile,
@@ -9,45 +9,126 @@ of which wings are left there, comes out up to a tenth wider than its own. The w
 PSF itself or from the stars of an image, and means the same in both.
 """
 
+import logging
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from astropy import units as u
+from astropy.modeling import Model
 from astropy.nddata import NDData
 from astropy.utils.exceptions import AstropyUserWarning
-from photutils.psf import fit_fwhm
+from photutils.psf import GriddedPSFModel, fit_fwhm
 
 from ..errors import InputError
-from ..io.fits_in import read_plane
+from ..io.fits_in import open_fits
+from .base import PSF, BandPSFs, pad_kernel
+from .fields import PSFExPSF
+from .images import GriddedPSF, ImagePSF
+from .stamps import read_psf_file
 
-__all__ = ["kernel_fwhm", "read_psf"]
+__all__ = ["kernel_fwhm", "kernel_of", "kernels_at", "open_psf", "read_psf", "stack_kernels"]
 
-SUM_TOLERANCE = 1e-2
-CENTRE_TOLERANCE = 1  # pixels from the middle to the peak
+logger = logging.getLogger(__name__)
 
 
-def read_psf(psf, n_bands=1):
-    """Read a PSF and check that it is one.
+def open_psf(psf, *, pixel_scale=None, wcs=None, oversampling=None, scale=None, fine=False):
+    """The PSF behind anything that may be given as one.
 
     Parameters
     ----------
-    psf : path, array_like, `~astropy.nddata.NDData`, or a list of these
+    psf : path, array_like, `~astropy.nddata.NDData`, model, PSF, or a list of these
         The PSF, ``(ky, kx)`` for all bands or ``(bands, ky, kx)``; or a list with one for each
-        band, which may differ in size. From a FITS file the first image is read.
-    n_bands : int
-        Number of bands of the image.
+        band. An array is on the pixels of the image. A file tells its pixels by ``PIXELSCL`` or
+        ``PIXSCALE``, a celestial WCS or ``OVERSAMP``, and is else taken to be on those of the image,
+        too; it may also be of PSFEx, or a grid that photutils reads. A model is one of astropy or
+        photutils.
+    pixel_scale : `~astropy.units.Quantity`, optional
+        Angle of the image's pixels.
+    wcs : `~astropy.wcs.WCS`, optional
+        WCS of the image, for a PSF that changes over it.
+    oversampling, scale : optional
+        How many of its pixels fit on one of the image, or the angle of each, instead of what a
+        file tells.
+    fine : bool
+        Refuse files that do not tell their pixels.
 
     Returns
     -------
-    (ky, kx) or (bands, ky, kx) `~numpy.ndarray` of float64
-        The PSF.
+    `~astro_ddprism.psf.PSF`
 
     Raises
     ------
     InputError
-        If the PSF has an even size, is not finite, is zero everywhere, does not sum to 1 within 1
-        %, has its peak elsewhere than in the middle, or has another number of bands than the image.
+        If it is no PSF, or its file cannot be read.
+    """
+    options = {"oversampling": oversampling, "scale": scale}
+    if isinstance(psf, PSF):
+        return psf
+    if _is_list_of_psfs(psf):
+        several = [
+            open_psf(one, pixel_scale=pixel_scale, wcs=wcs, fine=fine, **options) for one in psf
+        ]
+        return several[0] if len(several) == 1 else BandPSFs(several)
+    if isinstance(psf, GriddedPSFModel):
+        return GriddedPSF(psf, wcs)
+    if isinstance(psf, Model):
+        includes_pixel = "PRF" in type(psf).__name__ or hasattr(psf, "oversampling")
+        box = np.ravel(psf.bounding_box.bounding_box() if hasattr(psf, "bounding_box") else 21)
+        size = 2 * math.ceil((box.max() - box.min()) / 2) + 1
+        return ImagePSF.from_model(psf, size, oversampling=5, includes_pixel=includes_pixel)
+    if not isinstance(psf, str | Path):
+        told = oversampling is not None or scale is not None
+        return ImagePSF(psf, **(options if told else {"oversampling": 1}))
+    found = read_psf_file(psf, pixel_scale, fine=fine)
+    if found is None:
+        return _of_many_places(psf, wcs)
+    if oversampling is None and scale is None:
+        if found.scale is not None and pixel_scale is None and not fine:
+            # Where the image's pixels are not known, only its own word can tell.
+            found.scale, found.oversampling = None, found.oversampling or 1
+        elif (found.scale, found.oversampling) == (None, None) and not fine:
+            logger.info("%s: nothing tells its pixels; taken for those of the image", found.label)
+            found.oversampling = 1
+    return ImagePSF.of_file(found, **options)
+
+
+def _of_many_places(path, wcs):
+    with open_fits(path) as hdus:
+        if any(hdu.name == "PSF_DATA" for hdu in hdus):
+            field = PSFExPSF(path, wcs)
+            return field if field.changes else field.at_pixel(0, 0)
+    try:
+        model = GriddedPSFModel.read(path)
+    except Exception as error:  # its readers raise many kinds
+        raise InputError(f"psf {path}: no grid of PSFs that photutils reads ({error})") from error
+    return GriddedPSF(model, wcs)
+
+
+def read_psf(psf, n_bands=1, pixel_scale=None):
+    """Read a PSF as it is in the pixels of an image.
+
+    Parameters
+    ----------
+    psf : path, array_like, `~astropy.nddata.NDData`, model, PSF, or a list of these
+        The PSF (`open_psf`).
+    n_bands : int
+        Number of bands of the image.
+    pixel_scale : `~astropy.units.Quantity`, optional
+        Angle of the image's pixels: a PSF on others is brought to them.
+
+    Returns
+    -------
+    (ky, kx) or (bands, ky, kx) `~numpy.ndarray` of float64
+        Odd-sized, its centre in the middle, of sum 1.
+
+    Raises
+    ------
+    InputError
+        If the PSF is not finite, is zero everywhere, does not sum to 1 within a tenth, is centred
+        elsewhere than in the middle, or has another number of bands than the image.
 
     Examples
     --------
@@ -55,70 +136,76 @@ def read_psf(psf, n_bands=1):
     >>> read_psf([[0, 0.1, 0], [0.1, 0.6, 0.1], [0, 0.1, 0]]).shape
     (3, 3)
     """
-    if _is_list_of_psfs(psf):
-        bands = [read_psf(one) for one in psf]
-        if any(band.ndim != 2 for band in bands) or len(bands) not in {1, n_bands}:
-            raise InputError(
-                f"psf: found a list of {len(bands)}, expected one two-dimensional PSF for all or "
-                f"for each of the {n_bands} bands"
-            )
-        return bands[0] if len(bands) == 1 else _common_size(bands)
-    name = f"psf {psf}" if isinstance(psf, str | Path) else "psf"
-    if isinstance(psf, str | Path):
-        kernel = read_plane(psf, role="psf")
-    else:
-        kernel = psf.data if isinstance(psf, NDData) else psf
-    kernel = np.asarray(kernel, dtype=np.float64)
-    if kernel.ndim not in {2, 3} or (kernel.ndim == 3 and len(kernel) not in {1, n_bands}):
+    return kernel_of(open_psf(psf, pixel_scale=pixel_scale), n_bands, pixel_scale)
+
+
+def kernels_at(psf, coordinates, n_bands, pixel_scale):
+    """The kernels of a PSF that may change over an image, at several places.
+
+    Parameters
+    ----------
+    psf : `~astro_ddprism.psf.PSF`
+        The PSF.
+    coordinates : `~astropy.coordinates.SkyCoord`, shape (N,)
+        The places.
+    n_bands, pixel_scale
+        As for `kernel_of`.
+
+    Returns
+    -------
+    (ky, kx), (bands, ky, kx) or (N, bands, ky, kx) `~numpy.ndarray`
+        One for all where it does not change.
+    """
+    if psf.at(coordinates[0]) is psf:
+        return kernel_of(psf, n_bands, pixel_scale)
+    return stack_kernels([kernel_of(psf.at(place), n_bands, pixel_scale) for place in coordinates])
+
+
+def stack_kernels(kernels):
+    """Kernels of (ky, kx) or (bands, ky, kx), of any sizes, as one array (N, bands, ky, kx)."""
+    ny, nx = np.max([kernel.shape[-2:] for kernel in kernels], axis=0)
+    return np.stack([pad_kernel(k.reshape(-1, *k.shape[-2:]), ny, nx) for k in kernels])
+
+
+def kernel_of(psf, n_bands, pixel_scale=None):
+    """The kernel of a PSF in the pixels of an image.
+
+    Parameters
+    ----------
+    psf : `~astro_ddprism.psf.PSF`
+        The PSF at one place.
+    n_bands : int
+        Number of bands of the image.
+    pixel_scale : `~astropy.units.Quantity`, optional
+        Angle of the image's pixels.
+
+    Returns
+    -------
+    (ky, kx) or (bands, ky, kx) `~numpy.ndarray` of float64
+
+    Raises
+    ------
+    InputError
+        If it has another number of bands, or an angle for a width and the image's is not known.
+    """
+    if pixel_scale is None and getattr(psf, "scale", None) is not None:
         raise InputError(
-            f"{name}: found an array of shape {kernel.shape}, expected (ky, kx) or "
-            f"(bands, ky, kx) with {n_bands} bands"
+            f"psf: found one with pixels of {psf.scale}, expected the angle of the image's"
         )
-    for band in kernel.reshape(-1, *kernel.shape[-2:]):
-        _check(band, name)
-    return kernel[0] if kernel.ndim == 3 and len(kernel) == 1 else kernel
+    side = 1.0 if pixel_scale is None else pixel_scale.to_value(u.arcsec)
+    kernel = psf.kernel(side * np.eye(2))
+    if len(kernel) not in {1, n_bands}:
+        raise InputError(
+            f"psf: found {len(kernel)} bands, expected 1 or the {n_bands} of the image"
+        )
+    return kernel if psf.n_bands is not None or len(kernel) > 1 else kernel[0]
 
 
 def _is_list_of_psfs(psf):
     """Whether these are several PSFs, and not the rows of one."""
     if not isinstance(psf, Sequence) or isinstance(psf, str):
         return False
-    return all(isinstance(one, str | Path | NDData | np.ndarray) for one in psf)
-
-
-def _check(kernel, name):
-    ny, nx = kernel.shape
-    if ny % 2 == 0 or nx % 2 == 0:
-        raise InputError(
-            f"{name}: found a size of {ny} x {nx} pixels, expected odd numbers, so that one pixel "
-            "is the centre"
-        )
-    if not np.isfinite(kernel).all():
-        raise InputError(
-            f"{name}: found {np.sum(~np.isfinite(kernel))} pixels that are not finite, "
-            "expected none"
-        )
-    if not kernel.any():
-        raise InputError(f"{name}: found zero in every pixel, expected a sum of 1")
-    if abs(kernel.sum() - 1) > SUM_TOLERANCE:
-        raise InputError(
-            f"{name}: found a sum of {kernel.sum():.6g}, expected 1 within {SUM_TOLERANCE:g}; "
-            "divide the PSF by its sum"
-        )
-    y, x = np.unravel_index(np.argmax(kernel), kernel.shape)
-    if max(abs(y - ny // 2), abs(x - nx // 2)) > CENTRE_TOLERANCE:
-        raise InputError(
-            f"{name}: found the peak at pixel (x, y) = ({x}, {y}), expected it in the middle, "
-            f"({nx // 2}, {ny // 2})"
-        )
-
-
-def _common_size(bands):
-    ny, nx = np.max([band.shape for band in bands], axis=0)
-    pads = [((ny - band.shape[0]) // 2, (nx - band.shape[1]) // 2) for band in bands]
-    return np.stack(
-        [np.pad(band, ((py, py), (px, px))) for band, (py, px) in zip(bands, pads, strict=True)]
-    )
+    return all(isinstance(one, str | Path | NDData | np.ndarray | PSF | Model) for one in psf)
 
 
 def half_light_radius(psf):

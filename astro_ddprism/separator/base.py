@@ -90,6 +90,8 @@ class SourceSeparator(Model):
         The sources that were learned.
     source_shapes_ : dict of str to tuple of int
         Their shapes.
+    before_psf_ : bool
+        Whether any of them is light before a PSF.
     unit_ : astropy.units.Unit
         Unit of flux.
     noise_scale_ : float

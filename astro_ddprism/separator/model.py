@@ -166,6 +166,11 @@ class Model(Configured, abc.ABC):
         return self._learned.sources
 
     @property
+    def before_psf_(self) -> bool:
+        """Whether any source was learned as light before a PSF."""
+        return any(True in found for found in self._learned.before_psf.values())
+
+    @property
     def source_shapes_(self) -> dict[str, tuple[int, ...]]:
         """Their shapes."""
         return self._learned.source_shapes

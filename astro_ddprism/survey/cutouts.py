@@ -15,6 +15,7 @@ from astropy.table import QTable
 from astropy.wcs import Sip
 
 from ..errors import InputError
+from .images import image_middle
 from .positions import positions_table
 from .stamps import Stamps
 
@@ -229,8 +230,7 @@ def check_size(size, image):
 
 
 def _middle(image):
-    ny, nx = image.shape[1:]
-    return image.wcs.pixel_to_world((nx - 1) / 2, (ny - 1) / 2).to_string("decimal", precision=4)
+    return image_middle(image).to_string("decimal", precision=4)
 
 
 def _shifted(wcs, x0, y0):

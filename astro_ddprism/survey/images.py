@@ -42,6 +42,8 @@ class SurveyImage:
     effective_gain : (bands, ny, nx) `~numpy.ndarray`, optional
         Electrons for each unit of flux, infinite at masked pixels. The sources then have photon
         noise of their own, and ``variance`` is that of the background alone.
+    psf : optional
+        The PSF that the image brings along, as `~astro_ddprism.psf.open_psf` takes it.
     """
 
     data: np.ndarray
@@ -54,6 +56,7 @@ class SurveyImage:
     filename: str = "image"
     files: tuple[str, ...] = ()
     effective_gain: np.ndarray | None = None
+    psf: object = None
 
     @property
     def shape(self):
@@ -113,6 +116,9 @@ def stack_bands(images: Sequence[SurveyImage]):
         raise InputError("images: found none, expected one or more")
     first = images[0]
     images = [first, *(_on_grid(image, first) for image in images[1:])]
+    psfs = [image.psf for image in images]
+    if any(psf is None for psf in psfs):
+        psfs = None
     names = [name for image in images for name in image.names]
     if len(set(names)) < len(names):
         names = [f"band{i}" for i in range(len(names))]
@@ -127,6 +133,7 @@ def stack_bands(images: Sequence[SurveyImage]):
         filename=", ".join(image.filename for image in images),
         files=tuple(dict.fromkeys(name for image in images for name in image.files)),
         effective_gain=_stack_gains(images),
+        psf=psfs[0] if psfs and len(psfs) == 1 else psfs,
     )
 
 
@@ -182,3 +189,9 @@ def pixel_angle(image):
     `~astropy.units.Quantity`
     """
     return np.sqrt(image.wcs.proj_plane_pixel_area()).to(u.arcsec)
+
+
+def image_middle(image):
+    """Sky coordinate of the middle of an image."""
+    ny, nx = image.shape[1:]
+    return image.wcs.pixel_to_world((nx - 1) / 2, (ny - 1) / 2)

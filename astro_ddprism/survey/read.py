@@ -207,6 +207,7 @@ def _assemble(raw, *, estimate, subtract, saturation, name):
         filename=raw.label,
         files=(raw.file,) if raw.file else (),
         effective_gain=gain,
+        psf=raw.psf,
     )
 
 

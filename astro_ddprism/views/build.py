@@ -4,16 +4,18 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from astropy.coordinates import SkyCoord
 
 from ..errors import InputError
 from ..mixing import Convolution, Identity
-from ..psf.kernels import read_psf
+from ..psf.kernels import kernel_fwhm, kernel_of, kernels_at, open_psf, stack_kernels
 from ..survey.conditions import SurveyConditions, image_conditions
 from ..survey.correlation import autocorrelation_of
 from ..survey.cutouts import check_size, cut_out
 from ..survey.find import detect_stars, find_galaxies
+from ..survey.images import image_middle, pixel_angle
 from ..survey.randoms import place_randoms
 from ..survey.read import read_bands, read_image
 from ..survey.stamps import stack_stamps
@@ -47,9 +49,10 @@ def views_from_image(
     ----------
     image : `SurveyImage`, path, `~astropy.nddata.NDData`, or a list of paths or NDData
         The image; a list holds bands on one pixel grid.
-    psf : path, array_like or list, optional
-        Point spread function (`~astro_ddprism.psf.read_psf`): the sources are then the
-        light before it. Without one they are the light as seen through it.
+    psf : path, array_like, model, `~astro_ddprism.psf.PSF` or a list of these, optional
+        Point spread function (`~astro_ddprism.psf.open_psf`), by default that which the image brings
+        along: the sources are then the light before it. Without one, or with False, they are the
+        light as seen through it. One that changes over the image is taken at each object.
     psf_fwhm : float or `~astropy.units.Quantity`, optional
         Full width at half maximum of the point spread function, of all bands or of each, in
         arcseconds if without a unit: what the views remember of it. By default it is measured on
@@ -94,8 +97,12 @@ def views_from_image(
     image = read_bands(image, image_options)
     check_size(size, image)
     shape = (image.n_bands, size, size)
-    kernel = None if psf is None else read_psf(psf, image.n_bands)
-    mixing = Identity(shape) if kernel is None else Convolution(kernel, shape)
+    scale = pixel_angle(image)
+    psf = _opened(psf, image)
+    kernel = None
+    if psf is not None:
+        kernel = kernel_of(psf.at(image_middle(image)), image.n_bands, scale)
+        _tell(psf, kernel)
     galaxies, avoid = find_galaxies(image, psf=kernel, positions=positions, detection=detection)
     stars = avoid
     if positions is not None:  # a catalog's objects tell nothing of stars
@@ -130,11 +137,38 @@ def views_from_image(
             ids=cuts[name].ids,
             name=name,
             conditions=conditions,
-            mixing=dict.fromkeys(sources, mixing),
+            mixing=dict.fromkeys(sources, _operator(psf, cuts[name].coordinates, shape, scale)),
         )
         for name, sources in (("random", ("los",)), ("galaxy", ("los", "galaxy")))
         if name in cuts
     }
+
+
+def _opened(psf, image):
+    """The PSF that is given or comes with the image; None without one."""
+    if psf is None and image.psf is not None:
+        psf = image.psf
+        logger.info("%s: its own PSF is used; psf=False leaves it out", image.filename)
+    if psf is None or psf is False:
+        return None
+    return open_psf(psf, pixel_scale=pixel_angle(image), wcs=image.wcs)
+
+
+def _tell(psf, kernel):
+    logger.info(
+        "%s: FWHM %s pixels of the image, %d x %d of them, from %r",
+        getattr(psf, "label", "psf"),
+        ", ".join(f"{width:.2f}" for width in kernel_fwhm(kernel)),
+        *kernel.shape[:-3:-1],
+        psf,
+    )
+
+
+def _operator(psf, coordinates, shape, scale):
+    """What sources before a PSF, if there is one, are to the images at some places."""
+    if psf is None:
+        return Identity(shape)
+    return Convolution(kernels_at(psf, coordinates, shape[0], scale), shape)
 
 
 def view_of_cutouts(
@@ -170,11 +204,24 @@ def view_of_cutouts(
     images = [read_image(cutout, **image_options) for cutout in cutouts]
     stamps = stack_stamps(images)
     n_bands, ny, nx = stamps.shape
-    kernel = None if psf is None else read_psf(psf, n_bands)
-    operator = Identity(stamps.shape)
-    if kernel is not None:
+    if psf is None and all(image.psf is not None for image in images):
+        psf = [_opened(None, image) for image in images]
+    else:
+        psf = [_opened(psf, images[0])] * len(images)
+    operator, kernels = Identity(stamps.shape), [None] * len(images)
+    if psf[0] is not None:
+        kernels = [
+            kernel_of(one, n_bands, pixel_angle(image))
+            for one, image in zip(psf, images, strict=True)
+        ]
+        _tell(psf[0], kernels[0])
+        same = all(np.array_equal(one, kernels[0]) for one in kernels)
+        kernel = kernels[0] if same else stack_kernels(kernels)
         operator = Convolution(torch.as_tensor(kernel), stamps.shape)
-    conditions = [image_conditions(image, psf=kernel, psf_fwhm=psf_fwhm) for image in images]
+    conditions = [
+        image_conditions(image, psf=kernel, psf_fwhm=psf_fwhm)
+        for image, kernel in zip(images, kernels, strict=True)
+    ]
     centres = [image.wcs.pixel_to_world(nx // 2, ny // 2).icrs for image in images]
     return View(
         stamps.data,

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from astropy.modeling import Model
 
 from ..errors import InputError
+from ..psf import open_psf
 from ..survey.conditions import SurveyConditions, image_conditions
 from ..survey.correlation import autocorrelation_of
 from ..survey.cutouts import cut_stamps
@@ -125,7 +127,8 @@ def views_from_images(
     images : mapping of str to SurveyImage, path or NDData, or a list of bands
         The image of each instrument.
     psf, bands, frame
-        As for `views_from_cutouts`.
+        As for `views_from_cutouts`. By default the PSFs that the images bring along, if all do;
+        False for none.
     size : int or `~astropy.units.Quantity`
         Side of the cutouts, in pixels of the first instrument or as an angle. The others cover the
         same part of the sky.
@@ -153,6 +156,7 @@ def views_from_images(
         for instrument, image in images.items()
     }
     first = next(iter(tiles.values()))
+    psf = _psfs(psf, tiles)
     angle = size if isinstance(size, u.Quantity) else size * pixel_angle(first)
     sides = {instrument: _side(angle, tile) for instrument, tile in tiles.items()}
     patches = {
@@ -200,6 +204,34 @@ def _one(value, instrument):
 def _own(options, instrument):
     values = {name: _one(value, instrument) for name, value in options.items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _psfs(psf, tiles):
+    """The PSF of each instrument, opened where files and models belong to its image."""
+    if psf is None:
+        own = {name: tile.psf for name, tile in tiles.items() if tile.psf is not None}
+        for name in own:
+            used = "is used; psf=False leaves it out" if len(own) == len(tiles) else "is not used, "
+            used += "" if len(own) == len(tiles) else "as other instruments have none"
+            logger.info("%s: its own PSF %s", tiles[name].filename, used)
+        if len(own) < len(tiles):
+            return None
+        return {name: _open(one, tiles[name]) for name, one in own.items()}
+    if psf is False:
+        return None
+    if not isinstance(psf, Mapping):
+        return psf
+    files = str | Path | Model
+    return {
+        name: _open(one, tiles[name], fine=True)
+        if isinstance(one, files) and name in tiles
+        else one
+        for name, one in psf.items()
+    }
+
+
+def _open(psf, tile, **options):
+    return open_psf(psf, pixel_scale=pixel_angle(tile), wcs=tile.wcs, **options)
 
 
 def _is_read(image):

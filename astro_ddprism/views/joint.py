@@ -17,7 +17,7 @@ from astropy.coordinates import SkyCoord
 from ..errors import InputError
 from ..frame import SourceFrame
 from ..mixing import instrument_operator
-from ..psf import PSF, ImagePSF, PointPSF
+from ..psf import PSF, PointPSF, open_psf
 from ..survey.stamps import Stamps
 from .multi import InstrumentImages, MultiInstrumentView
 from .noise import noise_of
@@ -59,7 +59,7 @@ def make_views(observed, *, psf=None, bands=None, frame=None):
         The images of each view.
     psf : mapping of str to PSF, path or sequence of these, optional
         The PSF of each instrument (`~astro_ddprism.psf`): of all its images, or of each, of all
-        views in their order. A file is read by `ImagePSF.read`.
+        views in their order. A file is read by `open_psf`.
     bands : mapping of str to array_like, shape (image's bands, source's bands), optional
         Share of each of the source's bands in each band of an instrument. Instruments that are not
         in it have the source's own bands.
@@ -170,7 +170,7 @@ def _psfs(observed, given):
 
 
 def _read(psf):
-    return ImagePSF.read(psf) if isinstance(psf, str | Path) else psf
+    return open_psf(psf, fine=True) if isinstance(psf, str | Path) else psf
 
 
 def _choose_frame(observed, wcs, psfs, bands, options):

@@ -332,7 +332,6 @@ def test_images_that_cannot_be_used(tile, tmp_path, capsys, spoil):
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
-        (np.full((4, 4), 1 / 16), "found a size of 4 x 4"),
         (np.ones((5, 5)), "found a sum of 25"),
         (np.zeros((5, 5)), "found zero in every pixel"),
         (np.full((5, 5), np.nan), "not finite"),

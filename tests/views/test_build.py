@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.table import Table
 from numpy.testing import assert_allclose, assert_array_equal
@@ -158,3 +159,34 @@ def test_effective_gain_goes_along(ccd):
     cutouts = {"random": [ccd[:8, :8], ccd[8:16, 8:16]]}
     view = MultiViewDataset.from_fits(cutouts, effective_gain=3.0)["random"]
     assert view.effective_gain.value.ravel() == [3.0]
+
+
+@pytest.mark.parametrize("kind", ["array", "PSFIMAGE", "PSF"])
+def test_the_psf_that_an_image_brings_along(ccd, tmp_path, kind, caplog):
+    """In memory, as CCDData writes it, and in an extension of its own."""
+    caplog.set_level("INFO", logger="astro_ddprism")
+    y, x = np.mgrid[-7:8, -7:8]
+    psf = np.exp(-(x**2 + y**2) / 3.4)
+    psf /= psf.sum()
+    image = ccd
+    if kind == "array":
+        ccd.psf = psf
+    else:
+        ccd.psf = psf if kind == "PSFIMAGE" else None
+        hdus = ccd.to_hdu(hdu_psf="PSFIMAGE")
+        if kind == "PSF":
+            hdus.append(fits.ImageHDU(psf, name="PSF"))
+        image = tmp_path / "image.fits"
+        hdus.writeto(image)
+    options = {"positions": ccd.wcs.pixel_to_world([30], [30]), "n_random": 0, "size": 16}
+    options["psf_fwhm"] = 1.0
+    operator = views_from_image(image, **options)["galaxy"].mixing["los"]
+    assert_allclose(operator.kernel, psf, rtol=1e-6)
+    assert "its own PSF is used" in caplog.text
+    without = views_from_image(image, psf=False, **options)["galaxy"].mixing["los"]
+    assert not without.before_psf
+    several = [ccd, CCDData(ccd, psf=psf[3:-3, 3:-3] / psf[3:-3, 3:-3].sum())]
+    if kind == "array":
+        kernel = MultiViewDataset.from_fits({"galaxy": several})["galaxy"].mixing["los"].kernel
+        assert kernel.shape == (2, 1, 15, 15)
+        assert_allclose(kernel[:, 0], [psf, np.pad(several[1].psf, 3)], rtol=1e-6)

@@ -200,7 +200,7 @@ def test_a_psf_file_tells_its_scale(cutouts, galaxies, tmp_path):
     files = {"pairs": {"hst": [cutouts["hst"][0]]}}
     for given in (tmp_path / "psf.fits", ImagePSF(hdu.data, oversampling=1)):
         check_operators(MultiViewDataset.from_fits(files, psf={"hst": given}, **options)["pairs"])
-    with pytest.raises(InputError, match=r"blind.fits, HDU .*keywords OVERSAMP, PIXELSCL"):
+    with pytest.raises(InputError, match=r"blind.fits: found none of the keywords"):
         MultiViewDataset.from_fits(files, psf={"hst": tmp_path / "blind.fits"}, **options)
 
 

@@ -66,6 +66,8 @@ class RawImage:
         Name of the file, without its folder.
     gain : `~numpy.ndarray`, optional
         Electrons for each unit of flux; ``gain_label`` is what messages call it.
+    psf : optional
+        The PSF that comes with the image, as `~astro_ddprism.psf.open_psf` takes it.
     """
 
     data: np.ndarray
@@ -80,6 +82,7 @@ class RawImage:
     file: str = ""
     gain: np.ndarray | None = None
     gain_label: str = ""
+    psf: object = None
 
 
 def read_raw(image, format=None, **options) -> RawImage:  # noqa: A002

@@ -6,7 +6,7 @@ from pathlib import Path
 from astropy.wcs import WCS, FITSFixedWarning
 
 from ...errors import InputError
-from ...io.fits_in import NOISE_NAMES, find_extension, open_fits, parse_unit, read_extension
+from ...io.fits_in import NAMES, NOISE_NAMES, find_extension, open_fits, parse_unit, read_extension
 from .base import FORMATS, RawImage, find_gain, find_plane, find_unit
 
 __all__ = ["from_file"]
@@ -58,6 +58,8 @@ def from_file(path, *, hdu=None, noise=None, mask=None, unit=None, effective_gai
             wcs=wcs,
             label=label,
         )
+        if any(h.name.upper() in NAMES["psf"] and h.is_image for h in hdus):
+            raw.psf = path
         for kind, spec in (noise or _found_noise(hdus, path)).items():
             plane, found = find_plane(spec, kind, hdus, path)
             raw.noise, raw.noise_label = plane, found.pop("label")

@@ -42,6 +42,7 @@ def from_nddata(image, *, noise=None, mask=None, unit=None, effective_gain=None)
     raw = RawImage(
         data=np.asarray(image.data), header=dict(image.meta), unit=unit, wcs=image.wcs, label=label
     )
+    raw.psf = image.psf
     raw.file = Path(label).name if image.meta and "FILENAME" in image.meta else ""
     if raw.wcs is not None and not isinstance(raw.wcs, WCS):
         raise InputError(
