@@ -276,6 +276,10 @@ def _add_image_options(command):
         metavar="TABLE",
         help="galaxies (RA, Dec, id) instead of detection",
     )
+    add("--positions-format", metavar="NAME", help="astropy's format of the table (default: found "
+        "by looking at it)")  # fmt: skip
+    add("--id-column", metavar="NAME", help="column of the table that names the galaxies (default: "
+        "id, objectId, NUMBER, ...)")  # fmt: skip
     add("--psf", action="append", type=Path, metavar="FITS", help="point spread function (one, or "
         "one for each band); the sources are then the light before it")  # fmt: skip
     add("--psf-scale", type=_angle, metavar="ARCSEC", help="angle of the PSF's pixels, where its "

@@ -3,9 +3,12 @@
 Outputs that exist already are found before any work begins.
 """
 
+import logging
+import tempfile
+
 from ..errors import InputError
 from ..io.fits import replacing
-from ..posterior.product import plain_catalog
+from ..posterior.product import plain_catalog, storable
 from ..separator import SourceSeparator
 from ..views.dataset import MultiViewDataset
 from .arguments import read_config
@@ -14,6 +17,8 @@ from .info import is_asdf
 
 __all__ = ["cutouts", "fit", "separate"]
 
+logger = logging.getLogger(__name__)
+
 CATALOG_FORMATS = {
     ".ecsv": "ascii.ecsv",
     ".csv": "ascii.csv",
@@ -21,6 +26,8 @@ CATALOG_FORMATS = {
     ".vot": "votable",
     ".xml": "votable",
 }
+VIEW_ENDINGS = (".asdf",)
+PRODUCT_ENDINGS = (".fits", ".fit", ".fts")
 # Parts of a separator that a fit takes from the model that it starts from.
 PARTS_OF_MODELS = ("network", "posterior")
 
@@ -33,8 +40,8 @@ def cutouts(args):
     args : `argparse.Namespace`
         The arguments.
     """
-    _check_outputs(args, args.output)
-
+    _check_outputs(args, args.output, _rejected_path(args.output))
+    _check_ending(args.output, VIEW_ENDINGS)
     check_images(args)
     images, options = read_tiles(args)
     dataset = MultiViewDataset.from_image(
@@ -46,6 +53,7 @@ def cutouts(args):
         crowded_fraction=args.crowded_fraction,
     )
     dataset.write(args.output, overwrite=args.overwrite)
+    _write_rejected(dataset.rejected, args)
 
 
 def fit(args):
@@ -57,6 +65,7 @@ def fit(args):
         The arguments.
     """
     _check_outputs(args, args.output)
+    _check_ending(args.output, VIEW_ENDINGS)
     checkpoint = args.output.with_name(args.output.name + ".checkpoint")
     if checkpoint.exists() and not (args.resume or args.overwrite):
         raise InputError(
@@ -89,14 +98,14 @@ def separate(args):
     args : `argparse.Namespace`
         The arguments.
     """
-    _check_outputs(args, args.output, args.catalog)
+    _check_outputs(args, args.output, args.catalog, _rejected_path(args.output))
+    _check_ending(args.output, PRODUCT_ENDINGS)
     check_images(args, "TILE.fits or VIEWS.asdf")
     catalog_format = _catalog_format(args.catalog)
 
     separator = SourceSeparator.read(args.model, device=args.device, progress=not args.quiet)
-    samples = separator.sample(
-        _view_to_separate(args, separator), n_samples=args.samples, seed=args.seed
-    )
+    view = _view_to_separate(args, separator)
+    samples = separator.sample(view, n_samples=args.samples, seed=args.seed)
     catalog = samples.catalog(
         args.aperture, zero_point=_catalog_zero_point(args), progress=not args.quiet
     )
@@ -104,8 +113,11 @@ def separate(args):
     if args.catalog is not None:
         # Only ECSV tells sky coordinates and systems of magnitudes as they are.
         table = catalog if catalog_format == "ascii.ecsv" else plain_catalog(catalog)
+        if catalog_format == "fits":
+            table = storable(table)
         with replacing(args.catalog, args.overwrite) as path:
             table.write(path, format=catalog_format, overwrite=True)
+    _write_rejected(view.rejected, args)
 
 
 def _with_parts_of(initial, config):
@@ -182,8 +194,38 @@ def _check_outputs(args, *paths):
             raise InputError(f"{path}: found a folder, expected a file to write")
         if path.exists() and not args.overwrite:
             raise InputError(f"{path}: found an existing file, expected a new one or --overwrite")
+        try:
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise InputError(
+                f"{path}: found a folder that cannot be written into ({error.strerror}), expected "
+                "another"
+            ) from error
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError(f"{paths[0]}: found as two outputs, expected two files")
+
+
+def _check_ending(path, endings):
+    """Refuse a name that tells other programs of another kind of file."""
+    if path.suffix and path.suffix.lower() not in endings:
+        raise InputError(
+            f"{path}: found the ending {path.suffix!r}, expected one of {', '.join(endings)}"
+        )
+
+
+def _rejected_path(path):
+    return path.with_suffix(".rejected.ecsv")
+
+
+def _write_rejected(table, args):
+    """Write the positions that were not used beside the output, and tell of them."""
+    path = _rejected_path(args.output)
+    if table is None or not len(table):
+        path.unlink(missing_ok=True)  # of an output that was replaced
+        return
+    with replacing(path, args.overwrite) as temporary:
+        table.write(temporary, format="ascii.ecsv", overwrite=True)
+    logger.warning("%s: %d positions that were not used, with the reason", path, len(table))
 
 
 def _catalog_format(path):

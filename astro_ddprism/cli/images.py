@@ -159,6 +159,8 @@ def _cutout_options(args):
     return {
         **({"psf_fwhm": args.psf_fwhm} if args.psf_fwhm else {}),
         "positions": args.positions,
+        "positions_format": args.positions_format,
+        "id_column": args.id_column,
         "max_masked_fraction": args.max_masked_fraction,
         "correlated_noise": args.correlated_noise,
         "seed": 0 if args.seed is None else args.seed,

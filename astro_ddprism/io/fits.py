@@ -15,7 +15,7 @@ from astropy.wcs import WCS
 
 from ..errors import InputError
 
-__all__ = ["WCS_KEYWORDS", "replacing", "row_wcs", "wcs_table", "write_fits"]
+__all__ = ["WCS_KEYWORDS", "replacing", "row_wcs", "tangent_plane", "wcs_table", "write_fits"]
 
 # The keywords of a cutout's WCS that a table row holds: enough for any projection that has no
 # distortion and no parameters, and whose poles are where the standard puts them.
@@ -129,7 +129,7 @@ def wcs_table(wcs, shape):
         y, x = np.array([[0, 0], [0, shape[1]], [shape[0], 0], list(shape)], dtype=float).T
         here = np.array(WCS(row).world_to_pixel(each.pixel_to_world(x, y)))
         if not np.allclose(here, [x, y], rtol=0, atol=1e-5):
-            row = _keywords(_tangent_plane(each, shape))
+            row = _keywords(tangent_plane(each, shape))
         rows.append(row)
     return Table(rows, names=WCS_KEYWORDS)
 
@@ -171,9 +171,24 @@ def _keywords(wcs):
     return dict(zip(WCS_KEYWORDS, values, strict=True))
 
 
-def _tangent_plane(wcs, shape):
-    """The gnomonic WCS that agrees with ``wcs`` to first order at the centre of ``shape``."""
-    y, x = (np.array(shape) - 1) / 2
+def tangent_plane(wcs, shape, first=(0, 0)):
+    """The gnomonic WCS that agrees with ``wcs`` to first order at the centre of a part.
+
+    Parameters
+    ----------
+    wcs : WCS
+        Any celestial one.
+    shape : tuple of int
+        ``(ny, nx)`` of the part.
+    first : tuple of int
+        Its first pixel, (x, y).
+
+    Returns
+    -------
+    plane : WCS
+        Of the part's pixels, in ICRS.
+    """
+    y, x = (np.array(shape) - 1) / 2 + np.array(first[::-1])
     centre = wcs.pixel_to_world(x, y).icrs
     frame = centre.skyoffset_frame()
     ends = wcs.pixel_to_world([x + 1, x - 1, x, x], [y, y, y + 1, y - 1]).icrs.transform_to(frame)
@@ -182,7 +197,7 @@ def _tangent_plane(wcs, shape):
     plane.wcs.ctype = "RA---TAN", "DEC--TAN"
     plane.wcs.cunit = "deg", "deg"
     plane.wcs.crval = centre.ra.deg, centre.dec.deg
-    plane.wcs.crpix = x + 1, y + 1
+    plane.wcs.crpix = x + 1 - first[0], y + 1 - first[1]
     plane.wcs.cd = np.rad2deg([[v[0] - v[1], v[2] - v[3]] for v in (lon.value, lat.value)]) / 2
     plane.wcs.radesys = "ICRS"
     plane.wcs.set()

@@ -10,12 +10,97 @@ What no header says (distortion look-up tables, ``-TAB`` axes, pixel bounds) is 
 asdf-astropy, one WCS at a time.
 """
 
+import logging
+
 import numpy as np
 from astropy.wcs import WCS, WCSHDO_P17, Sip, WCSHDO_all, Wcsprm
+from astropy.wcs.wcsapi import HighLevelWCSWrapper
+from astropy.wcs.wcsapi.wrappers import SlicedLowLevelWCS
 
-__all__ = ["pack_wcs", "unpack_wcs"]
+from ..errors import InputError
+
+__all__ = ["celestial_wcs", "has_tables", "pack_wcs", "unpack_wcs"]
+
+logger = logging.getLogger(__name__)
 
 _SIP = ("a", "b", "ap", "bp")
+
+
+def has_tables(wcs) -> bool:
+    """Whether a WCS has distortions in look-up tables."""
+    tables = (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)
+    return any(table is not None for table in tables)
+
+
+def celestial_wcs(wcs, label) -> WCS:
+    """The celestial WCS in what an image has for one.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`, a part of one, or None
+        Parts of an `~astropy.nddata.NDData` wrap the WCS of the whole.
+    label : str
+        What messages call the image.
+
+    Returns
+    -------
+    `~astropy.wcs.WCS`
+        Of two axes. SIP coefficients that its axes do not name (``CTYPE`` without ``-SIP``) are
+        left over from before an image was resampled, and dropped.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    wcs = _unwrapped(wcs, label)
+    if wcs is None or not wcs.has_celestial:
+        found = "no WCS" if wcs is None else f"axes {list(wcs.wcs.ctype)}"
+        raise InputError(
+            f"{label}: found no celestial WCS ({found}), expected one with right ascension and "
+            "declination (CTYPE1, CTYPE2, CRVAL1, ...)"
+        )
+    if wcs.naxis > 2:
+        if has_tables(wcs):
+            raise InputError(
+                f"{label}: found a WCS of {wcs.naxis} axes with distortion tables, expected two axes"
+            )
+        wcs = wcs.celestial
+    if wcs.sip is not None and not any(kind.endswith("-SIP") for kind in wcs.wcs.ctype):
+        logger.warning(
+            "%s: found SIP coefficients, which the axes %s do not name: left over, and not used",
+            label, ", ".join(wcs.wcs.ctype),
+        )  # fmt: skip
+        wcs = wcs.deepcopy()
+        wcs.sip = None
+    return wcs
+
+
+def _unwrapped(wcs, label):
+    """The WCS behind wrappers, moved as they say."""
+    if isinstance(wcs, HighLevelWCSWrapper):
+        return _unwrapped(wcs.low_level_wcs, label)
+    if isinstance(wcs, SlicedLowLevelWCS):
+        whole, slices = _unwrapped(wcs._wcs, label), wcs._slices_array
+        plain = all(isinstance(one, int | np.integer) or one.step in {None, 1} for one in slices)
+        if isinstance(whole, WCS) and plain:
+            moved = whole.deepcopy()
+            if has_tables(whole):
+                raise InputError(
+                    f"{label}: found a part of an image with distortion tables, expected the whole"
+                )
+            first = [one if isinstance(one, int | np.integer) else one.start or 0 for one in slices]
+            first = np.array(first[::-1], dtype=float)
+            moved.wcs.crpix = moved.wcs.crpix - first
+            if moved.sip is not None:
+                sip = moved.sip
+                moved.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - first[:2])
+            return moved
+    if wcs is not None and not isinstance(wcs, WCS):
+        raise InputError(
+            f"{label}: found a WCS of type {type(wcs).__name__}, expected astropy.wcs.WCS"
+        )
+    return wcs
 
 
 def pack_wcs(wcs) -> dict:
@@ -41,7 +126,10 @@ def pack_wcs(wcs) -> dict:
     shape = np.zeros((len(wcs), 2), dtype=np.int64)
     for i, one in enumerate(wcs):
         header, sip = _common_header(one), _sip_arrays(one)
-        key = (header, *(array.tobytes() for array in (sip or {}).values()))
+        coefficients = [
+            None if array is None else array.tobytes() for array in (sip or {}).values()
+        ]
+        key = (header, *coefficients)
         if key not in numbers:
             numbers[key] = len(headers)
             headers.append(header)
@@ -93,13 +181,7 @@ def unpack_wcs(node) -> list[WCS]:
 
 def _is_in_header(wcs) -> bool:
     """Whether header and SIP coefficients say all about this WCS."""
-    tables = (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)
-    return (
-        type(wcs) is WCS
-        and all(table is None for table in tables)
-        and not wcs.wcs.tab
-        and wcs.pixel_bounds is None
-    )
+    return type(wcs) is WCS and not has_tables(wcs) and not wcs.wcs.tab and wcs.pixel_bounds is None
 
 
 def _common_header(wcs) -> bytes:

@@ -13,7 +13,7 @@ from astropy.time import Time
 
 from ..io.fits import wcs_table
 
-__all__ = ["plain_catalog", "product_hdus"]
+__all__ = ["plain_catalog", "product_hdus", "storable"]
 
 MAX_COLUMNS = 999  # of a FITS table
 
@@ -60,7 +60,7 @@ def product_hdus(posterior, catalog, *, samples=False):
         if image.wcs is not None and posterior.grid.wcs is not image.wcs:
             table = QTable({"id": image.ids})
             table = hstack([table, wcs_table(image.wcs, image.data.shape[-2:])])
-            hdus.append(fits.BinTableHDU(table, name=f"WCS{suffix}".upper()))
+            hdus.append(_table(table, f"WCS{suffix}".upper()))
     mean, std = posterior.mean, posterior.std
     for source in posterior.sources:
         hdus.append(_cube(mean[source].value, f"{source}_MEAN", unit))
@@ -74,18 +74,51 @@ def _primary(posterior):
     header = fits.Header()
     header["CREATOR"] = "astro-ddprism"
     header["DATE"] = Time.now().fits, "UTC of this file"
-    header["VIEW"] = posterior.view.name, "name of the observed view"
-    header["SOURCES"] = ",".join(posterior.sources), "sources, in the order of the extensions"
+    header["VIEW"] = _card_text(posterior.view.name), "name of the observed view"
+    sources = _card_text(",".join(posterior.sources))
+    header["SOURCES"] = sources, "sources, in the order of the extensions"
     header["NSAMPLES"] = posterior.n_samples, "posterior samples of each observation"
     for name, value in posterior.provenance.items():
         if name in _KEYWORDS:
             keyword, comment = _KEYWORDS[name]
             # Long values go on in CONTINUE cards; a comment would be one more.
-            text = value if isinstance(value, int) else str(value)
+            text = value if isinstance(value, int) else _card_text(value)
             header[keyword] = (text, comment) if len(str(text)) < 30 else text
         elif name != "n_samples":
-            header.add_history(f"{name} = {value}")
+            header.add_history(f"{name} = {_card_text(value)}")
     return fits.PrimaryHDU(header=header)
+
+
+def _card_text(value):
+    """Text that a FITS header can hold: what is not printable ASCII is escaped, as in Python."""
+    return "".join(
+        c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in str(value)
+    )
+
+
+def storable(table):
+    """A table as FITS can hold it: text of other scripts is UTF-8, names of columns are ASCII.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        The table.
+
+    Returns
+    -------
+    `~astropy.table.Table`
+        A copy.
+    """
+    table = table.copy()
+    for name in table.colnames:
+        column = table[name]
+        table.rename_column(name, _card_text(name))
+        name = _card_text(name)
+        if getattr(column, "dtype", np.dtype(bool)).kind == "U" and not all(
+            str(value).isascii() for value in column
+        ):
+            table[name] = np.array([str(value).encode("utf-8") for value in column])
+    return table
 
 
 def plain_catalog(catalog):
@@ -138,11 +171,12 @@ def _catalogs(posterior, catalog):
 
 
 def _table(table, name):
+    table = storable(table)
     units = {column: values.unit for column, values in table.items() if hasattr(values, "unit")}
     plain = Table(table)
     for column in plain.columns.values():
         column.unit = None
-    hdu = fits.BinTableHDU(plain, name=name)
+    hdu = fits.BinTableHDU(plain, name=_card_text(name))
     for column, unit in units.items():
         if unit not in (None, u.one):
             hdu.columns[column].unit = _unit(unit)
@@ -158,7 +192,7 @@ def _unit(unit):
 
 
 def _cube(values, name, unit):
-    hdu = fits.ImageHDU(np.ascontiguousarray(values), name=name.upper())
+    hdu = fits.ImageHDU(np.ascontiguousarray(values), name=_card_text(name.upper()))
     if unit is not None and unit != u.dimensionless_unscaled:
         hdu.header["BUNIT"] = _unit(unit)
     return hdu

@@ -15,6 +15,9 @@ from astropy.table import QTable
 from astropy.wcs import Sip
 
 from ..errors import InputError
+from ..io.fits import tangent_plane
+from ..io.wcs import has_tables
+from .catalogs import some
 from .images import image_middle
 from .positions import positions_table
 from .stamps import Stamps
@@ -41,8 +44,8 @@ class Cutouts:
     ids : array of str
         Their names.
     rejected : `~astropy.table.QTable`
-        Positions without a cutout: ``id``, ``sky_centroid`` and ``reason``, "off the image" or
-        "masked".
+        Positions without a cutout: ``id``, ``sky_centroid`` and ``reason``, "off the image",
+        "masked" or "no position".
     effective_gain : (n, bands, size, size) `~numpy.ndarray`, optional
         Electrons for each unit of flux.
     """
@@ -116,7 +119,9 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
     n = len(positions)
     data, variance, mask, saturated, gain, corners, inside = _cut_all(image, positions, size)
     keep = inside & (mask.mean(axis=(1, 2, 3)) <= max_masked_fraction) & ~mask.all(axis=(1, 2, 3))
-    reason = np.where(inside, "masked", "off the image")
+    sky = positions["sky_centroid"].spherical
+    known = np.isfinite(sky.lon) & np.isfinite(sky.lat)
+    reason = np.select([~known, inside], ["no position", "masked"], "off the image")
     if not keep.any():
         raise InputError(
             f"{image.filename}: none of the {n} positions has a cutout, {np.sum(~inside)} are "
@@ -124,27 +129,32 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
             f"pixels masked; the image is {nx} x {ny} pixels around {_middle(image)}"
         )
     if not keep.all():
-        logger.info(
-            "%d of %d positions rejected: %d off the image, %d masked",
+        logger.warning(
+            "%d of %d positions rejected: %d off the image, %d masked: %s",
             np.sum(~keep),
             n,
             np.sum(~inside),
             np.sum(inside & ~keep),
+            some(positions["id"][~keep]),
         )
-    lost = positions[~keep]
     return Cutouts(
         data=data[keep],
         variance=variance[keep],
         mask=mask[keep],
         saturated=saturated[keep],
-        wcs=[_shifted(image.wcs, *corner) for corner in corners[keep]],
+        wcs=[shifted(image.wcs, *corner, (size, size)) for corner in corners[keep]],
         coordinates=positions["sky_centroid"][keep],
         ids=np.asarray(positions["id"]).astype(str)[keep],
-        rejected=QTable(
-            {"id": lost["id"], "sky_centroid": lost["sky_centroid"], "reason": reason[~keep]}
-        ),
+        rejected=rejected_table(positions, ~keep, reason),
         effective_gain=None if gain is None else gain[keep],
     )
+
+
+def rejected_table(positions, lost, reason):
+    """Those of some positions that are lost, and why."""
+    names = np.asarray(positions["id"])[lost]
+    place = positions["sky_centroid"][lost]
+    return QTable({"id": names, "sky_centroid": place, "reason": np.asarray(reason)[lost]})
 
 
 def cut_stamps(image, positions, *, size, max_masked_fraction=0.2):
@@ -177,7 +187,7 @@ def cut_stamps(image, positions, *, size, max_masked_fraction=0.2):
         mask=mask,
         saturated=saturated,
         wcs=[
-            _shifted(image.wcs, *corner) if there else None
+            shifted(image.wcs, *corner, (size, size)) if there else None
             for corner, there in zip(corners, seen, strict=True)
         ],
         unit=image.unit,
@@ -233,7 +243,13 @@ def _middle(image):
     return image_middle(image).to_string("decimal", precision=4)
 
 
-def _shifted(wcs, x0, y0):
+def shifted(wcs, x0, y0, shape):
+    """The WCS of a part of an image.
+
+    Where distortions are in look-up tables, it is the tangent plane that agrees in the middle.
+    """
+    if has_tables(wcs):
+        return tangent_plane(wcs, shape, (x0, y0))
     wcs = wcs.deepcopy()
     wcs.wcs.crpix = wcs.wcs.crpix - [x0, y0]
     if wcs.sip is not None:

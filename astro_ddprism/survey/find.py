@@ -167,7 +167,7 @@ def detect_stars(image):
         return None
 
 
-def find_galaxies(image, *, psf=None, positions=None, detection=None):
+def find_galaxies(image, *, psf=None, positions=None, detection=None, **table):
     """Galaxies from a catalog, or detected.
 
     Parameters
@@ -178,6 +178,8 @@ def find_galaxies(image, *, psf=None, positions=None, detection=None):
         Its PSF, for the detection.
     positions, detection
         As for `views_from_image`.
+    **table
+        Options of `read_positions`.
 
     Returns
     -------
@@ -186,7 +188,7 @@ def find_galaxies(image, *, psf=None, positions=None, detection=None):
     """
     detection, selection = split_options(detection or {})
     if positions is not None:
-        galaxies = read_positions(positions, image.wcs)
+        galaxies = read_positions(positions, image.wcs, **table)
         return galaxies, galaxies
     objects = detect_objects(image, psf=psf, **detection)
     return select_galaxies(objects, **selection), objects

@@ -4,21 +4,40 @@ A position is one row of a table with the columns ``id`` (str), ``x``, ``y`` (pi
 middle of the first) and ``sky_centroid`` (`~astropy.coordinates.SkyCoord`).
 """
 
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
 from astropy import units as u
-from astropy.coordinates import ICRS, SkyCoord, UnitSphericalRepresentation
+from astropy.coordinates import ICRS, Angle, SkyCoord, UnitSphericalRepresentation
 from astropy.table import QTable, Table
 from astropy.wcs.utils import wcs_to_celestial_frame
 
 from ..errors import InputError
+from .catalogs import find_column, object_ids, read_table
+from .catalogs import id_column as _id_column
 
 __all__ = ["positions_table", "read_positions"]
 
-RA_NAMES = ("ra", "raj2000", "ra_icrs", "alpha_j2000", "ra_deg", "_raj2000", "right_ascension")
-DEC_NAMES = ("dec", "dej2000", "de_icrs", "delta_j2000", "dec_deg", "_dej2000", "declination")
-ID_NAMES = ("id", "object_id", "source_id", "objid", "name", "label", "number")
+logger = logging.getLogger(__name__)
+
+# Right ascensions and declinations, in pairs, best first; case, underscores and dots do not count.
+PAIRS = (
+    ("ra", "dec"), ("raj2000", "dej2000"), ("raj2000", "decj2000"), ("ra_icrs", "de_icrs"),
+    ("ra_icrs", "dec_icrs"), ("alpha_j2000", "delta_j2000"),
+    ("alphawin_j2000", "deltawin_j2000"), ("alphapeak_j2000", "deltapeak_j2000"),
+    ("alphapsf_j2000", "deltapsf_j2000"), ("ra_deg", "dec_deg"), ("radeg", "dedeg"),
+    ("_raj2000", "_dej2000"), ("right_ascension", "declination"), ("coord_ra", "coord_dec"),
+    ("i_ra", "i_dec"), ("ira", "idec"), ("ramean", "decmean"), ("rastack", "decstack"),
+    ("alpha_sky", "delta_sky"), ("alphawin_sky", "deltawin_sky"), ("target_ra", "target_dec"),
+    ("ra_2000", "dec_2000"), ("ra2000", "dec2000"), ("raj2000deg", "dej2000deg"),
+    ("ra_obj", "dec_obj"), ("ra_gal", "dec_gal"), ("ra_1", "dec_1"), ("mean_ra", "mean_dec"),
+    ("raboss", "decboss"), ("plug_ra", "plug_dec"), ("fiber_ra", "fiber_dec"),
+    ("ra_world", "dec_world"),
+    ("x_world", "y_world"), ("alpha", "delta"), ("s_ra", "s_dec"), ("radegrees", "decdegrees"),
+)  # fmt: skip
+NEAR = 20 * u.deg  # of an image, of positions whose unit is to be told
 
 
 def positions_table(ids, coordinates, wcs):
@@ -46,34 +65,43 @@ def positions_table(ids, coordinates, wcs):
     world = (frame.lon.deg, frame.lat.deg)
     if wcs.wcs.lng > wcs.wcs.lat:
         world = world[::-1]
-    x, y = wcs.all_world2pix(*world, 0, quiet=True)
+    known = np.isfinite(world[0]) & np.isfinite(world[1])
+    x, y = np.full((2, len(known)), np.nan)
+    if known.any():
+        x[known], y[known] = wcs.all_world2pix(world[0][known], world[1][known], 0, quiet=True)
     return QTable({"id": np.asarray(ids).astype(str), "x": x, "y": y, "sky_centroid": coordinates})
 
 
-def read_positions(positions, wcs):
+def read_positions(positions, wcs, *, format=None, id_column=None):  # noqa: A002
     """Positions from a catalog.
 
     Parameters
     ----------
     positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`
-        A table, or any file that `astropy.table.Table.read` reads, with a column of
-        `~astropy.coordinates.SkyCoord` or columns of right ascension and declination (ICRS): ``ra``
-        and ``dec``, ``RAJ2000`` and ``DEJ2000``, ``ALPHA_J2000`` and ``DELTA_J2000``, ..., in any
-        case, in degrees if they have no unit. A column ``id``, ``object_id``, ``source_id``,
-        ``name``, ``label`` or ``number`` names the positions; without it they are numbered from 0.
+        A table, or a file of one (`~astro_ddprism.survey.catalogs.read_table`), with a column of
+        `~astropy.coordinates.SkyCoord` or columns of right ascension and declination (ICRS) of any
+        usual name (``ra`` and ``dec``, ``RAJ2000``, ``ALPHA_J2000``, ``coord_ra``, ...): angles or
+        numbers with a unit, numbers in degrees, or sexagesimal text, in hours for the right
+        ascension. Rows without a position are not on any image.
     wcs : `~astropy.wcs.WCS`
         Celestial WCS of the image.
+    format : str, optional
+        Name of astropy's format of the file.
+    id_column : str, optional
+        Column that names the positions. By default one that is called ``id``, ``object_id``,
+        ``NUMBER``, ``TARGETID``, ... or anything that ends in ``id``; without one they are
+        numbered from 0, with a word.
 
     Returns
     -------
     `~astropy.table.QTable`
-        Columns ``id``, ``x``, ``y``, ``sky_centroid``, one row per position, in order.
+        Columns ``id``, ``x``, ``y``, ``sky_centroid``, one row per position, in order; ``id`` is
+        the text of the column as it is written in the table.
 
     Raises
     ------
     InputError
-        If the table cannot be read, is empty, has no positions, or some are not finite or no
-        angles.
+        If the table cannot be read, is empty, has no positions, or two of one name.
 
     Examples
     --------
@@ -87,79 +115,157 @@ def read_positions(positions, wcs):
     7 49.0 59.0
     """
     if isinstance(positions, SkyCoord):
-        return positions_table(range(positions.size), positions.ravel(), wcs)
+        return positions_table(range(positions.size), _unmasked(positions.ravel()), wcs)
     label = "positions"
     if isinstance(positions, str | Path):
         label = f"positions {positions}"
-        positions = _read_table(positions, label)
+        path = positions
+        positions = read_table(path, label, format)
+        column = _id_column(positions, label, id_column) if len(positions) else None
+        if column is not None and positions[column].dtype.kind in "iuf" and format is None:
+            # Text tells more than the number that it looks like: zeros before it, all its digits.
+            positions = read_table(path, label, as_text=(column,))
     if not isinstance(positions, Table):
         raise InputError(
             f"{label}: found {type(positions).__name__}, expected a table, a file or a SkyCoord"
         )
     if len(positions) == 0:
         raise InputError(f"{label}: found no rows, expected one per position")
-    coordinates = _coordinates(positions, label)
-    column = _column(positions, ID_NAMES)
-    ids = np.arange(len(positions)) if column is None else _ids(positions[column], label)
-    return positions_table(ids, coordinates, wcs)
+    coordinates = _coordinates(positions, label, wcs)
+    column = _id_column(positions, label, id_column)
+    return positions_table(object_ids(positions, label, column), coordinates, wcs)
 
 
-def _read_table(path, label):
-    if not Path(path).exists():
-        raise FileNotFoundError(2, "No such file or directory", str(path))
-    try:
-        return Table.read(path)
-    except Exception as error:  # each of the many readers raises its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{label}: no table that astropy reads ({reason})") from error
-
-
-def _column(table, names):
-    found = {name.lower(): name for name in reversed(table.colnames)}
-    return next((found[name] for name in names if name in found), None)
-
-
-def _ids(column, label):
-    if np.ma.is_masked(column):
-        raise InputError(f"{label}: found rows without an id in column {column.name!r}")
-    values = np.asarray(column)
-    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
-
-
-def _coordinates(table, label):
-    ra, dec = _column(table, RA_NAMES), _column(table, DEC_NAMES)
+def _coordinates(table, label, wcs):
     skies = [name for name in table.colnames if isinstance(table[name], SkyCoord)]
     if skies:
-        coordinates = table[skies[0]]
-        if not (
-            np.isfinite(coordinates.spherical.lon) & np.isfinite(coordinates.spherical.lat)
-        ).all():
-            raise InputError(f"{label}, column {skies[0]!r}: found positions that are not finite")
+        name, coordinates = skies[0], _unmasked(table[skies[0]])
+    else:
+        pair = next(
+            (
+                found
+                for names in PAIRS
+                if None not in (found := [find_column(table, [name]) for name in names])
+            ),
+            None,
+        )
+        if pair is None:
+            raise InputError(
+                f"{label}: found columns {', '.join(table.colnames)}, expected a SkyCoord or RA "
+                "and Dec (named ra and dec, RAJ2000 and DEJ2000, ALPHA_J2000 and DELTA_J2000, ...)"
+            )
+        name = pair[0]
+        coordinates = _of_columns(table, pair, label, wcs)
+    finite = np.isfinite(coordinates.spherical.lon) & np.isfinite(coordinates.spherical.lat)
+    if not finite.any():
+        raise InputError(
+            f"{label}, column {name!r}: found no finite number in any row, expected positions"
+        )
+    if not finite.all():
+        logger.warning("%s: found no position in %d rows", label, np.sum(~finite))
+    return coordinates
+
+
+def _unmasked(coordinates):
+    """Coordinates that are NaN where they are masked."""
+    mask = getattr(coordinates, "mask", None)
+    if mask is None or not getattr(coordinates, "masked", False):
         return coordinates
-    if ra is None or dec is None:
-        raise InputError(
-            f"{label}: found columns {', '.join(table.colnames)}, expected a SkyCoord or RA and "
-            "Dec (named ra and dec, RAJ2000 and DEJ2000, ALPHA_J2000 and DELTA_J2000, ...)"
+    lon, lat = (
+        np.where(mask, np.nan, np.asarray(axis.unmasked.to_value(u.deg)))
+        for axis in (coordinates.spherical.lon, coordinates.spherical.lat)
+    )
+    return SkyCoord(lon * u.deg, lat * u.deg, frame=coordinates.frame.replicate_without_data())
+
+
+def _of_columns(table, names, label, wcs):
+    lon, lat = (
+        _angles(table[name], f"{label}, column {name!r}", hours=hours)
+        for name, hours in zip(names, (True, False), strict=True)
+    )
+    if names[0].lower() == "coord_ra" and lon[1] is None and lat[1] is None:
+        # Older files of the LSST pipelines hold radians, newer ones degrees.
+        lon, lat = _by_place(lon[0], lat[0], label, wcs)
+    else:
+        lon, lat = (
+            values * (u.deg if unit is None else unit).to(u.deg) for values, unit in (lon, lat)
         )
-    lon, lat = (_degrees(table[name], f"{label}, column {name!r}") for name in (ra, dec))
-    if (np.abs(lat) > 90).any() or (lon < -360).any() or (lon > 360).any():
+    finite = np.isfinite(lon) & np.isfinite(lat)
+    if (np.abs(lat[finite]) > 90).any() or (np.abs(lon[finite]) > 360).any():
         raise InputError(
-            f"{label}: found right ascensions from {lon.min():g} to {lon.max():g} and declinations "
-            f"from {lat.min():g} to {lat.max():g}, expected degrees"
+            f"{label}: found right ascensions from {np.nanmin(lon):g} to {np.nanmax(lon):g} and "
+            f"declinations from {np.nanmin(lat):g} to {np.nanmax(lat):g}, expected degrees"
         )
+    lon, lat = (np.where(finite, axis, np.nan) for axis in (lon, lat))
     return SkyCoord(lon * u.deg, lat * u.deg, frame=ICRS())
 
 
-def _degrees(column, label):
-    if np.asarray(column).dtype.kind not in "fiu":
-        raise InputError(f"{label}: found {column[0]!r}, expected degrees as a number")
-    values = np.ma.filled(np.ma.asarray(getattr(column, "value", column)).astype(float), np.nan)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
+def _by_place(lon, lat, label, wcs):
+    middle = SkyCoord(*wcs.wcs.crval[[wcs.wcs.lng, wcs.wcs.lat]], unit="deg",
+                      frame=wcs_to_celestial_frame(wcs)).icrs  # fmt: skip
+    near = {}
+    for unit in (u.rad, u.deg):
+        with np.errstate(invalid="ignore"):
+            angles = [axis * unit.to(u.deg) for axis in (lon, lat)]
+        fits = np.isfinite(angles[0]) & (np.abs(angles[1]) <= 90)
+        here = SkyCoord(angles[0][fits], angles[1][fits], unit="deg").separation(middle)
+        if (here < NEAR).any():
+            near[unit] = angles
+    if len(near) != 1:
         raise InputError(
-            f"{label}: found no finite number in row {bad[0]} and {len(bad) - 1} others"
+            f"{label}: found coord_ra and coord_dec without a unit, expected one: degrees and "
+            f"radians lead to {'the image' if near else 'no place near the image'}"
         )
-    try:
-        return values * (column.unit or u.deg).to(u.deg)
-    except u.UnitConversionError as error:
-        raise InputError(f"{label}: found the unit {column.unit}, expected an angle") from error
+    logger.info("%s: coord_ra and coord_dec are in %s", label, next(iter(near)))
+    return next(iter(near.values()))
+
+
+def _angles(column, label, *, hours):
+    """Numbers and their unit (None without one); NaN where there are none."""
+    mask = np.ma.getmaskarray(column) if isinstance(column, np.ma.MaskedArray) else None
+    if mask is None:
+        mask = np.broadcast_to(getattr(column, "mask", False), len(column))
+    unit = getattr(column, "unit", None)
+    values = np.asarray(getattr(getattr(column, "unmasked", column), "value", column))
+    if values.dtype.kind not in "fiu":
+        return _parsed(values, mask, label, hours=hours)
+    values = np.where(mask, np.nan, np.ma.getdata(values).astype(float))
+    values = np.where(np.isfinite(values), values, np.nan)
+    if unit is None or str(unit) == "":
+        return values, None
+    unit = u.Unit(str(unit).lower(), parse_strict="silent") if isinstance(
+        unit, u.UnrecognizedUnit) else unit  # fmt: skip
+    if hours and unit in (u.hour, u.hourangle):  # an hour of right ascension is an angle
+        unit = u.hourangle
+    if not isinstance(unit, u.UnitBase) or not unit.is_equivalent(u.deg):
+        known = {"degree": u.deg, "degrees": u.deg, "radian": u.rad, "radians": u.rad}
+        if str(unit).lower() not in known:
+            raise InputError(f"{label}: found the unit {unit}, expected an angle")
+        unit = known[str(unit).lower()]
+    return values, unit
+
+
+def _parsed(values, mask, label, *, hours):
+    """Angles in degrees of text: decimal degrees, or sexagesimal, where a first part is hours."""
+    degrees = np.full(len(values), np.nan)
+    for i, value in enumerate(values):
+        if mask[i] or value is None:
+            continue
+        value = value.decode() if isinstance(value, bytes) else str(value)
+        value = value.strip().replace("\N{MINUS SIGN}", "-")
+        if not value or value.lower() in {"nan", "null", "none", "--", "n/a"}:
+            continue
+        try:
+            if re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", value):
+                degrees[i] = float(value)
+            else:
+                has_unit = re.search("[a-zA-Z°]", value)
+                unit = None if has_unit else u.hourangle if hours else u.deg
+                angle = Angle(value, unit=unit)
+                degrees[i] = angle.to_value(u.deg)
+        except (ValueError, TypeError, u.UnitsError) as error:
+            raise InputError(
+                f"{label}: found {value!r} in row {i}, expected degrees as a number or sexagesimal "
+                "text"
+            ) from error
+    return degrees, u.deg

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from astropy import units as u
+from astropy.nddata import Cutout2D, NDData
 
 from ..errors import InputError
 from ..io.fits_in import NOISE_NAMES, as_float
+from ..io.wcs import celestial_wcs
 from ..units import AB_FLUX
 from .formats.base import read_raw, to_variance
 from .images import SurveyImage, stack_bands
@@ -157,7 +159,7 @@ def read_image(
 
 def _assemble(raw, *, estimate, subtract, saturation, name):
     data = _bands(raw.data, raw.label)
-    wcs = _celestial(raw.wcs, raw.label)
+    wcs = celestial_wcs(raw.wcs, raw.label)
     bad = ~np.isfinite(data)
     if raw.mask is not None:
         bad |= _match(raw.mask, data.shape, f"{raw.label}, mask") != 0
@@ -246,21 +248,6 @@ def _bands(data, label):
     if data.ndim not in {2, 3} or 0 in data.shape:
         raise InputError(f"{label}: found shape {found}, expected (ny, nx) or (bands, ny, nx)")
     return as_float(data if data.ndim == 3 else data[np.newaxis])
-
-
-def _celestial(wcs, label):
-    if wcs is None or not wcs.has_celestial:
-        found = "no WCS" if wcs is None else f"axes {list(wcs.wcs.ctype)}"
-        raise InputError(
-            f"{label}: found no celestial WCS ({found}), expected one with right ascension and "
-            "declination (CTYPE1, CTYPE2, CRVAL1, ...)"
-        )
-    if any(table is not None for table in (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)):
-        raise InputError(
-            f"{label}: found a WCS with distortion tables, which cutouts cannot carry; expected an "
-            "image resampled to a plain grid (SIP polynomials are fine)"
-        )
-    return wcs.celestial
 
 
 def _match(plane, shape, label):
@@ -383,6 +370,8 @@ def read_bands(image, options):
         return stack_bands(
             [one if isinstance(one, SurveyImage) else read_image(one, **options) for one in image]
         )
+    if isinstance(image, Cutout2D):
+        image = NDData(image.data, wcs=image.wcs)
     if isinstance(image, str | Path) or hasattr(image, "uncertainty"):
         return read_image(image, **options)
     raise InputError(

@@ -56,6 +56,9 @@ class Observations(abc.ABC):
         Position of each observation's target.
     source_wcs : list of WCS, or None
         World coordinates of each observation's sources, where they have pixels of their own.
+    rejected : QTable, or None
+        Positions that have no observation, where there were any: ``id``, ``sky_centroid`` and
+        ``reason``.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Observations(abc.ABC):
     ids: np.ndarray
     coordinates: SkyCoord | None
     source_wcs: list[WCS] | None
+    rejected: QTable | None = None
 
     @property
     @abc.abstractmethod

@@ -34,6 +34,8 @@ def views_from_image(
     psf_fwhm=None,
     size=32,
     positions=None,
+    positions_format=None,
+    id_column=None,
     n_random=None,
     random_distance=None,
     crowded_fraction=0.0,
@@ -61,6 +63,8 @@ def views_from_image(
         Side of the cutouts in pixels.
     positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`, optional
         The galaxies (`read_positions`); detected if not given.
+    positions_format, id_column : str, optional
+        Name of astropy's format of the file of positions, and of the column that names them.
     n_random : int, optional
         Number of random positions; twice the number of galaxies if not given. With 0 there is no
         view "random".
@@ -103,7 +107,10 @@ def views_from_image(
     if psf is not None:
         kernel = kernel_of(psf.at(image_middle(image)), image.n_bands, scale)
         _tell(psf, kernel)
-    galaxies, avoid = find_galaxies(image, psf=kernel, positions=positions, detection=detection)
+    galaxies, avoid = find_galaxies(
+        image, psf=kernel, positions=positions, detection=detection,
+        format=positions_format, id_column=id_column,
+    )  # fmt: skip
     stars = avoid
     if positions is not None:  # a catalog's objects tell nothing of stars
         stars = detect_stars(image) if psf is None and psf_fwhm is None else None
@@ -124,7 +131,7 @@ def views_from_image(
         cuts["random"] = cut_out(image, randoms, size=size, max_masked_fraction=max_masked_fraction)
         logger.info("%s: %d random positions", image.filename, len(cuts["random"].ids))
     autocorrelation = autocorrelation_of([image], correlated_noise)
-    return {
+    views = {
         name: View(
             cuts[name].data,
             **noise_of(cuts[name].variance, autocorrelation),
@@ -142,6 +149,9 @@ def views_from_image(
         for name, sources in (("random", ("los",)), ("galaxy", ("los", "galaxy")))
         if name in cuts
     }
+    for name, view in views.items():
+        view.rejected = cuts[name].rejected
+    return views
 
 
 def _opened(psf, image):

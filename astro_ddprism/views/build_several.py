@@ -15,7 +15,8 @@ from ..errors import InputError
 from ..psf import open_psf
 from ..survey.conditions import SurveyConditions, image_conditions
 from ..survey.correlation import autocorrelation_of
-from ..survey.cutouts import cut_stamps
+from ..survey.catalogs import some as some_names
+from ..survey.cutouts import cut_stamps, rejected_table
 from ..survey.find import find_galaxies
 from ..survey.images import SurveyImage, pixel_angle
 from ..survey.randoms import place_randoms
@@ -107,6 +108,8 @@ def views_from_images(
     frame=None,
     size=32,
     positions=None,
+    positions_format=None,
+    id_column=None,
     n_random=None,
     random_distance=None,
     crowded_fraction=0.0,
@@ -132,7 +135,7 @@ def views_from_images(
     size : int or `~astropy.units.Quantity`
         Side of the cutouts, in pixels of the first instrument or as an angle. The others cover the
         same part of the sky.
-    positions, n_random, random_distance, crowded_fraction, max_masked_fraction, seed, detection
+    positions, positions_format, id_column, n_random, random_distance, crowded_fraction, max_masked_fraction, seed, detection
         As for `views_from_image`.
     correlated_noise : int or mapping of str to int, optional
         The largest distance, in pixels, at which the noise of two pixels is correlated, of all
@@ -176,7 +179,10 @@ def views_from_images(
             )
         return _seen(name, stamps, table, sources)
 
-    galaxies, avoid = find_galaxies(first, positions=positions, detection=detection)
+    galaxies, avoid = find_galaxies(
+        first, positions=positions, detection=detection,
+        format=positions_format, id_column=id_column,
+    )  # fmt: skip
     observed = {"galaxy": cut("galaxy", galaxies, ("los", "galaxy"))}
     if n_random != 0:
         randoms = place_randoms(
@@ -190,7 +196,10 @@ def views_from_images(
             seed=seed,
         )
         observed = {"random": cut("random", randoms, ("los",)), **observed}
-    return make_views(observed, psf=psf, bands=bands, frame=frame)
+    views = make_views(observed, psf=psf, bands=bands, frame=frame)
+    for name, some in observed.items():
+        views[name].rejected = some.rejected
+    return views
 
 
 # -- parts ---------------------------------------------------------------------------------------
@@ -312,6 +321,9 @@ def _seen(name, stamps, table, sources):
             f"positions: found {len(table)} for the view {name!r}, none of them on an image of "
             f"{', '.join(stamps)} with few enough masked pixels; expected some"
         )
+    lost = ~seen.any(axis=0)
+    if lost.any():
+        logger.warning("%s: no cutout of %s", name, some_names(table["id"][lost]))
     return ObservedStamps(
         {
             instrument: some[keep]
@@ -321,4 +333,5 @@ def _seen(name, stamps, table, sources):
         ids=np.asarray(table["id"]).astype(str)[keep],
         coordinates=table["sky_centroid"][keep],
         sources=sources,
+        rejected=rejected_table(table, lost, np.full(len(table), "off all images, or masked")),
     )

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from astropy.table import QTable, vstack
 
 from ..errors import InputError
 from ..io.asdf import read_tree, write_tree
@@ -124,6 +125,17 @@ class MultiViewDataset(Mapping[str, Observations]):
             for source, shape in view.source_shapes.items():
                 shapes.setdefault(source, shape)
         return shapes
+
+    @property
+    def rejected(self) -> QTable:
+        """Positions that have no observation: ``view``, ``id``, ``sky_centroid``, ``reason``."""
+        tables = []
+        for name, view in self.items():
+            if view.rejected is not None and len(view.rejected):
+                table = view.rejected.copy()
+                table.add_column(np.full(len(table), name), 0, name="view")
+                tables.append(table)
+        return vstack(tables) if tables else QTable(names=("view", "id", "reason"), dtype=[str] * 3)
 
     @functools.cached_property
     def noise_scale(self) -> float:
@@ -323,7 +335,19 @@ class MultiViewDataset(Mapping[str, Observations]):
         state : dict
             A list of the views: their order is that of the sources.
         """
-        return {"views": list(self.values())}
+        state = {"views": list(self.values())}
+        rejected = {
+            name: {
+                "id": np.asarray(view.rejected["id"]).astype(str),
+                "coordinates": view.rejected["sky_centroid"],
+                "reason": np.asarray(view.rejected["reason"]).astype(str),
+            }
+            for name, view in self.items()
+            if view.rejected is not None and len(view.rejected)
+        }
+        if rejected:  # older readers pass over it
+            state["rejected"] = rejected
+        return state
 
     @classmethod
     def from_state(cls, state) -> "MultiViewDataset":
@@ -337,7 +361,12 @@ class MultiViewDataset(Mapping[str, Observations]):
         -------
         dataset : MultiViewDataset
         """
-        return cls({view.name: view for view in state["views"]})
+        dataset = cls({view.name: view for view in state["views"]})
+        for name, lost in state.get("rejected", {}).items():
+            dataset[name].rejected = QTable(
+                {"id": lost["id"], "sky_centroid": lost["coordinates"], "reason": lost["reason"]}
+            )
+        return dataset
 
 
 def _as_operator(value, shape, label) -> MixingOperator:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from astropy.table import QTable
 
 from ..errors import InputError
 from ..frame import SourceFrame
@@ -39,12 +40,15 @@ class ObservedStamps:
         The positions.
     sources : sequence of str
         The sources that the observations hold.
+    rejected : `~astropy.table.QTable`, optional
+        Positions that nobody saw.
     """
 
     stamps: dict[str, Stamps]
     ids: Sequence[str]
     coordinates: SkyCoord
     sources: Sequence[str]
+    rejected: QTable | None = None
 
     def __len__(self):
         return len(self.ids)

@@ -234,7 +234,7 @@ class View(Observations):
             unit = checked_unit(unit, None, self._error)
             factor = plain_values("data", u.Quantity(1, self.unit), unit, self._error)[0]
             noise = {"noise": self.noise.rescaled(float(factor))}
-        return type(self)(
+        new = type(self)(
             data,
             **noise,
             mixing=self.mixing,
@@ -248,6 +248,8 @@ class View(Observations):
             name=self.name,
             conditions=None if self.conditions is None else self.conditions.to(unit),
         )
+        new.rejected = self.rejected
+        return new
 
     def batch(self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32) -> Batch:  # noqa: D102
         index = self._rows(index)

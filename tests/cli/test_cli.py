@@ -220,9 +220,10 @@ def test_every_option_of_an_image(field, tmp_path, capsys):
         "--effective-gain", "0.5 electron/nJy", "--quiet",
     )  # fmt: skip
     captured = capsys.readouterr()
-    assert (status, captured.err, captured.out) == (0, "", "")
+    assert (status, captured.out) == (0, "")
+    assert "7 of 40 positions rejected: 6 off the image, 1 masked" in captured.err
     dataset = MultiViewDataset.read(out)
-    assert set(dataset["galaxy"].ids) <= set(table["ID"])
+    assert {*dataset["galaxy"].ids, *dataset.rejected["id"]} == set(table["ID"])
     assert dataset.noise_scale == pytest.approx(0.0163, rel=0.1)
     assert len(dataset["random"]) == 30
     near = dataset["random"].coordinates.match_to_catalog_sky(galaxies["sky_coord"])[1]
@@ -233,6 +234,41 @@ def test_every_option_of_an_image(field, tmp_path, capsys):
     options = ("--hdu", 1, "--estimate-noise", "--unit", "uJy", "--size", 16, "--keep-stars")
     assert run("cutouts", tile, "-o", out, "--overwrite", *options, *detection) == 0
     assert "0 star" in capsys.readouterr().err
+
+
+def test_positions_that_were_not_used_are_told(tile, field, tmp_path, capsys):
+    """By name, also when quiet, with the reason in a table, and in the views."""
+    truth = field.image.wcs.pixel_to_world([100, 200, 300], [300, 250, 200])
+    table = Table({"objectId": [2**62 + i for i in range(3)] + [7, 8]})
+    table["ra"], table["dec"] = [*truth.ra.deg, 3.0, np.nan], [*truth.dec.deg, 60.0, 1.0]
+    table.write(tmp_path / "c.fits")
+    out = tmp_path / "v.asdf"
+    options = ["--positions", tmp_path / "c.fits", "--n-random", 0, "--psf-fwhm", 0.85, "-q"]
+    options += ["--size", 16, "--max-masked-fraction", 0.95, "-o", out]
+    assert run("cutouts", tile, *options) == 0
+    assert "2 of 5 positions rejected: 2 off the image, 0 masked: 7, 8" in capsys.readouterr().err
+    views = MultiViewDataset.read(out)
+    assert views["galaxy"].ids.tolist() == [str(2**62 + i) for i in range(3)]
+    lost = Table.read(tmp_path / "v.rejected.ecsv")
+    for found in (lost, views.rejected):
+        assert list(map(str, found["id"])) == ["7", "8"]
+        assert list(found["reason"]) == ["off the image", "no position"]
+    assert "found an existing file" in fails(capsys, "cutouts", tile, *options)
+    table[:3].write(tmp_path / "c.fits", overwrite=True)
+    assert run("cutouts", tile, *options, "--overwrite") == 0
+    assert not (tmp_path / "v.rejected.ecsv").exists()
+    assert len(MultiViewDataset.read(out).rejected) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [("cutouts", "v.fits"), ("separate", "s.fits.gz"), ("separate", "s.asdf"), ("fit", "m.pt")],
+)
+def test_endings_of_other_kinds_of_files(tile, views, tmp_path, capsys, command, output):
+    image = tile if command == "cutouts" else views
+    model = ["--model", "kids-r"] if command == "separate" else []
+    message = fails(capsys, command, image, *model, "-o", tmp_path / output)
+    assert f"found the ending '.{output.rpartition('.')[2]}', expected one of" in message
 
 
 def test_several_tiles_are_bands(tile, psf, tmp_path, capsys):

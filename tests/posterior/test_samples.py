@@ -244,6 +244,27 @@ def test_fits_product(samples, view, tmp_path, with_samples):
         samples.write(path)
 
 
+def test_text_that_fits_does_not_hold(view, tmp_path):
+    """Names in any script come back; keywords are escaped, and the file stays readable."""
+    ids = ["星1", "é", "plain", "α Cen", str(2**63)]
+    images = {"galaxie\u0301": view.data, "los": view.data}
+    named = View(view.data, variance=1.0, mixing={s: Identity(SHAPE) for s in images}, ids=ids,
+                 unit="uJy", wcs=view.wcs, coordinates=view.coordinates, name="ci\u00e9l")  # fmt: skip
+    draws = {source: np.ones((2, 5, *SHAPE), "f4") for source in images}
+    provenance = {"model": "mod\u00e8le.asdf", "note": "a\nb"}
+    samples = PosteriorSamples(draws, named, provenance=provenance)
+    path = tmp_path / "s.fits"
+    samples.write(path)
+    table = QTable.read(path, hdu="CATALOG")
+    assert [str(np.char.decode(one, "utf-8")) for one in np.asarray(table["id"])] == ids
+    with fits.open(path) as hdus:
+        assert hdus[0].header["MODEL"] == "mod\\xe8le.asdf"
+        assert hdus[0].header["VIEW"] == "ci\\xe9l"
+        assert "note = a\\nb" in str(hdus[0].header["HISTORY"])
+        assert "GALAXIE\\U0301_MEAN" in {hdu.name for hdu in hdus}
+        hdus.verify("exception")
+
+
 def test_every_cutout_lands_on_its_pixels_of_the_sky(tmp_path):
     """A point source of known RA and Dec is found there through the product's own columns."""
     wcs = image_wcs()

@@ -84,15 +84,15 @@ def test_saturated_pixels_stay_known(ccd):
 
 
 def test_rejected_positions_are_told(image, caplog):
-    caplog.set_level("INFO", logger="astro_ddprism")
+    caplog.set_level("WARNING", logger="astro_ddprism")
     positions = at(image, [30, -3, 500, 1, np.nan], [30, 30, 30, 1, 3], ids=list("abcde"))
     cutouts = cut_out(image, positions, size=16, max_masked_fraction=0.2)
     assert cutouts.ids.tolist() == ["a"]
     assert cutouts.rejected["id"].tolist() == ["b", "c", "d", "e"]
     assert cutouts.rejected["reason"].tolist() == [
-        "off the image", "off the image", "masked", "off the image",
+        "off the image", "off the image", "masked", "no position",
     ]  # fmt: skip
-    assert "4 of 5 positions rejected: 3 off the image, 1 masked" in caplog.text
+    assert "4 of 5 positions rejected: 3 off the image, 1 masked: b, c, d, e" in caplog.text
 
 
 def test_no_position_on_the_image(image):

@@ -4,7 +4,9 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import (
     CCDData,
+    Cutout2D,
     NDData,
+    NDDataRef,
     StdDevUncertainty,
 )
 from astropy.wcs import WCS, Sip
@@ -12,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from astro_ddprism.errors import InputError
 from astro_ddprism.survey import read_image, stack_bands
+from astro_ddprism.survey.read import read_bands
 
 SHAPE = (64, 64)
 
@@ -208,20 +211,14 @@ def test_image_without_scatter(ccd):
         read_image(ccd, estimate_noise=True)
 
 
-def test_distortion_tables_and_foreign_wcs(ccd):
-    from astropy.wcs import DistortionLookupTable
-    from astropy.wcs.wcsapi import SlicedLowLevelWCS
-
-    wcs = ccd.wcs.deepcopy()
-    table = np.zeros((4, 4), np.float32)
-    wcs.cpdis1 = DistortionLookupTable(table, (1, 1), (1, 1), (10, 10))
-    image = NDData(ccd.data, uncertainty=StdDevUncertainty(np.ones(SHAPE)), wcs=wcs)
-    with pytest.raises(InputError, match="distortion tables"):
-        read_image(image)
-    sliced = SlicedLowLevelWCS(ccd.wcs, (slice(0, 64), slice(0, 64)))
-    image = NDData(ccd.data, uncertainty=StdDevUncertainty(np.ones(SHAPE)), wcs=sliced)
-    with pytest.raises(InputError, match=r"expected astropy.wcs.WCS"):
-        read_image(image)
+def test_parts_of_images(ccd):
+    """NDData wraps the WCS of the whole; Cutout2D moves it."""
+    image = NDDataRef(ccd.data, uncertainty=StdDevUncertainty(np.ones(SHAPE)), wcs=ccd.wcs)[5:, 7:]
+    expected = ccd.wcs.pixel_to_world(17, 25)
+    for part in (image, Cutout2D(ccd.data, (35.0, 34.0), (59, 57), wcs=ccd.wcs)):
+        found = read_bands(part, {"estimate_noise": True})
+        assert found.wcs.pixel_to_world(10, 20).separation(expected).arcsec < 1e-6
+        assert_array_equal(found.data[0], ccd.data[5:, 7:])
 
 
 def test_sip_is_kept(ccd):

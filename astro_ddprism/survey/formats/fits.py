@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+from astropy import log
 from astropy.wcs import WCS, FITSFixedWarning
 
 from ...errors import InputError
@@ -45,10 +46,14 @@ def from_file(path, *, hdu=None, noise=None, mask=None, unit=None, effective_gai
         label = f"{path}, HDU {sci.name or 0}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
+            level = log.level
+            log.setLevel("WARNING")  # of left-over SIP, `celestial_wcs` tells what is done
             try:
                 wcs = WCS(header, hdus)
             except Exception as error:  # wcslib raises many kinds
                 raise InputError(f"{label}: the WCS cannot be read ({error})") from error
+            finally:
+                log.setLevel(level)
         raw = RawImage(
             data=data,
             # Keywords may stand in the first extension and hold for all.

@@ -11,7 +11,6 @@ from astropy.nddata import (
     UnknownUncertainty,
     VarianceUncertainty,
 )
-from astropy.wcs import WCS
 
 from ...errors import InputError
 from .base import FORMATS, RawImage, find_gain, find_plane, find_unit, to_variance
@@ -44,10 +43,6 @@ def from_nddata(image, *, noise=None, mask=None, unit=None, effective_gain=None)
     )
     raw.psf = image.psf
     raw.file = Path(label).name if image.meta and "FILENAME" in image.meta else ""
-    if raw.wcs is not None and not isinstance(raw.wcs, WCS):
-        raise InputError(
-            f"{label}: found a WCS of type {type(raw.wcs).__name__}, expected astropy.wcs.WCS"
-        )
     for kind, spec in (noise or {}).items():
         raw.noise, found = find_plane(spec, kind, None, label)
         raw.noise_kind, raw.noise_label = kind, found["label"]
