@@ -4,8 +4,8 @@ import sys
 
 from ..errors import InputError
 from ..psf import BandPSFs, open_psf
-from ..survey import read_image, stack_bands
 from ..survey.images import pixel_angle
+from ..survey.mosaic import open_image
 
 __all__ = ["check_images", "read_tiles"]
 
@@ -87,17 +87,16 @@ def _images(args):
                 f"--{option}: found {len(values)} of them, expected one, or one for each of the "
                 f"{len(args.images)} images"
             )
-    return stack_bands(
+    common = {
+        "format": args.format,
+        "bad_bits": args.bad_bits,
+        "estimate_noise": args.estimate_noise,
+        "subtract_background": args.subtract_background,
+        "unit": args.unit,
+    }
+    return open_image(
         [
-            read_image(
-                path,
-                **{name: v[i % len(v)] for name, v in options.items() if v},
-                format=args.format,
-                bad_bits=args.bad_bits,
-                estimate_noise=args.estimate_noise,
-                subtract_background=args.subtract_background,
-                unit=args.unit,
-            )
+            (path, {**{name: v[i % len(v)] for name, v in options.items() if v}, **common})
             for i, path in enumerate(args.images)
         ]
     )
@@ -127,20 +126,24 @@ def _instruments(args):
             "subtract_background": args.subtract_background,
             "unit": args.unit,
         }
-        image = read_image(path, **{**common, **options})
-        images.setdefault(name, []).append(image)
+        images.setdefault(name, []).append((path, {**common, **options}))
         if psf is not None:
-            psfs.setdefault(name, []).append(_psf(psf, image, fine=True, **scale))
+            psfs.setdefault(name, []).append((psf, scale))
+    images = {name: open_image(several) for name, several in images.items()}
+    psfs = {
+        name: [_psf(psf, images[name], fine=True, **scale) for psf, scale in several]
+        for name, several in psfs.items()
+    }
     for argument, given in (("psf", psfs), ("bands", bands)):
         for name, several in given.items():
-            n_bands = sum(image.n_bands for image in images[name])
+            n_bands = images[name].n_bands
             if len(several) not in {0, 1 if argument == "psf" else n_bands, n_bands}:
                 raise InputError(
                     f"--instrument {name}: found {len(several)} times {argument}, expected one for "
                     f"each of {n_bands} bands"
                 )
     frame = {"scale": args.frame_scale, "size": args.frame_size}
-    return {name: stack_bands(several) for name, several in images.items()}, {
+    return images, {
         "psf": {n: p[0] if len(p) == 1 else BandPSFs(p) for n, p in psfs.items()} or None,
         "bands": {name: rows for name, rows in bands.items() if rows},
         "frame": {name: value for name, value in frame.items() if value is not None},

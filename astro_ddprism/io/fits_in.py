@@ -5,6 +5,7 @@ import re
 import warnings
 import zlib
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,15 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError
 
-__all__ = ["NAMES", "NOISE_NAMES", "find_extension", "open_fits", "read_extension", "read_plane"]
+__all__ = [
+    "NAMES",
+    "NOISE_NAMES",
+    "find_extension",
+    "only_window",
+    "open_fits",
+    "read_extension",
+    "read_plane",
+]
 
 # Extension names by what they hold, in the order in which they are believed.
 NOISE_NAMES = {
@@ -113,8 +122,31 @@ def find_extension(hdus, role, path, spec=None):
     raise InputError(f"{path}: found no image, expected one; the file has: {describe(hdus)}")
 
 
+_WINDOW = ContextVar("window", default=None)
+
+
+@contextmanager
+def only_window(shape, rows, columns):
+    """Read no more than a part of every image of some rows and columns, within the block.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns of the images of which a part is read; others are read whole.
+    rows, columns : slice
+        The part.
+    """
+    token = _WINDOW.set((tuple(shape), (rows, columns)))
+    try:
+        yield
+    finally:
+        _WINDOW.reset(token)
+
+
 def read_extension(hdu, path):
     """The pixels of an extension, in the machine's byte order, as they are stored.
+
+    Within `only_window`, those of a part of it.
 
     Parameters
     ----------
@@ -134,8 +166,12 @@ def read_extension(hdu, path):
     if len(hdu.shape) < 2:
         found = f"{len(hdu.shape)} dimensions" if hdu.shape else "no data"
         raise InputError(f"{label}: found {found}, expected an image of two or three dimensions")
+    shape, part = _WINDOW.get() or (None, None)
     try:
-        data = hdu.data
+        if hdu.shape[-2:] == shape:
+            data = np.asarray(hdu.section[(slice(None),) * (len(hdu.shape) - 2) + part])
+        else:
+            data = hdu.data
     except (OSError, TypeError, ValueError, IndexError, RuntimeError, AstropyUserWarning) as error:
         raise InputError(
             f"{label}: the pixels cannot be read, the file is damaged ({error})"

@@ -63,7 +63,7 @@ def celestial_wcs(wcs, label) -> WCS:
     if wcs.naxis > 2:
         if has_tables(wcs):
             raise InputError(
-                f"{label}: found a WCS of {wcs.naxis} axes with distortion tables, expected two axes"
+                f"{label}: found a WCS of {wcs.naxis} axes with distortion tables, expected two"
             )
         wcs = wcs.celestial
     if wcs.sip is not None and not any(kind.endswith("-SIP") for kind in wcs.wcs.ctype):

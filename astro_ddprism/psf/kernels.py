@@ -42,9 +42,9 @@ def open_psf(psf, *, pixel_scale=None, wcs=None, oversampling=None, scale=None, 
     psf : path, array_like, `~astropy.nddata.NDData`, model, PSF, or a list of these
         The PSF, ``(ky, kx)`` for all bands or ``(bands, ky, kx)``; or a list with one for each
         band. An array is on the pixels of the image. A file tells its pixels by ``PIXELSCL`` or
-        ``PIXSCALE``, a celestial WCS or ``OVERSAMP``, and is else taken to be on those of the image,
-        too; it may also be of PSFEx, or a grid that photutils reads. A model is one of astropy or
-        photutils.
+        ``PIXSCALE``, a celestial WCS or ``OVERSAMP``, and is else taken to be on those of the
+        image, too; it may also be of PSFEx, or a grid that photutils reads. A model is one of
+        astropy or photutils.
     pixel_scale : `~astropy.units.Quantity`, optional
         Angle of the image's pixels.
     wcs : `~astropy.wcs.WCS`, optional

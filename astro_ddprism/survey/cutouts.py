@@ -205,10 +205,10 @@ def _cut_all(image, positions, size):
     x0, y0 = (np.where(inside, axis, 0).astype(int) - size // 2 for axis in (x, y))
 
     n = len(positions)
-    data = np.zeros((n, bands, size, size), dtype=image.data.dtype)
-    variance = np.full(data.shape, np.inf, dtype=image.variance.dtype)
+    data = np.zeros((n, bands, size, size), dtype=image.pixel_type)
+    variance = np.full(data.shape, np.inf)
     mask, saturated = np.ones(data.shape, dtype=bool), np.zeros(data.shape, dtype=bool)
-    gain = None if image.effective_gain is None else np.full(data.shape, np.inf)
+    gain = np.full(data.shape, np.inf) if image.has_gain else None
     for i in np.flatnonzero(inside):
         rows, columns = (
             slice(max(start, 0), min(start + size, end))
@@ -220,12 +220,11 @@ def _cut_all(image, positions, size):
             slice(rows.start - y0[i], rows.stop - y0[i]),
             slice(columns.start - x0[i], columns.stop - x0[i]),
         )
-        data[here] = image.data[:, rows, columns]
-        variance[here] = image.variance[:, rows, columns]
-        mask[here] = image.mask[:, rows, columns]
-        saturated[here] = image.saturated[:, rows, columns]
+        planes = image.planes(rows, columns)
+        data[here], variance[here] = planes["data"], planes["variance"]
+        mask[here], saturated[here] = planes["mask"], planes["saturated"]
         if gain is not None:
-            gain[here] = image.effective_gain[:, rows, columns]
+            gain[here] = planes["effective_gain"]
     return data, variance, mask, saturated, gain, np.column_stack([x0, y0]), inside
 
 

@@ -9,7 +9,6 @@ from astropy import units as u
 from ..errors import InputError
 from ..units import AB_FLUX
 from .detection import detect_objects
-from .positions import read_positions
 
 __all__ = ["detect_galaxies", "detect_stars", "find_galaxies", "select_galaxies"]
 
@@ -167,7 +166,7 @@ def detect_stars(image):
         return None
 
 
-def find_galaxies(image, *, psf=None, positions=None, detection=None, **table):
+def find_galaxies(image, *, psf=None, positions=None, detection=None):
     """Galaxies from a catalog, or detected.
 
     Parameters
@@ -176,10 +175,10 @@ def find_galaxies(image, *, psf=None, positions=None, detection=None, **table):
         The image.
     psf : `~numpy.ndarray`, optional
         Its PSF, for the detection.
-    positions, detection
+    positions : `~astropy.table.QTable`, optional
+        What a catalog has for galaxies (`~astro_ddprism.survey.read_positions`).
+    detection
         As for `views_from_image`.
-    **table
-        Options of `read_positions`.
 
     Returns
     -------
@@ -188,7 +187,6 @@ def find_galaxies(image, *, psf=None, positions=None, detection=None, **table):
     """
     detection, selection = split_options(detection or {})
     if positions is not None:
-        galaxies = read_positions(positions, image.wcs, **table)
-        return galaxies, galaxies
+        return positions, positions
     objects = detect_objects(image, psf=psf, **detection)
     return select_galaxies(objects, **selection), objects

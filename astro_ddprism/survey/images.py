@@ -68,6 +68,33 @@ class SurveyImage:
         """Number of bands."""
         return len(self.data)
 
+    @property
+    def pixel_type(self):
+        """Type of the flux."""
+        return self.data.dtype
+
+    @property
+    def has_gain(self):
+        """Whether sources have photon noise of their own."""
+        return self.effective_gain is not None
+
+    def planes(self, rows, columns):
+        """Parts of all planes.
+
+        Parameters
+        ----------
+        rows, columns : slice
+            The part.
+
+        Returns
+        -------
+        dict of str to (bands, ny, nx) `~numpy.ndarray`
+            ``data``, ``variance``, ``mask``, ``saturated`` and, where there is one,
+            ``effective_gain``.
+        """
+        names = ["data", "variance", "mask", "saturated", *["effective_gain"] * self.has_gain]
+        return {name: getattr(self, name)[:, rows, columns] for name in names}
+
     def scaled(self, factor, unit):
         """The image with its flux multiplied by a factor.
 

@@ -49,6 +49,7 @@ def read_image(
     unit=None,
     zero_point=None,
     name=None,
+    partial=False,
 ):
     """Read a survey image with its noise, its mask and its WCS.
 
@@ -96,6 +97,8 @@ def read_image(
         to microjansky.
     name : str, optional
         Name of the band; the keyword ``FILTER`` if not given.
+    partial : bool
+        Whether it is a part of an image, which may be masked all over.
 
     Returns
     -------
@@ -153,11 +156,12 @@ def read_image(
         subtract=subtract_background,
         saturation=saturation,
         name=name,
+        partial=partial,
     )
     return image if zero_point is None else _calibrated(image, _zero_point(zero_point, raw))
 
 
-def _assemble(raw, *, estimate, subtract, saturation, name):
+def _assemble(raw, *, estimate, subtract, saturation, name, partial):
     data = _bands(raw.data, raw.label)
     wcs = celestial_wcs(raw.wcs, raw.label)
     bad = ~np.isfinite(data)
@@ -178,7 +182,8 @@ def _assemble(raw, *, estimate, subtract, saturation, name):
     if raw.gain is not None:
         gain = _checked_gain(raw.gain, data.shape, raw.gain_label)
         bad |= ~(gain > 0) | ((gain == np.inf) & (np.ndim(raw.gain) > 1))
-    _check_any_valid(bad, raw.label)
+    if not partial:
+        _check_any_valid(bad, raw.label)
     relative = raw.noise_kind == "weight" and not estimate
     sky = None
     if estimate or relative or subtract or saturation == "auto":
@@ -197,7 +202,8 @@ def _assemble(raw, *, estimate, subtract, saturation, name):
         ]
     )
     bad |= saturated
-    _check_any_valid(bad, raw.label)
+    if not partial:
+        _check_any_valid(bad, raw.label)
     return SurveyImage(
         data=data,
         variance=np.where(bad, np.inf, variance),

@@ -14,10 +14,12 @@ from ..psf.kernels import kernel_fwhm, kernel_of, kernels_at, open_psf, stack_ke
 from ..survey.conditions import SurveyConditions, image_conditions
 from ..survey.correlation import autocorrelation_of
 from ..survey.cutouts import check_size, cut_out
-from ..survey.find import detect_stars, find_galaxies
+from ..survey.find import find_galaxies
 from ..survey.images import image_middle, pixel_angle
+from ..survey.mosaic import Mosaic, is_sparse, measure_stars, open_bands
+from ..survey.positions import read_positions
 from ..survey.randoms import place_randoms
-from ..survey.read import read_bands, read_image
+from ..survey.read import read_image
 from ..survey.stamps import stack_stamps
 from .noise import noise_of
 from .view import View
@@ -52,9 +54,9 @@ def views_from_image(
     image : `SurveyImage`, path, `~astropy.nddata.NDData`, or a list of paths or NDData
         The image; a list holds bands on one pixel grid.
     psf : path, array_like, model, `~astro_ddprism.psf.PSF` or a list of these, optional
-        Point spread function (`~astro_ddprism.psf.open_psf`), by default that which the image brings
-        along: the sources are then the light before it. Without one, or with False, they are the
-        light as seen through it. One that changes over the image is taken at each object.
+        Point spread function (`~astro_ddprism.psf.open_psf`), by default that which the image
+        brings along: the sources are then the light before it. Without one, or with False, they are
+        the light as seen through it. One that changes over the image is taken at each object.
     psf_fwhm : float or `~astropy.units.Quantity`, optional
         Full width at half maximum of the point spread function, of all bands or of each, in
         arcseconds if without a unit: what the views remember of it. By default it is measured on
@@ -98,8 +100,15 @@ def views_from_image(
         If the image, the PSF or the positions cannot be used, no galaxy is found, or the
         correlation of the noise cannot be measured.
     """
-    image = read_bands(image, image_options)
+    image = open_bands(image, image_options)
     check_size(size, image)
+    if positions is not None:
+        positions = read_positions(
+            positions, image.wcs, format=positions_format, id_column=id_column
+        )
+    few = positions is not None and n_random == 0 and is_sparse(image, len(positions), size)
+    if isinstance(image, Mosaic) and not few:
+        image = image.load()
     shape = (image.n_bands, size, size)
     scale = pixel_angle(image)
     psf = _opened(psf, image)
@@ -107,14 +116,11 @@ def views_from_image(
     if psf is not None:
         kernel = kernel_of(psf.at(image_middle(image)), image.n_bands, scale)
         _tell(psf, kernel)
-    galaxies, avoid = find_galaxies(
-        image, psf=kernel, positions=positions, detection=detection,
-        format=positions_format, id_column=id_column,
-    )  # fmt: skip
-    stars = avoid
+    galaxies, avoid = find_galaxies(image, psf=kernel, positions=positions, detection=detection)
+    typical, stars = image, avoid
     if positions is not None:  # a catalog's objects tell nothing of stars
-        stars = detect_stars(image) if psf is None and psf_fwhm is None else None
-    conditions = image_conditions(image, objects=stars, psf=kernel, psf_fwhm=psf_fwhm)
+        typical, stars = measure_stars(image, enough=psf is None and psf_fwhm is None)
+    conditions = image_conditions(typical, objects=stars, psf=kernel, psf_fwhm=psf_fwhm)
     cuts = {"galaxy": cut_out(image, galaxies, size=size, max_masked_fraction=max_masked_fraction)}
     logger.info("%s: %d galaxies", image.filename, len(cuts["galaxy"].ids))
     if n_random != 0:
@@ -130,7 +136,7 @@ def views_from_image(
         )
         cuts["random"] = cut_out(image, randoms, size=size, max_masked_fraction=max_masked_fraction)
         logger.info("%s: %d random positions", image.filename, len(cuts["random"].ids))
-    autocorrelation = autocorrelation_of([image], correlated_noise)
+    autocorrelation = autocorrelation_of([typical], correlated_noise)
     views = {
         name: View(
             cuts[name].data,

@@ -13,14 +13,16 @@ from astropy.modeling import Model
 
 from ..errors import InputError
 from ..psf import open_psf
+from ..survey.catalogs import some as some_names
 from ..survey.conditions import SurveyConditions, image_conditions
 from ..survey.correlation import autocorrelation_of
-from ..survey.catalogs import some as some_names
 from ..survey.cutouts import cut_stamps, rejected_table
 from ..survey.find import find_galaxies
 from ..survey.images import SurveyImage, pixel_angle
+from ..survey.mosaic import Mosaic, is_sparse, measure_stars, open_bands
+from ..survey.positions import read_positions
 from ..survey.randoms import place_randoms
-from ..survey.read import read_bands, read_image
+from ..survey.read import read_image
 from ..survey.stamps import stack_stamps
 from .joint import ObservedStamps, make_views
 
@@ -135,7 +137,9 @@ def views_from_images(
     size : int or `~astropy.units.Quantity`
         Side of the cutouts, in pixels of the first instrument or as an angle. The others cover the
         same part of the sky.
-    positions, positions_format, id_column, n_random, random_distance, crowded_fraction, max_masked_fraction, seed, detection
+    positions, positions_format, id_column, n_random, random_distance, crowded_fraction
+        As for `views_from_image`.
+    max_masked_fraction, seed, detection
         As for `views_from_image`.
     correlated_noise : int or mapping of str to int, optional
         The largest distance, in pixels, at which the noise of two pixels is correlated, of all
@@ -155,18 +159,13 @@ def views_from_images(
         If an image, a PSF or the positions cannot be used, or no galaxy is found.
     """
     tiles = {
-        instrument: read_bands(image, {} if _is_read(image) else _own(image_options, instrument))
+        instrument: open_bands(image, {} if _is_read(image) else _own(image_options, instrument))
         for instrument, image in images.items()
     }
     first = next(iter(tiles.values()))
     psf = _psfs(psf, tiles)
     angle = size if isinstance(size, u.Quantity) else size * pixel_angle(first)
     sides = {instrument: _side(angle, tile) for instrument, tile in tiles.items()}
-    patches = {
-        instrument: autocorrelation_of([tile], _one(correlated_noise, instrument))
-        for instrument, tile in tiles.items()
-    }
-    conditions = {instrument: image_conditions(tile) for instrument, tile in tiles.items()}
 
     def cut(name, table, sources):
         stamps = {}
@@ -179,10 +178,24 @@ def views_from_images(
             )
         return _seen(name, stamps, table, sources)
 
-    galaxies, avoid = find_galaxies(
-        first, positions=positions, detection=detection,
-        format=positions_format, id_column=id_column,
-    )  # fmt: skip
+    if positions is not None:
+        positions = read_positions(
+            positions, first.wcs, format=positions_format, id_column=id_column
+        )
+    few = positions is not None and n_random == 0
+    for instrument, tile in tiles.items():
+        if isinstance(tile, Mosaic) and not (
+            few and is_sparse(tile, len(positions), sides[instrument])
+        ):
+            tiles[instrument] = tile.load()
+    first = next(iter(tiles.values()))
+    typical = {name: measure_stars(tile, enough=False)[0] for name, tile in tiles.items()}
+    patches = {
+        instrument: autocorrelation_of([tile], _one(correlated_noise, instrument))
+        for instrument, tile in typical.items()
+    }
+    conditions = {instrument: image_conditions(tile) for instrument, tile in typical.items()}
+    galaxies, avoid = find_galaxies(first, positions=positions, detection=detection)
     observed = {"galaxy": cut("galaxy", galaxies, ("los", "galaxy"))}
     if n_random != 0:
         randoms = place_randoms(
@@ -244,7 +257,7 @@ def _open(psf, tile, **options):
 
 
 def _is_read(image):
-    return isinstance(image[0] if isinstance(image, list | tuple) else image, SurveyImage)
+    return isinstance(image[0] if isinstance(image, list | tuple) else image, SurveyImage | Mosaic)
 
 
 def _check_cutouts(name, instruments):

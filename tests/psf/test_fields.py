@@ -40,11 +40,10 @@ def big():
 def test_the_psf_at_a_place_is_that_of_galsim(tmp_path, big):
     """By the reader of the Dark Energy Survey, which is not of this package."""
     galsim = pytest.importorskip("galsim")
-    import galsim.des
-
+    des = pytest.importorskip("galsim.des")
     path = tmp_path / "image.psf"
     write_psfex(path)
-    theirs = galsim.des.DES_PSFEx(str(path))
+    theirs = des.DES_PSFEx(str(path))
     psf = open_psf(path, wcs=big)
     for x, y in ((0, 0), (499.3, 120.0), (999, 700)):
         ours = psf.at(big.pixel_to_world(x, y))

@@ -110,7 +110,7 @@ def at(n, sigma, x, y):
 def test_kernels_are_centred_and_sum_to_one(kernel, word, caplog):
     found = read_psf(kernel)
     ny, nx = found.shape
-    assert ny % 2 and nx % 2
+    assert (ny % 2, nx % 2) == (1, 1)
     inner = found[:, nx // 2 - ny // 2 :][:, :ny]
     assert_allclose(inner, at(ny, 1.3, ny // 2, ny // 2), atol=2e-5)
     assert (word in caplog.text) if word else not caplog.text
@@ -165,10 +165,10 @@ def test_headers_tell_the_pixels(tmp_path, keywords):
 def test_pixels_that_are_too_coarse(tmp_path):
     path = tmp_path / "psf.fits"
     fits.writeto(path, at(25, 2, 12, 12), fits.Header({"EXTNAME": "OVERSAMP", "PIXELSCL": 0.2}))
-    with pytest.raises(InputError, match="found pixels that are 2 times those of the image"):
+    with pytest.raises(InputError, match=r"found pixels that are 2 times those of the image"):
         read_psf(path, pixel_scale=0.1 * u.arcsec)
     fits.setval(path, "PIXELSCL", value=-1.0)
-    with pytest.raises(InputError, match="keyword PIXELSCL: found -1.0, expected a positive"):
+    with pytest.raises(InputError, match=r"keyword PIXELSCL: found -1.0, expected a positive"):
         read_psf(path)
     with pytest.raises(InputError, match="expected the angle of the image's"):
         read_psf(open_psf(np.ones((1, 1)), scale=1 * u.arcsec))
