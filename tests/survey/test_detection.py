@@ -72,40 +72,6 @@ def test_counts_add_up(objects):
     assert counts["n_flux"] > 0
 
 
-<<<<<<< HEAD
-def test_flux_range_and_units(objects):
-    low, high = np.percentile(objects["flux"].value, [40, 90])
-    for unit, factor in ((u.uJy, 1), (u.nJy, 1e3), (u.nmgy, 1 / 3.630780548)):
-        some = select_galaxies(
-            objects, min_snr=0, min_flux=low * factor * unit, max_flux=high * factor * unit
-        )
-        assert some["flux"].value.min() >= low
-        assert some["flux"].value.max() <= high
-    assert len(select_galaxies(objects, min_snr=0, min_flux=low)) > len(some)
-    with pytest.raises(InputError, match=r"min_flux: found 1.0 m"):
-        select_galaxies(objects, min_flux=1 * u.m)
-
-
-def test_the_psf_tells_stars_where_there_are_few(field):
-    corner = read_image(field.image[:200, :200])
-    objects = detect_objects(corner, psf=field.psf)
-    assert objects.meta["stellar_radius"] == pytest.approx(1.5, abs=0.4)
-
-
-def test_no_locus_no_stars(ccd):
-    rng = np.random.default_rng(5)
-    y, x = np.mgrid[:64, :64]
-    for cx, cy in ((20, 20), (40, 45)):
-        ccd.data += 200 * np.exp(-0.5 * ((x - cx) ** 2 + (y - cy) ** 2) / rng.uniform(4, 9))
-    objects = detect_objects(read_image(ccd))
-    assert len(objects) == 2
-    assert objects.meta["stellar_radius"] is None
-    assert not objects["star"].any()
-    assert len(detect_galaxies(read_image(ccd), min_snr=5)) == 2
-
-
-=======
->>>>>>> be6b631 (Let the tests of survey, psf, views and simulate mirror their modules)
 def test_saturated_objects_are_flagged(ccd):
     y, x = np.mgrid[:64, :64]
     for cx, cy, height in ((16, 20, 5000), (45, 40, 300)):
