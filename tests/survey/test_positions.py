@@ -91,7 +91,7 @@ def test_which_column_names_the_rows(wcs, caplog):
     assert read_positions(table, wcs, id_column="gal")["id"].tolist() == ["1", "2", "3"]
     with pytest.raises(InputError, match="column 'name': found x more than once"):
         read_positions(table, wcs, id_column="name")
-    with pytest.raises(InputError, match="id_column: found columns .*, expected none"):
+    with pytest.raises(InputError, match=r"id_column: found columns .*, expected none"):
         read_positions(table, wcs, id_column="none")
     assert not caplog.text
     assert read_positions(table[["ra", "dec"]], wcs)["id"].tolist() == ["0", "1", "2"]
@@ -161,7 +161,7 @@ def test_radians_without_a_unit(wcs, caplog):
         assert_allclose(read_positions(table, wcs)["sky_centroid"].ra.deg, RA)
         assert f"coord_ra and coord_dec are in {unit}" in caplog.text
     table["coord_dec"] -= 60
-    with pytest.raises(InputError, match="coord_ra and coord_dec without a unit.*no place near"):
+    with pytest.raises(InputError, match=r"coord_ra and coord_dec without a unit.*no place near"):
         read_positions(table, wcs)
 
 
