@@ -220,7 +220,8 @@ def private_names(root):
             and isinstance(node.value, ast.Name)
             and node.value.id in bound
             # torch has no other names for what works on many tensors at once
-            and is_private(node.attr.removeprefix("_foreach"))
+            and is_private(node.attr)
+            and not node.attr.startswith("_foreach_")
         ]
     return faults
 

@@ -2,8 +2,8 @@ r"""What PSFs are like in files and arrays, checked once for all uses.
 
 A stamp has a *centre*, where the point source is: measured, as a centroid under a Gaussian window
 of the PSF's own width, since an even-sized stamp has no middle pixel and many odd-sized ones were
-cut out around the brightest. Of a stamp with the pixels :math:`s`, :math:`r` of which fit on a pixel
-of the image, the response in the image's pixels :math:`n` is
+cut out around the brightest. Of a stamp with the pixels :math:`s`, :math:`r` of which fit on a
+pixel of the image, the response in the image's pixels :math:`n` is
 
 .. math:: P_n = r \sum_s p_s \, \mathrm{sinc}(n r + c - s) \qquad\text{or}\qquad
           P_n = \sum_s p_s \, |[s - \tfrac12, s + \tfrac12] \cap
