@@ -237,6 +237,10 @@ class Part:
                 names = ", ".join(cls.registry.names())
                 raise InputError(f"{kind}: found a table without a name, expected one of {names}")
             part = cls.registry[name]
+            if not issubclass(part, cls):
+                raise InputError(
+                    f"{kind} {name!r}: found {_path(part)}, expected a kind of {cls.__name__}"
+                )
         known = [f.name for f in fields(part)]
         unknown = sorted(set(options) - set(known))
         if unknown:

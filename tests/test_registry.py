@@ -2,6 +2,7 @@ import math
 import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, EntryPoints
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -202,18 +203,44 @@ def test_parts_that_cannot_be(tree, message):
         Lens.from_tree(tree)
 
 
+def test_a_part_of_one_kind_takes_no_other(monkeypatch):
+    """Though it has a name: what asks for a thin lens would not know what to do with another."""
+
+    @dataclass(frozen=True)
+    class Eyepiece(Part):
+        lens: Thin = option(Thin())
+
+    assert Eyepiece("thin") == Eyepiece({"name": "thin"}) == Eyepiece()
+    for other in ("thick", {"name": "thick"}):
+        with pytest.raises(
+            InputError, match=r"^lens 'thick': found .*Thick, expected a kind of Th"
+        ):
+            Eyepiece(other)
+    with pytest.raises(InputError, match=r"^lens: found Thick\(.*, expected a lens, one of"):
+        Eyepiece(Thick())
+    points = EntryPoints([EntryPoint("alien", "builtins:int", "tests.lenses")])
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
+    monkeypatch.setattr(Lens.registry, "_classes", dict(Lens.registry._classes))
+    with pytest.raises(
+        InputError, match=r"^lens 'alien': found builtins\.int, expected a kind of L"
+    ):
+        Lens.from_tree("alien")
+
+
 def test_annotations_that_are_text(monkeypatch, tmp_path):
     """As ``from __future__ import annotations`` leaves them, of a part that a plug-in brings."""
     (tmp_path / "plugged_lenses.py").write_text(
         "from __future__ import annotations\n"
         "from dataclasses import dataclass\n"
-        "from astro_ddprism.registry import Part, option\n"
+        "from astro_ddprism.registry import option\n"
+        "from lenses import Lens\n"
         "@dataclass(frozen=True)\n"
-        "class Fresnel(Part):\n"
+        "class Fresnel(Lens):\n"
         "    grooves: int = option(5, least=1)\n"
         "    radii: tuple[float, ...] | None = None\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "lenses", SimpleNamespace(Lens=Lens))
     points = EntryPoints([EntryPoint("fresnel", "plugged_lenses:Fresnel", "tests.lenses")])
     monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
     monkeypatch.setattr(Lens.registry, "_classes", dict(Lens.registry._classes))
