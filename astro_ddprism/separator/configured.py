@@ -20,8 +20,11 @@ class Configured:
 
     def __setattr__(self, name, value):
         # Parameters are checked whenever they are set: there is no separator that cannot be used.
-        if name in {f.name for f in fields(self)}:
+        known = [f.name for f in fields(self)]
+        if name in known:
             value = checked_fields(type(self), {name: value})[name]
+        elif not name.startswith("_"):
+            raise InputError(f"{name}: no parameter; expected one of {', '.join(known)}")
         super().__setattr__(name, value)
 
     @classmethod

@@ -215,6 +215,9 @@ def test_options_are_checked_when_they_are_set():
     assert separator.network == MLP()
     with pytest.raises(AttributeError, match="n_steps"):  # parts are frozen
         separator.chains.n_steps = 6
+    for name in ("n_steps", "device"):  # which would do nothing
+        with pytest.raises(InputError, match=f"^{name}: no parameter; expected one of sources, "):
+            setattr(separator, name, 3)
 
 
 def test_parameters_as_scikit_learn_has_them():
