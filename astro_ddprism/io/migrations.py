@@ -61,9 +61,11 @@ def _model_4_config(old, shapes):
         solver["iterations"] = old["solver_iterations"]
     posterior = {"name": "moment-matching", "solver": solver}
     if old.get("posterior") == "amortized":
+        # The options of its network were those of the priors', if these were of the same kind.
+        own = old["network_options"] if all(n["name"] == "unet" for n in networks) else {}
         posterior = {
             "name": "amortized",
-            "network": {"name": "unet", **(old.get("posterior_options") or old["network_options"])},
+            "network": {"name": "unet", **(old.get("posterior_options") or own)},
             "n_images": old["n_posterior_images"],
             "flux_factors": old.get("flux_factors") or {},
             "templates": old.get("templates") or [],

@@ -11,6 +11,7 @@ from astro_ddprism.io.migrations import migrate
 from astro_ddprism.models import find_model
 from astro_ddprism.separator.parts import (
     GMRES,
+    MLP,
     AdamsBashforth,
     Amortized,
     Chains,
@@ -199,6 +200,14 @@ def test_amortized_posteriors(options, network):
         "n_starts": 3,
         "otherwise": MATCHING,
     }
+
+
+def test_vectors_had_no_amortized_posterior_whatever_was_asked_for():
+    """The options of their perceptrons were none of its network."""
+    options = AMORTIZED | {"network_options": {"width": 8}}
+    config = migrate(tree_1(options, {"sky": (5,), "galaxy": (2,)}))["config"]
+    assert config["posterior"]["network"] == {"name": "unet"}
+    assert DiffusionSourceSeparator.from_config(config).network == MLP(width=8)
 
 
 def test_a_dense_solver_had_no_iterations():
