@@ -29,7 +29,7 @@ class MLP(Network):
     """
 
     width: int = option(256, least=1)
-    depth: int = option(3, least=1)
+    depth: int = option(3, least=0)
     embedding: int = option(64, least=2)
 
     def build(self, shape, n_features):  # noqa: D102
