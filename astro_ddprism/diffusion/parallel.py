@@ -45,8 +45,8 @@ class Execution(Part):
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
+            torch.zeros((), device=device).item()
+        except (RuntimeError, AssertionError, ImportError) as error:
             raise InputError(
                 f"device: found {self.device!r}, which this machine or torch does not have; "
                 "expected auto, cpu, cuda, ..."
