@@ -121,6 +121,10 @@ def log_prob(
         raise InputError(f"n_steps: found {n_steps}, expected at least 5")
     device = terminal.mean.device
     flow = _ProbabilityFlow(denoiser, n_steps, n_probes, dtype=x.dtype, device=device)
+    end = terminal.to(dtype=torch.float64)
+    location, spread = end.log_scale
+    # With the root mean square of a log-normal scale.
+    end = GaussianPrior(end.mean, (location + spread.square()).exp() * end.factor)
     values, variances = [], []
     nodes = [(begin, i) for begin in range(0, len(x), batch_size) for i in range(n_steps + 1)]
     for begin, i in track(nodes):
@@ -131,8 +135,7 @@ def log_prob(
         integral = integral + divergence
         variance = variance + uncertainty
         if i == n_steps:
-            prior = terminal.to(dtype=torch.float64)
-            values.append(integral + _gaussian_log_prob(prior, path.flatten(1), flow.sigma_max))
+            values.append(integral + end.log_prob(path.flatten(1), flow.sigma_max))
             variances.append(variance)
     if not values:
         return torch.zeros(2, 0, dtype=torch.float64, device=device).unbind()
@@ -196,19 +199,3 @@ def _mean_and_trace(denoiser, x: Tensor, t: Tensor, n_probes: int):
     if exact:
         return mean, products.sum(dim=0), torch.zeros_like(products[0])
     return mean, products.mean(dim=0), products.var(dim=0) / n_probes
-
-
-def _gaussian_log_prob(prior: GaussianPrior, x: Tensor, sigma: Tensor) -> Tensor:
-    r"""Log-density of :math:`\mathcal{N}(\mu, \mathbb{E}[s^2] W W^T + \sigma^2 I)`.
-
-    By the determinant lemma, in the ``R`` dimensions of :math:`W`.
-    """
-    location, spread = prior.log_scale
-    mean_square = (2 * location + 2 * spread.square()).exp()  # of a log-normal scale
-    basis, singular, _ = torch.linalg.svd(prior.factor, full_matrices=False)
-    gained = mean_square * singular.square() / sigma**2
-    residual = (x - prior.mean) / sigma
-    coefficients = residual @ basis
-    chi2 = residual.square().sum(dim=1) - (coefficients.square() * gained / (1 + gained)).sum(dim=1)
-    log_det = gained.log1p().sum() + 2 * x.shape[1] * sigma.log()
-    return -0.5 * (chi2 + log_det + x.shape[1] * math.log(2 * math.pi))
