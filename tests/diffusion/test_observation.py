@@ -9,6 +9,7 @@ from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.posteriors.latent import latent_posterior
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
 from astro_ddprism.mixing import CorrelatedNoise, DenseMatrix, DiagonalNoise, PhotonNoise
+from astro_ddprism.separator.loader import ViewLoader
 from astro_ddprism.views.base import Batch
 
 
@@ -80,6 +81,22 @@ def test_repeated_observations(linear_problem):
     torch.testing.assert_close(
         often.forward(x.repeat_interleave(3, dim=0)), once.forward(x).repeat_interleave(3, dim=0)
     )
+
+
+def test_distinct_observations(linear_problem):
+    """Each once, and which of them every row is."""
+    problem = linear_problem(2, psf=False)
+    loader = ViewLoader(problem.view, 1.0, torch.device("cpu"))
+    repeated = loader.observe(np.array([1, 0, 1, 1]))
+    alone, inverse = repeated.distinct
+    assert (len(repeated), len(alone)) == (4, 2)
+    assert torch.equal(alone.y[inverse], repeated.y)
+    x = torch.randn(2, 24, generator=torch.Generator().manual_seed(6))
+    torch.testing.assert_close(alone.forward(x)[inverse], repeated.forward(x[inverse]))
+    assert repeated.distinct[0] is alone  # found once
+    once = loader.observe(np.array([1, 0]))
+    assert once.distinct[0] is once
+    assert once.distinct[1].tolist() == [0, 1]
 
 
 def test_correlated_noise_against_dense_matrices(linear_problem):

@@ -1,29 +1,38 @@
 """What an EM iteration does with draws."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from azula.noise import VESchedule
 
+from astro_ddprism.diffusion.learning import data as data_module
 from astro_ddprism.diffusion.learning import em as module
 from astro_ddprism.diffusion.learning.em import EMState, ExpectationMaximization
 from astro_ddprism.diffusion.learning.stages import Stage
+from astro_ddprism.diffusion.learning.training import Trainer, Training
+from astro_ddprism.diffusion.learning.warmstart import WarmStart
 from astro_ddprism.diffusion.networks.mlp import MLP
-from astro_ddprism.diffusion.posteriors.amortized import AmortizedPosterior
+from astro_ddprism.diffusion.parallel import Execution
+from astro_ddprism.diffusion.posteriors.amortized import Amortized
+from astro_ddprism.diffusion.posteriors.base import Priors
+from astro_ddprism.diffusion.posteriors.moment_matching import (
+    JointPosteriorDenoiser,
+    MomentMatching,
+)
 from astro_ddprism.diffusion.posteriors.solvers import Dense
-from astro_ddprism.diffusion.priors.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
-from astro_ddprism.diffusion.priors.mixture import MixtureResidualDenoiser
-from astro_ddprism.diffusion.sampling.chains import JointSampler
+from astro_ddprism.diffusion.priors.schedule import NoiseSchedule
+from astro_ddprism.diffusion.sampling.chains import Chains
+from astro_ddprism.diffusion.sampling.samplers import AdamsBashforth
 from astro_ddprism.errors import InputError
 from astro_ddprism.mixing import Identity
-from astro_ddprism.separator.state import tree_from_state
+from astro_ddprism.separator.loader import ViewLoader
+from astro_ddprism.separator.trees import draws_tree, priors_tree
 from astro_ddprism.views.dataset import MultiViewDataset
 
 CPU = torch.device("cpu")
-SCHEDULE = VESchedule(0.1, 100.0)
 SIZE = 2
 IMAGE = (1, 2, 2)
 
@@ -52,77 +61,35 @@ def make_views(shape=(SIZE,), **held):
     )
 
 
-def make_em(views, make_sampler=None, amortize=False, **settings):
-    def make_denoiser(source, data_scale, mixture):
-        shape = views.source_shapes[source]
-        backbone = MLP(shape, SourceDenoiser.n_features, width=8, depth=1, embedding=4)
-        if mixture is None:
-            return SourceDenoiser(backbone, SCHEDULE, data_scale)
-        return MixtureResidualDenoiser(backbone, SCHEDULE, data_scale, mixture)
+NETWORK = MLP(width=8, depth=1, embedding=4)
 
-    def make_posterior(sources, data_scale):
-        bands, *size = views.source_shapes[sources[0]]
-        shape = (len(sources) * bands, *size)
-        backbone = MLP(shape, AmortizedPosterior.n_features, width=8, depth=1, embedding=4)
-        return AmortizedPosterior(backbone, VESchedule(0.1, 1000.0), data_scale)
 
-    def joint_sampler(denoisers, gaussians, mixtures, posteriors):
-        return JointSampler(
-            denoisers,
-            gaussians,
-            mixtures,
-            posteriors,
-            schedule=lambda _: SCHEDULE,
-            source_shapes=views.source_shapes,
-            scale=lambda _: 1.0,
-            device=CPU,
-            sampler="adams-bashforth",
-            n_steps=4,
-            solver=Dense(),
-            batch_size=5,
-            max_chi2=2.0,
-            n_candidates=2,
-            n_redraws=1,
-        )
+def make_state(views):
+    networks = dict.fromkeys(views.source_shapes, NETWORK)
+    return EMState(Priors(NoiseSchedule(0.1, 100.0), networks))
 
+
+def make_em(views, amortize=None, *, n_em_iterations=1, start=1.0):
+    """EM of small networks; ``amortize`` are the options of an amortized posterior."""
+    posterior = MomentMatching(Dense())
+    if amortize is not None:
+        posterior = Amortized(NETWORK, 200, **amortize, otherwise=posterior)
+    training = Training(n_first_images=200, n_images=200, batch_size=8, learning_rate=1e-3)
     return ExpectationMaximization(
-        views,
-        make_sampler=make_sampler(joint_sampler) if make_sampler else joint_sampler,
-        make_denoiser=make_denoiser,
-        amortizes=lambda sources: amortize and len(sources) > 1,
-        make_posterior=make_posterior,
-        source_shapes=views.source_shapes,
+        {name: ViewLoader(view, 1.0, CPU) for name, view in views.items()},
         symmetries=dict.fromkeys(views.sources, ()),
-        settings={
-            "seed": 1,
-            "n_em_iterations": 1,
-            "templates": (),
-            "flux_factors": {},
-            "n_posterior_images": 200,
-            "warm_start_rank": 2,
-            "warm_start_rank_new": 2,
-            "warm_start_iterations": 2,
-            "warm_start_components": 4,
-            "sigma_min": 0.1,
-            "sigma_max": 100.0,
-            "batch_size": 5,
-            "n_first_images": 200,
-            "n_images": 200,
-            "train_batch_size": 8,
-            "learning_rate": 1e-3,
-            "precision": "float32",
-            "chain_start": 1.0,
-            **settings,
-        },
-        device=CPU,
-        track=lambda items, title, **_: items,  # noqa: ARG005
+        posterior=posterior,
+        warm_start=WarmStart(rank=2, rank_new=2, iterations=2, components=4),
+        trainer=Trainer(training, Execution("cpu", batch_size=5), lambda steps, _: steps),
+        chains=Chains(sampler="adams-bashforth", n_steps=4, start=start, n_candidates=2),
+        n_em_iterations=dict.fromkeys(views.sources, n_em_iterations),
+        seed=1,
+        track=lambda items, *_, **__: items,
     )
 
 
 def leaves(tree, name=""):
-    if name == "/history":
-        tree = dict(tree)
-    if name == "/posteriors":
+    if name == "/learned":
         tree = {"".join(saved["sources"]): saved["weights"] for saved in tree}
     if isinstance(tree, dict):
         return {k: v for key in tree for k, v in leaves(tree[key], f"{name}/{key}").items()}
@@ -131,7 +98,13 @@ def leaves(tree, name=""):
 
 def assert_same(state, other):
     """All that was learned, drawn and recorded is equal to the last bit, but for the times."""
-    first, second = leaves(tree_from_state(state)), leaves(tree_from_state(other))
+    first, second = (
+        leaves(priors_tree(s.priors) | draws_tree(s, empty=False) | {
+            f"{i} {name}": value for i, row in enumerate(s.history) for name, value in row.items()
+        })
+        for s in (state, other)
+    )  # fmt: skip
+    assert (state.stage, state.iteration) == (other.stage, other.iteration)
     assert set(first) == set(second)
     for name, value in first.items():
         if not name.endswith("_time"):
@@ -150,12 +123,15 @@ SETTINGS = [
 @pytest.mark.parametrize("shape", [(SIZE,), (1, SIZE)], ids=["mixture", "gaussian"])
 @pytest.mark.parametrize("held", SETTINGS, ids=lambda held: "-".join(held.values()))
 def test_sources_are_learned_in_their_stages(held, shape):
-    em, state = make_em(make_views(shape, **held)), EMState()
+    views = make_views(shape, **held)
+    em, state = make_em(views), make_state(views)
     seen = []
     for _ in em.run(state):
-        seen.append((state.stage, state.iteration, "".join(state.denoisers)))
-        assert set(state.gaussians) == set(state.denoisers)
-        assert set(state.mixtures) == (set(state.denoisers) if shape == (SIZE,) else set())
+        seen.append((state.stage, state.iteration, "".join(state.priors.denoisers)))
+        assert set(state.priors.gaussians) == set(state.priors.denoisers)
+        assert set(state.priors.mixtures) == (
+            set(state.priors.denoisers) if shape == (SIZE,) else set()
+        )
     expected, known = [], ""
     for k, stage in enumerate(em.stages):
         known += "".join(stage.sources)
@@ -179,12 +155,13 @@ def test_sources_are_learned_in_their_stages(held, shape):
 
 @pytest.mark.parametrize("shape", [(SIZE,), (1, SIZE)], ids=["mixture", "gaussian"])
 def test_known_sources_stay_as_they_are(shape):
-    state = EMState()
+    views = make_views(shape, v="a", w="ab")
+    state = make_state(views)
     weights = {}
-    for _ in make_em(make_views(shape, v="a", w="ab")).run(state):
-        now = [p.clone() for p in state.denoisers["a"].state_dict().values()]
-        if state.mixtures:
-            mixture = state.mixtures["a"]
+    for _ in make_em(views).run(state):
+        now = [p.clone() for p in state.priors.denoisers["a"].state_dict().values()]
+        if state.priors.mixtures:
+            mixture = state.priors.mixtures["a"]
             now += [mixture.weights.clone(), mixture.means.clone(), mixture.covariances.clone()]
         weights[state.stage, state.iteration] = now
     learned = weights[1, 0]
@@ -200,7 +177,8 @@ def test_known_sources_stay_as_they_are(shape):
     ids=["a-ab", "a-ab-abc", "ab-ab", "a-ab-gaussian", "a-ab-amortized"],
 )
 def test_goes_on_from_any_iteration_as_if_unbroken(held, shape):
-    em, state = make_em(make_views(shape, **held), amortize=shape == IMAGE), EMState()
+    views = make_views(shape, **held)
+    em, state = make_em(views, {} if shape == IMAGE else None), make_state(views)
     states = [copy.deepcopy(state) for _ in em.run(state)]
     for between in states[:-1]:
         torch.rand(7)  # whatever else draws random numbers
@@ -214,31 +192,24 @@ def test_random_numbers_of_the_caller_are_left_alone():
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    list(make_em(make_views(v="a")).run(EMState()))
+    views = make_views(v="a")
+    list(make_em(views).run(make_state(views)))
     assert torch.equal(torch.rand(3), expected)
 
 
-class Spoiled:
-    """A sampler some of whose chains have failed."""
+def spoil(monkeypatch, bad):
+    """Let some of the chains fail."""
 
-    def __init__(self, sampler, bad):
-        self.sampler, self.bad = sampler, bad
-
-    def __getattr__(self, name):
-        return getattr(self.sampler, name)
-
-    def draw(self, *args, **options):
-        draws = self.sampler.draw(*args, **options)
-        draws.x[self.bad] = torch.nan
-        draws.chi2[self.bad] = torch.inf
+    def draw(*args, original=module.draw_sources, **options):
+        draws = original(*args, **options)
+        draws.x[bad] = torch.nan
+        draws.chi2[bad] = torch.inf
         draws.good = torch.ones_like(draws.good)
-        draws.good[self.bad] = False
+        draws.good[bad] = False
         draws.n_redrawn = 3
         return draws
 
-
-def spoil(bad):
-    return lambda make: lambda *priors: Spoiled(make(*priors), bad)
+    monkeypatch.setattr(module, "draw_sources", draw)
 
 
 def test_failed_chains_are_left_out_and_counted(monkeypatch):
@@ -249,8 +220,10 @@ def test_failed_chains_are_left_out_and_counted(monkeypatch):
         return original(samples, *args)
 
     monkeypatch.setattr(module, "images", images)
-    state = EMState()
-    list(make_em(make_views(v="ab", w="b"), spoil([1, 4])).run(state))
+    spoil(monkeypatch, [1, 4])
+    views = make_views(v="ab", w="b")
+    state = make_state(views)
+    list(make_em(views).run(state))
     # First b alone from w; then a from v. Each M-step sees the ten good draws of each view.
     assert [len(samples) for samples in trained] == [10, 10, 10, 10]
     assert all(torch.isfinite(samples).all() for samples in trained)
@@ -267,47 +240,57 @@ def test_training_sees_the_draws_of_all_views(monkeypatch):
         return original(samples, *args)
 
     monkeypatch.setattr(module, "images", images)
-    list(make_em(make_views(v="ab", w="ba"), n_em_iterations=0).run(EMState()))
+    views = make_views(v="ab", w="ba")
+    list(make_em(views, n_em_iterations=0).run(make_state(views)))
     assert [len(samples) for samples in trained.values()] == [24, 24]
     # Sources are told apart by name, whatever their order in a view: their sum is the data's.
     sums = trained[0] + trained[1]
-    views = make_views(v="ab", w="ba")
     data = np.concatenate([views["v"].data, views["w"].data])
     assert np.sqrt(np.mean((sums.numpy() - data) ** 2)) < 1.3  # noise of 1
 
 
-def test_no_chain_left():
-    em = make_em(make_views(v="a"), spoil(slice(None)))
+def test_no_chain_left(monkeypatch):
+    spoil(monkeypatch, slice(None))
+    views = make_views(v="a")
     with pytest.raises(InputError, match="'v': all 12 chains contradict"):
-        list(em.run(EMState()))
+        list(make_em(views).run(make_state(views)))
 
 
 # --- which warm start ----------------------------------------
 
 
+@pytest.fixture
+def chains(monkeypatch):
+    """What chains are run, in ``seen``: what `note` returns, the kind of denoiser, the start."""
+    log, run = SimpleNamespace(seen=[], note=tuple), AdamsBashforth.run
+
+    def noted(sampler, denoiser, x, rows, *, start, steps):
+        log.seen.append((*log.note(), type(denoiser), start))
+        return run(sampler, denoiser, x, rows, start=start, steps=steps)
+
+    monkeypatch.setattr(AdamsBashforth, "run", noted)
+    return log
+
+
 @pytest.mark.parametrize("held", SETTINGS[1:4], ids=lambda held: "-".join(held.values()))
-def test_first_draws_of_mixtures_need_no_chain(held, monkeypatch):
+def test_first_draws_of_mixtures_need_no_chain(held, chains):
     """Until every source of a view has a network, draws are exact; then chains begin from them."""
-    chains = []
-
-    def run(sampler, denoisers, observation, first, start, rows):
-        chains.append((state.stage, state.iteration, start))
-        return first
-
-    monkeypatch.setattr(JointSampler, "_run", run)
-    em, state = make_em(make_views(**held), chain_start=0.4), EMState()
+    views = make_views(**held)
+    em, state = make_em(views, start=0.4), make_state(views)
+    chains.note = lambda: (state.stage, state.iteration)
     list(em.run(state))
-    assert {iteration for _, iteration, _ in chains} == {1}
-    assert {stage for stage, _, _ in chains} == set(range(len(em.stages)))
-    assert {start for _, _, start in chains} == {0.4}
+    assert {iteration for _, iteration, *_ in chains.seen} == {1}
+    assert {stage for stage, *_ in chains.seen} == set(range(len(em.stages)))
+    assert {start for *_, start in chains.seen} == {0.4}
 
 
 def test_gaussians_are_the_moments_of_the_mixtures():
-    state = EMState()
-    list(make_em(make_views(v="a", w="ab"), n_em_iterations=0).run(state))
-    for source, mixture in state.mixtures.items():
+    views = make_views(v="a", w="ab")
+    state = make_state(views)
+    list(make_em(views, n_em_iterations=0).run(state))
+    for source, mixture in state.priors.mixtures.items():
         assert mixture.means.dtype == torch.float64
-        prior, expected = state.gaussians[source], mixture.gaussian()
+        prior, expected = state.priors.gaussians[source], mixture.gaussian()
         assert prior.mean.dtype == torch.float32
         torch.testing.assert_close(prior.mean, expected.mean.float())
         torch.testing.assert_close(prior.factor, expected.factor.float())
@@ -317,14 +300,15 @@ def test_gaussians_are_the_moments_of_the_mixtures():
 def test_every_iteration_of_mixtures_draws_anew(shape, monkeypatch):
     """Chains of mixtures begin from exact draws, which know every branch; of Gaussians, from the
     last iteration's."""
-    given, draw = [], JointSampler.draw
+    given, draw = [], module.draw_sources
 
     def note(*args, first=None, **options):
         given.append(first is not None)
         return draw(*args, first=first, **options)
 
-    monkeypatch.setattr(JointSampler, "draw", note)
-    list(make_em(make_views(shape, v="a"), n_em_iterations=2).run(EMState()))
+    monkeypatch.setattr(module, "draw_sources", note)
+    views = make_views(shape, v="a")
+    list(make_em(views, n_em_iterations=2).run(make_state(views)))
     assert given == ([False] * 3 if shape == (SIZE,) else [False, True, True])
 
 
@@ -354,11 +338,12 @@ def make_mixed_views(first, second, n=24):
 )
 def test_views_of_few_and_of_many_numbers(first, second):
     """A stage starts from mixtures only where those of the sources known before are at hand."""
-    state = EMState()
-    list(make_em(make_mixed_views(first, second)).run(state))
-    assert set(state.denoisers) == {"a", "b"}
-    assert set(state.mixtures) == ({"a"} if first == 3 else set())
-    assert all(isinstance(prior, GaussianPrior) for prior in state.gaussians.values())
+    views = make_mixed_views(first, second)
+    state = make_state(views)
+    list(make_em(views).run(state))
+    assert set(state.priors.denoisers) == {"a", "b"}
+    assert set(state.priors.mixtures) == ({"a"} if first == 3 else set())
+    assert all(isinstance(prior, GaussianPrior) for prior in state.priors.gaussians.values())
     assert all(row["n_left_out"] < 12 for row in state.history)
 
 
@@ -368,36 +353,34 @@ def test_views_of_few_and_of_many_numbers(first, second):
 @pytest.fixture
 def trained(monkeypatch):
     """What networks are trained, (network, number of images, function that draws), in order."""
-    seen, train = [], module.train
+    seen, train = [], Trainer.train
 
-    def note(network, draw, **options):
-        seen.append((network, options["n_images"], draw))
-        return train(network, draw, **options)
+    def note(trainer, network, draw, n_images):
+        seen.append((network, n_images, draw))
+        return train(trainer, network, draw, n_images)
 
-    monkeypatch.setattr(module, "train", note)
+    monkeypatch.setattr(Trainer, "train", note)
     return seen
 
 
-def test_an_amortized_posterior_draws_after_its_first_training(trained, monkeypatch):
+def test_an_amortized_posterior_draws_after_its_first_training(trained, chains):
     """Priors of the stage are trained on its last draws alone."""
-    chains, state = [], EMState()
-    for name in ("_run", "_run_amortized"):
-        method = getattr(JointSampler, name)
-
-        def run(*args, method=method, name=name):
-            chains.append((state.stage, state.iteration, name))
-            return method(*args)
-
-        monkeypatch.setattr(JointSampler, name, run)
     views = make_views(IMAGE, v="a", w="ab")
-    list(make_em(views, amortize=True, n_em_iterations=2).run(state))
-    assert set(chains) == {
-        (0, 1, "_run"), (0, 2, "_run"), (1, 0, "_run"),
-        (1, 1, "_run_amortized"), (1, 2, "_run_amortized"),
+    state = make_state(views)
+    chains.note = lambda: (state.stage, state.iteration)
+    list(make_em(views, {}, n_em_iterations=2).run(state))
+    both = type(state.priors.learned["a", "b"].given(ViewLoader(views["w"], 1.0, CPU).observe([0])))
+    assert {chain[:3] for chain in chains.seen} == {
+        (0, 1, JointPosteriorDenoiser), (0, 2, JointPosteriorDenoiser),
+        (1, 0, JointPosteriorDenoiser), (1, 1, both), (1, 2, both),
     }  # fmt: skip
-    assert list(state.posteriors) == [("a", "b")]
+    assert list(state.priors.learned) == [("a", "b")]
     networks = [(network, n_images) for network, n_images, _ in trained]
-    a, b, both = state.denoisers["a"], state.denoisers["b"], state.posteriors["a", "b"]
+    a, b, both = (
+        state.priors.denoisers["a"],
+        state.priors.denoisers["b"],
+        state.priors.learned["a", "b"],
+    )
     assert networks == [(a, 200)] * 3 + [(both, 200), (both, 66), (both, 66), (b, 200)]
     assert [row["iteration"] for row in state.history] == [0, 1, 2] * 2
     assert np.isfinite([row["loss"] for row in state.history]).all()
@@ -405,12 +388,13 @@ def test_an_amortized_posterior_draws_after_its_first_training(trained, monkeypa
 
 def test_one_posterior_for_views_of_the_same_sources(trained):
     """Mixed views share one network; each of its batches is simulated as one of them."""
-    views, state = make_views(IMAGE, v="ab", w="ab", u="abc"), EMState()
-    list(make_em(views, amortize=True, n_em_iterations=1).run(state))
-    assert list(state.posteriors) == [("a", "b"), ("a", "b", "c")]
-    assert set(state.denoisers) == {"a", "b", "c"}
-    names = {id(network): name for name, network in state.denoisers.items()}
-    names |= {id(network): "".join(name) for name, network in state.posteriors.items()}
+    views = make_views(IMAGE, v="ab", w="ab", u="abc")
+    state = make_state(views)
+    list(make_em(views, {}).run(state))
+    assert list(state.priors.learned) == [("a", "b"), ("a", "b", "c")]
+    assert set(state.priors.denoisers) == {"a", "b", "c"}
+    names = {id(network): name for name, network in state.priors.denoisers.items()}
+    names |= {id(network): "".join(name) for name, network in state.priors.learned.items()}
     assert [names[id(network)] for network, _, _ in trained] == [
         "ab", "ab", "a", "b", "abc", "abc", "c",
     ]  # fmt: skip
@@ -420,18 +404,19 @@ def test_a_view_without_a_posterior_needs_its_priors(trained):
     """b is held by a view alone, too, whose chains want its denoiser in every iteration."""
     for held in ({"v": "a", "w": "ab", "u": "b"}, {"v": "a", "u": "b", "w": "ab"}):
         trained.clear()
-        views, state = make_views(IMAGE, **held), EMState()
-        em = make_em(views, amortize=True, n_em_iterations=2)
+        views = make_views(IMAGE, **held)
+        em, state = make_em(views, {}, n_em_iterations=2), make_state(views)
         em.stages = [Stage(("a",), ("v",)), Stage(("b",), tuple(n for n in held if n != "v"))]
         list(em.run(state))
-        b, both = state.denoisers["b"], state.posteriors["a", "b"]
+        b, both = state.priors.denoisers["b"], state.priors.learned["a", "b"]
         assert [network for network, _, _ in trained][3:] == [both, b] * 3
 
 
 def test_what_is_simulated_is_what_was_drawn(trained):
     """Sources are draws of the E-step, known ones of their own stage; y is their sum and noise."""
-    views, state = make_views(IMAGE, v="a", w="ab"), EMState()
-    em = make_em(views, amortize=True, flux_factors={"b": (2.0, 2.0)}, n_em_iterations=0)
+    views = make_views(IMAGE, v="a", w="ab")
+    state = make_state(views)
+    em = make_em(views, {"flux_factors": {"b": (2.0, 2.0)}}, n_em_iterations=0)
     steps = em.run(state)
     next(steps)
     a = state.samples["a"]
@@ -453,11 +438,12 @@ def test_what_is_simulated_is_what_was_drawn(trained):
 def test_posteriors_may_learn_from_templates(monkeypatch):
     """Symmetric parts of all light, then of the source's draws; priors never learn from them."""
     light, learned = [], []
-    original, template = module.images, torch.full((3, *IMAGE), 7.0)
-    monkeypatch.setattr(module, "symmetric_templates", lambda x: light.append(x) or template)
-    monkeypatch.setattr(module, "images", lambda x, *args: learned.append(x) or original(x, *args))
-    views, state = make_views(IMAGE, v="a", w="ab"), EMState()
-    list(make_em(views, amortize=True, templates=("b",)).run(state))
+    original, template = data_module.images, torch.full((3, *IMAGE), 7.0)
+    monkeypatch.setattr(data_module, "symmetric_templates", lambda x: light.append(x) or template)
+    for each in (module, data_module):
+        monkeypatch.setattr(each, "images", lambda x, *a: learned.append(x) or original(x, *a))
+    views = make_views(IMAGE, v="a", w="ab")
+    list(make_em(views, {"templates": ("b",)}).run(make_state(views)))
     assert len(light) == 2
     data = torch.as_tensor(views["w"].data)
     assert (light[0] - data).square().mean().sqrt() < 1.3  # noise of 1
@@ -468,21 +454,17 @@ def test_posteriors_may_learn_from_templates(monkeypatch):
     assert torch.equal(light[1], learned[-1])
 
 
-def test_moment_matching_takes_no_templates(monkeypatch):
-    monkeypatch.setattr(module, "symmetric_templates", None)
-    list(make_em(make_views(IMAGE, v="a", w="ab"), templates=("b",)).run(EMState()))
-
-
 def test_nothing_symmetric(monkeypatch):
-    monkeypatch.setattr(module, "symmetric_templates", lambda light: light[:0])
-    em = make_em(make_views(IMAGE, v="a", w="ab"), amortize=True, templates=("b",))
+    monkeypatch.setattr(data_module, "symmetric_templates", lambda light: light[:0])
+    views = make_views(IMAGE, v="a", w="ab")
+    em = make_em(views, {"templates": ("b",)})
     with pytest.raises(InputError, match="templates: found no image of the source 'b' that is sym"):
-        list(em.run(EMState()))
+        list(em.run(make_state(views)))
 
 
 @pytest.mark.parametrize(
     ("amortize", "label"),
-    [(False, "the source 'b'"), (True, "the posterior of a, b")],
+    [(None, "the source 'b'"), ({}, "the posterior of a, b")],
     ids=["prior", "posterior"],
 )
 def test_a_training_that_fails_is_named(amortize, label, monkeypatch):
@@ -496,7 +478,19 @@ def test_a_training_that_fails_is_named(amortize, label, monkeypatch):
         return x
 
     monkeypatch.setattr(ExpectationMaximization, "_samples", spoiled)
-    em, seen = make_em(make_views(IMAGE, v="a", w="ab"), amortize=amortize), []
+    views, seen = make_views(IMAGE, v="a", w="ab"), []
+    em, state = make_em(views, amortize), make_state(views)
     with pytest.raises(InputError, match=rf"{label}, EM iteration 1: found a loss of nan"):
-        seen.extend((state.stage, state.iteration) for state in em.run(EMState()))
+        seen.extend((state.stage, state.iteration) for _ in em.run(state))
     assert seen == [(0, 1), (1, 0), (1, 1)]
+
+
+def test_known_priors_need_no_warm_start(monkeypatch):
+    """Those of another fit: iterations begin with the first that draws from networks."""
+    views = make_views(v="a", w="ab")
+    learned, state = make_state(views), make_state(views)
+    list(make_em(views).run(learned))
+    state.priors = learned.priors
+    monkeypatch.setattr(WarmStart, "fit", None)
+    assert [(s.stage, s.iteration) for s in make_em(views).run(state)] == [(1, 0), (2, 0)]
+    assert [row["iteration"] for row in state.history] == [1, 1]

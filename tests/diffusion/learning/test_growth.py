@@ -12,12 +12,9 @@ from scipy.stats import multivariate_normal
 
 from astro_ddprism.diffusion.learning import growth as module
 from astro_ddprism.diffusion.learning.growth import MixtureWarmStart, is_small
-from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.posteriors.components import Designed
 from astro_ddprism.diffusion.priors.mixture import GaussianMixture
-from astro_ddprism.diffusion.random import seeded
-from astro_ddprism.mixing import Amplitude
-from astro_ddprism.views.dataset import MultiViewDataset
+from astro_ddprism.diffusion.random import Rows, seeded
 
 CPU = torch.device("cpu")
 FLOOR = 0.1
@@ -41,65 +38,8 @@ FLOOR = 0.1
     ],
 )
 def test_small_views(data, shapes, small):
-    images = {"": SimpleNamespace(data=np.zeros((7, *data)))}
-    assert is_small(SimpleNamespace(images=images, source_shapes=shapes)) is small
-
-
-# --- operators as matrices ----------------------------------------
-
-
-def whitened(problem):
-    """Matrices and observations of a `LinearProblem`, by numpy."""
-    root = np.sqrt(problem.weights)
-    return root[..., None] * problem.matrices, root * problem.y
-
-
-@pytest.mark.parametrize("psf", [False, True])
-@pytest.mark.parametrize("n_sources", [1, 3])
-def test_matrices_are_the_operators(linear_problem, n_sources, psf):
-    """Dense matrices, one for each observation, and a PSF shared by all; with masked pixels."""
-    problem = linear_problem(n_sources, psf)
-    designed = Designed.gather([problem.observation(dtype=torch.float32)])
-    matrices, y = whitened(problem)
-    assert list(designed.designs) == list(problem.source_shapes)
-    assert len(designed) == 2
-    found = np.concatenate([d.numpy() for d in designed.designs.values()], axis=-1)
-    np.testing.assert_allclose(found, matrices, atol=1e-6)
-    np.testing.assert_allclose(designed.y, y, atol=1e-5)
-    assert (found[problem.mask] == 0).all()
-    assert (designed.y.numpy()[problem.mask] == 0).all()
-
-
-def test_diagonal_operators():
-    rng = np.random.default_rng(1)
-    amplitude, variance = rng.uniform(1, 2, 4), rng.uniform(0.2, 1, (4, 3))
-    mixing = {"a": Amplitude(amplitude, (3,)), "b": Amplitude(0.5, (3,))}
-    view = {"data": rng.normal(size=(4, 3)), "variance": variance, "mixing": mixing}
-    view = MultiViewDataset.from_arrays({"view": view})["view"]
-    shapes = {"a": (3,), "b": (3,)}
-    designed = Designed.gather([JointObservation(view.batch(slice(None)), shapes)])
-    eye, sigma = np.eye(3), np.sqrt(view.variance)[:, :, None]
-    np.testing.assert_allclose(
-        designed.designs["a"], amplitude[:, None, None] * eye / sigma, rtol=1e-5
-    )
-    np.testing.assert_allclose(designed.designs["b"], 0.5 * eye / sigma, rtol=1e-5)
-
-
-def test_batches_are_joined_and_cut(linear_problem):
-    problem = linear_problem(2, psf=False)
-    once, twice = (problem.observation(n, dtype=torch.float32) for n in (1, 2))
-    designed = Designed.gather(iter([once, twice]))
-    rows = [0, 1, 0, 0, 1, 1]
-    matrices, y = whitened(problem)
-    np.testing.assert_allclose(designed.y, y[rows], atol=1e-5)
-    np.testing.assert_allclose(designed.designs["b"], matrices[rows, :, 12:], atol=1e-6)
-    parts = list(designed.batches(4))
-    assert [len(part) for part in parts] == [4, 2]
-    assert torch.equal(torch.cat([part.y for part in parts]), designed.y)
-    assert torch.equal(torch.cat([part.designs["a"] for part in parts]), designed.designs["a"])
-    some = designed[torch.tensor([5, 0])]
-    assert torch.equal(some.y, designed.y[[5, 0]])
-    assert torch.equal(some.designs["b"], designed.designs["b"][[5, 0]])
+    loader = SimpleNamespace(n_observed=math.prod(data), source_shapes=shapes)
+    assert is_small(loader) is small
 
 
 # --- curves ----------------------------------------
@@ -156,8 +96,7 @@ def grow(views, sizes, known=None, n_components=32, seed=1, floor=FLOOR):
 
 
 def sample(mixture, n=2000):
-    with seeded(2, device=CPU):
-        return mixture.sample(n).numpy()
+    return mixture.sample(Rows.of(2, ids=range(n), device=CPU)).numpy()
 
 
 def log_evidence_of(mixture, designed):

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from azula.noise import VESchedule
-from scipy.stats import kstest
 
 from astro_ddprism.diffusion.learning.data import images
-from astro_ddprism.diffusion.learning.training import train
+from astro_ddprism.diffusion.learning.training import Trainer, Training
 from astro_ddprism.diffusion.networks.mlp import MLP
 from astro_ddprism.diffusion.networks.unet import UNet
+from astro_ddprism.diffusion.parallel import Execution
 from astro_ddprism.diffusion.priors.denoiser import SourceDenoiser
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.errors import InputError
@@ -19,27 +19,22 @@ SCHEDULE = VESchedule(0.1, 50.0)
 CPU = torch.device("cpu")
 
 
-def trained(samples, backbone, *, seed=1, track=iter, **options):
+def trained(samples, backbone, *, seed=1, track=iter, symmetries=(), n_images=20_000,
+            precision="float32", **options):  # fmt: skip
+    training = Training(**{"batch_size": 128, "learning_rate": 2e-3, **options})
+    trainer = Trainer(
+        training,
+        Execution("cpu", precision),
+        lambda steps, _: track(steps),
+    ).titled("training", "the source")
     with seeded(seed, device=CPU):
         denoiser = SourceDenoiser(backbone(), SCHEDULE, 3.0)
-        loss = train(
-            denoiser,
-            images(samples, options.pop("symmetries", ()), CPU),
-            **{
-                "n_images": 20_000,
-                "batch_size": 128,
-                "learning_rate": 2e-3,
-                "precision": torch.float32,
-                "track": track,
-                "label": "the source",
-                **options,
-            },
-        )
+        loss = trainer.train(denoiser, images(samples, symmetries, CPU), n_images)
     return denoiser, loss
 
 
 def mlp():
-    return MLP((2,), 2, width=64, depth=2, embedding=32)
+    return MLP(width=64, depth=2, embedding=32).build((2,), 2)
 
 
 def gaussian_samples(n):
@@ -98,7 +93,7 @@ def test_bfloat16():
     with seeded(6, device=CPU):
         _, _, x = gaussian_samples(1000)
     _, expected = trained(x, mlp)
-    denoiser, loss = trained(x, mlp, precision=torch.bfloat16)
+    denoiser, loss = trained(x, mlp, precision="bfloat16")
     assert loss == pytest.approx(expected, rel=0.1)
     assert all(p.dtype == torch.float32 for p in denoiser.parameters())
 
@@ -108,7 +103,7 @@ def test_symmetries_are_learned():
     with seeded(7, device=CPU):
         x = torch.zeros(64, 1, 4, 4)
         x[..., 0] = 10
-    backbone = lambda: UNet((1, 4, 4), 2, channels=(16,), blocks=(1,), patch=1, embedding=16)  # noqa: E731
+    backbone = lambda: UNet(channels=(16,), blocks=(1,), patch=1, embedding=16).build((1, 4, 4), 2)  # noqa: E731
     t = torch.tensor(0.95)  # noise hides the side: the best answer is the mean
     asymmetry = []
     for symmetries in ((), ("flips",)):
@@ -167,76 +162,10 @@ def test_weights_that_are_not_finite_are_refused(monkeypatch):
         trained(x, mlp, n_images=1, batch_size=32)
 
 
-# --- fluxes ----------------------------------------
-
-
-def steep_samples(n=4000, faintest=20.0, brightest=2000.0):
-    """Images of one shape each, ten times as many at a tenth of the flux."""
-    u = torch.rand(n)
-    flux = 1 / (u / brightest + (1 - u) / faintest)
-    x = torch.rand(n, 1, 3, 3)
-    return flux, x / x.sum(dim=(1, 2, 3), keepdim=True) * flux.view(-1, 1, 1, 1)
-
-
-def test_flux_factors_make_all_fluxes_equally_frequent():
-    """Over the range of the samples the distribution of log flux is flat, to a tenth.
-
-    Of the samples themselves, nine of ten are in its first half.
-    """
-    with seeded(9, device=CPU):
-        flux, x = steep_samples()
-        (drawn,) = images(x, (), CPU, (1.0, 1.0))(20_000)
-    low, high = flux.quantile(0.05).log(), flux.quantile(0.95).log()
-    position = (drawn.sum(dim=(1, 2, 3)).log() - low) / (high - low)
-    assert ((flux.log() - low) / (high - low) < 0.5).float().mean() > 0.75
-    counts = torch.histc(position, bins=4, min=-1e-6, max=1 + 1e-2) / len(position)
-    assert (counts - 0.25).abs().max() < 0.02
-
-
-def test_fluxes_are_flat_to_the_ends():
-    """Also where factors lead beyond the samples."""
-    with seeded(12, device=CPU):
-        flux, x = steep_samples()
-        (drawn,) = images(x, (), CPU, (0.25, 4.0))(20_000)
-    low, high = 0.25 * flux.quantile(0.05), 4 * flux.quantile(0.95)
-    position = (drawn.sum(dim=(1, 2, 3)) / low).log() / (high / low).log()
-    assert kstest(position.double().numpy(), "uniform").pvalue > 0.01
-
-
-def test_flux_factors_are_uniform_in_their_logarithm():
-    """Of images of one flux, whose shapes stay as they are."""
-    with seeded(10, device=CPU):
-        x = torch.rand(50, 1, 3, 3)
-        x = 100 * x / x.sum(dim=(1, 2, 3), keepdim=True)
-        (drawn,) = images(x, (), CPU, (0.2, 5.0))(5000)
-    factor = drawn.sum(dim=(1, 2, 3)) / 100
-    position = (factor.log() / math.log(5) + 1) / 2
-    assert kstest(position.double().numpy(), "uniform").pvalue > 0.01
-    shapes = (drawn / factor.view(-1, 1, 1, 1)).flatten(1)
-    distance = (shapes[:, None] - x.flatten(1)).abs().amax(dim=2)
-    nearest = distance.min(dim=1)
-    assert nearest.values.max() < 1e-3
-    assert len(nearest.indices.unique()) == 50
-
-
-def test_what_is_far_brighter_than_the_others_is_left_out():
-    """One image of a thousand; images without light count as the faintest others."""
-    with seeded(11, device=CPU):
-        x = 50 * torch.ones(1000, 1, 2, 2)
-        x[0], x[1:30] = 1e4, -1.0
-        (drawn,) = images(x, (), CPU, (0.5, 2.0))(20_000)
-    share = {value: (drawn[:, 0, 0, 0] / value).log().abs().lt(0.7) & (drawn[:, 0, 0, 0] > 0)
-             for value in (50, 1e4)}  # fmt: skip
-    assert not share[1e4].any()
-    negative = (drawn < 0).flatten(1).all(dim=1).double().mean()
-    assert negative == pytest.approx(0.029, abs=0.006)  # five standard deviations
-    assert share[50].double().mean() + negative == pytest.approx(1, abs=1e-6)
-
-
-def test_images_are_drawn_as_they_are():
-    """Without factors: the random numbers are those of the indices alone."""
-    x = torch.arange(10.0).view(10, 1)
-    with seeded(12, device=CPU):
-        (drawn,) = images(x, (), CPU)(6)
-    with seeded(12, device=CPU):
-        assert torch.equal(drawn, x[torch.randint(10, (6,))])
+def test_first_and_later_trainings():
+    trainer = Trainer(Training(n_first_images=300, n_images=200), Execution("cpu"), iter)
+    assert (trainer.n_images(first=True), trainer.n_images(first=False)) == (300, 200)
+    with pytest.raises(
+        InputError, match=r"Training\.learning_rate: found 0\.0, expected a number ab"
+    ):
+        Training(learning_rate=0)

@@ -1,5 +1,7 @@
 """The amortized joint posterior against dense algebra, and trained where the answer is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,16 +12,19 @@ from scipy.ndimage import uniform_filter
 from torch import nn
 
 from astro_ddprism.diffusion.learning.data import simulate
-from astro_ddprism.diffusion.learning.training import train
+from astro_ddprism.diffusion.learning.training import Trainer, Training
 from astro_ddprism.diffusion.networks.mlp import MLP
 from astro_ddprism.diffusion.observation import JointObservation
-from astro_ddprism.diffusion.posteriors.amortized import AmortizedPosterior
-from astro_ddprism.diffusion.posteriors.solvers import Dense
+from astro_ddprism.diffusion.parallel import Execution
+from astro_ddprism.diffusion.posteriors.amortized import Amortized, AmortizedPosterior
+from astro_ddprism.diffusion.posteriors.base import Priors
+from astro_ddprism.diffusion.priors.schedule import NoiseSchedule
 from astro_ddprism.diffusion.random import Rows, seeded
-from astro_ddprism.diffusion.sampling.chains import JointSampler
-from astro_ddprism.mixing import Amplitude, CorrelatedNoise
+from astro_ddprism.diffusion.sampling.chains import Chains, draw_sources
+from astro_ddprism.errors import InputError
+from astro_ddprism.mixing import Amplitude
+from astro_ddprism.separator.loader import ViewLoader
 from astro_ddprism.views.dataset import MultiViewDataset
-from astro_ddprism.views.multi import InstrumentImages, MultiInstrumentView
 
 SCHEDULE = VESchedule(0.1, 1000.0)
 CPU = torch.device("cpu")
@@ -268,95 +273,22 @@ def test_features_are_of_order_one():
             torch.testing.assert_close(posterior.backbone.log_sigma.exp(), torch.tensor([sigma]))
 
 
-# --- simulated observations ----------------------------------------
-
-
-def moments(batch):
-    y = batch.y.flatten(1).numpy()
-    return y.mean(axis=0), np.cov(y.T)
-
-
-def test_simulated_observations_have_the_noise_of_the_real_ones():
-    """Mean and covariance, to five standard deviations of the error of n observations."""
-    n, problem = 4000, Problem((1.0, -2.0), 2)
-    x = torch.tensor(problem.random()[:1])
-    sources = dict(zip("ab", problem.observation((0,)).split(x), strict=True))
-    batch = problem.view.batch(np.zeros(n, dtype=int), dtype=torch.float64)
-    old = batch.y.clone()
-    with seeded(1, device=CPU):
-        new = simulate(batch, {name: part.expand(n, -1, -1, -1) for name, part in sources.items()})
-    assert torch.equal(batch.y, old)
-    assert new.mixing is batch.mixing
-    mean, covariance = moments(new)
-    weights = problem.weights[0]
-    seen = weights > 0
-    assert (mean[~seen] == 0).all()
-    assert (covariance[~seen] == 0).all()
-    std = 1 / np.sqrt(weights[seen])
-    light = problem.A @ x[0].numpy()
-    assert np.abs((mean[seen] - light[seen]) / std).max() < 5 / np.sqrt(n)
-    correlation = covariance[np.ix_(seen, seen)] / np.outer(std, std)
-    limit = 5 * np.sqrt((1 + np.eye(len(std))) / n)
-    assert (np.abs(correlation - np.eye(len(std))) < limit).all()
-
-
-def test_simulated_images_of_several_instruments():
-    """Each with its own correlated noise, independent of that of the others."""
-    n, shape = 4000, (1, 2, 3)
-    variance = np.full((2, *shape), 4.0)
-    noise = CorrelatedNoise(variance, [[0.4, 1, 0.4]])
-    white, red = ({"a": Amplitude(a, shape)} for a in (3.0, -1.0))
-    views = {
-        "white": InstrumentImages(np.ones((2, *shape)), variance=variance / 4, mixing=white),
-        "red": InstrumentImages(np.ones((2, *shape)), noise=noise, mixing=red),
-    }
-    view = MultiInstrumentView(views, name="pairs")
-    x = torch.arange(6.0, dtype=torch.float64).reshape(1, *shape)
-    batch = view.batch(np.ones(n, dtype=int), dtype=torch.float64)
-    with seeded(2, device=CPU):
-        new = simulate(batch, {"a": x.expand(n, -1, -1, -1)})
-    assert isinstance(new, tuple)
-    y = torch.cat([image.y.flatten(1) for image in new], dim=1).numpy()
-    red = 4 * np.kron(np.eye(2), np.eye(3) + 0.4 * (np.eye(3, k=1) + np.eye(3, k=-1)))
-    expected = np.block([[np.eye(6), np.zeros((6, 6))], [np.zeros((6, 6)), red]])
-    std = np.sqrt(expected.diagonal())
-    light = np.concatenate([3 * np.arange(6), -np.arange(6)])
-    assert np.abs((y.mean(axis=0) - light) / std).max() < 5 / np.sqrt(n)
-    error = np.sqrt((np.outer(std, std) ** 2 + expected**2) / n)
-    assert (np.abs(np.cov(y.T) - expected) < 5 * error).all()
-
-
 # --- draws ----------------------------------------
 
 
-def make_sampler(view, posterior, **options):
-    return JointSampler(
-        {},
-        {},
-        {},
-        {view.sources: posterior},
-        **{
-            "schedule": None,  # the posterior has its own
-            "source_shapes": view.source_shapes,
-            "scale": lambda _: 1.0,
-            "device": CPU,
-            "sampler": "ancestral",
-            "n_steps": 4,
-            "solver": Dense(),
-            "batch_size": 1000,
-            "max_chi2": 2.0,
-            "n_candidates": 1,
-            "n_redraws": 0,
-            **options,
-        },
-    )
-
-
 def draw(problem, posterior, n, seed=3):
-    """n draws of each observation, (2, n, D), and what the sampler says of them."""
+    """n draws of each observation, (2, n, D), and what is said of them."""
     rows = Rows.of(seed, ids=range(2 * n), device=CPU)
-    sampler = make_sampler(problem.view, posterior)
-    draws = sampler.draw(problem.view, np.repeat([0, 1], n), iter, rows=rows)
+    draws = draw_sources(
+        Amortized(),
+        Priors(NoiseSchedule(), learned={problem.view.sources: posterior}),
+        ViewLoader(problem.view, 1.0, CPU),
+        np.repeat([0, 1], n),
+        rows,
+        chains=Chains(n_redraws=0),
+        batch_size=1000,
+        track=iter,
+    )
     return draws.x.double().unflatten(0, (2, n)).numpy(), draws
 
 
@@ -492,6 +424,7 @@ def test_a_trained_network_is_calibrated():
     alone knows; without it, the same draws are far off.
     """
     problem, covariances = known_problem(4)
+    loader = ViewLoader(problem.view, 1.0, CPU)
     roots = [
         torch.tensor(np.linalg.cholesky(c + 1e-9 * np.eye(16)), dtype=torch.float32)
         for c in covariances
@@ -500,24 +433,19 @@ def test_a_trained_network_is_calibrated():
     def simulations(n):
         parts = [(torch.randn(n, 16) @ L.T).view(n, *problem.shape) for L in roots]
         index = torch.randint(2, (n,)).numpy()
-        observation = sampler.simulate(problem.view, index, dict(zip("ab", parts, strict=True)))
+        sources = dict(zip("ab", parts, strict=True))
+        observation = loader.observe(index, lambda batch: simulate(batch, sources))
         return observation.join(parts), observation
 
     with seeded(4, device=CPU):
-        backbone = MLP((2, 4, 4), AmortizedPosterior.n_features, width=128, depth=2, embedding=32)
+        backbone = MLP(width=128, depth=2, embedding=32).build(
+            (2, 4, 4), AmortizedPosterior.n_features
+        )
         posterior = make_posterior(backbone, VESchedule(0.1, 300.0), torch.float32)
         posterior.requires_grad_(True)
-        sampler = make_sampler(problem.view, posterior)
-        train(
-            posterior,
-            simulations,
-            n_images=150_000,
-            batch_size=128,
-            learning_rate=3e-3,
-            precision=torch.float32,
-            track=iter,
-            label="the posterior",
-        )
+        training = Training(batch_size=128, learning_rate=3e-3)
+        trainer = Trainer(training, Execution("cpu"), lambda steps, _: steps)
+        trainer.train(posterior, simulations, 150_000)
     x, draws = draw(problem, posterior.requires_grad_(False), n=1000)
     assert draws.good.double().mean() > 0.99
     idle, _ = draw(problem, make_posterior(dtype=torch.float32), n=1000)
@@ -526,3 +454,63 @@ def test_a_trained_network_is_calibrated():
         assert_calibrated(x[i], mean, covariance)
         with pytest.raises(AssertionError):
             assert_calibrated(idle[i], mean, covariance)
+
+
+# --- which observations ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shapes", "handled"),
+    [
+        ({"a": (1, 4, 4), "b": (1, 4, 4)}, True),
+        ({"a": (1, 4, 4)}, False),
+        ({"a": (1, 4, 4), "b": (1, 4, 5)}, False),
+        ({"a": (16,), "b": (16,)}, False),
+    ],
+)
+def test_several_images_of_one_shape(shapes, handled):
+    method = Amortized()
+    assert method.handles(shapes) is handled
+    assert method.method_for(shapes) is (method if handled else method.otherwise)
+
+
+def test_until_it_has_learned_others_draw():
+    method, shapes = Amortized(), {"a": (1, 4, 4), "b": (1, 4, 4)}
+    priors = Priors(NoiseSchedule())
+    assert method.method_for(shapes, priors) is method.otherwise
+    priors.learned["a", "b"] = make_posterior()
+    assert method.method_for(shapes, priors) is method
+
+
+def test_what_is_built():
+    """One network for all sources, on a schedule that begins far above any light."""
+    shapes = {"a": (2, 4, 4), "b": (2, 4, 4)}
+    method = Amortized(network=MLP(width=8, depth=1, embedding=4))
+    built = method.build(shapes, 5.0, VESchedule(0.1, 200.0), Execution("cpu", "bfloat16"))
+    assert built.backbone.shape == (4, 4, 4)
+    assert (built.schedule.sigma_min, built.schedule.sigma_max) == (0.1, 2000.0)
+    assert built.data_scale == 5
+    assert built.precision == torch.bfloat16
+
+
+def test_flux_factors_in_order():
+    with pytest.raises(InputError, match=r"flux_factors\['b'\]: found 3, 2, expected two numbers"):
+        Amortized(flux_factors={"a": (1, 2), "b": (3, 2)})
+
+
+def test_masked_targets_are_left_to_moment_matching():
+    """A pixel within eight of the target, or more than one in twenty anywhere else."""
+    size, y, x = 24, *np.mgrid[:24, :24]
+    far = np.hypot(y - 12, x - 12) > 8
+    mask = np.zeros((6, 1, size, size), dtype=bool)
+    mask[1, 0, 12, 12] = mask[2, 0, 12, 4] = True  # at the target, and at eight pixels
+    mask[3, 0, 12, 3] = True  # beyond
+    mask[4, 0][far & (np.cumsum(far).reshape(far.shape) <= 28)] = True  # of 576: 4.9 %
+    mask[5, 0][far & (np.cumsum(far).reshape(far.shape) <= 29)] = True  # 5.03 %
+    loader = SimpleNamespace(sources=("a", "b"), masked=lambda index: mask[index])
+    method, priors = Amortized(), Priors(NoiseSchedule(), denoisers={"a": None, "b": None})
+    expected = [True, False, False, True, True, False]
+    np.testing.assert_array_equal(method.serves(priors, loader, np.arange(6)), expected)
+    assert method.serves(Priors(NoiseSchedule()), loader, np.arange(6)).all()  # nothing else can
+    several = SimpleNamespace(sources=("a", "b"), masked=lambda _: None)
+    assert method.serves(priors, several, np.arange(6)).all()

@@ -82,7 +82,7 @@ def networks(problem):
     """Denoisers whose Jacobians are neither symmetric nor positive: networks of random weights."""
     with seeded(8, device=torch.device("cpu")):
         backbones = [
-            MLP(shape, 2, width=32, embedding=16) for shape in problem.source_shapes.values()
+            MLP(width=32, embedding=16).build(shape, 2) for shape in problem.source_shapes.values()
         ]
     for backbone in backbones:
         backbone.last.weight.data *= 30

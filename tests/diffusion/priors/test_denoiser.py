@@ -82,7 +82,7 @@ def test_features():
 
 def test_times_one_for_all_or_one_each():
     with seeded(1, device=CPU):
-        denoiser = SourceDenoiser(MLP((3,), 2, width=8, depth=1), SCHEDULE, 1.0)
+        denoiser = SourceDenoiser(MLP(width=8, depth=1).build((3,), 2), SCHEDULE, 1.0)
         x = torch.randn(4, 3)
     t = torch.tensor(0.4)
     torch.testing.assert_close(denoiser(x, t).mean, denoiser(x, t.expand(4)).mean)
@@ -92,7 +92,7 @@ def test_times_one_for_all_or_one_each():
 
 
 def test_float64_sources_with_a_float32_network():
-    denoiser = SourceDenoiser(MLP((3,), 2, width=8, depth=1), SCHEDULE, 1.0)
+    denoiser = SourceDenoiser(MLP(width=8, depth=1).build((3,), 2), SCHEDULE, 1.0)
     x = torch.ones(2, 3, dtype=torch.float64)
     assert denoiser(x, torch.tensor(0.4, dtype=torch.float64)).mean.dtype == torch.float64
 
@@ -108,7 +108,7 @@ def test_bfloat16_network():
 
 def test_loss_is_the_weighted_square_error():
     with seeded(2, device=CPU):
-        denoiser = SourceDenoiser(MLP((5,), 2, width=8, depth=1), SCHEDULE, 2.0).double()
+        denoiser = SourceDenoiser(MLP(width=8, depth=1).build((5,), 2), SCHEDULE, 2.0).double()
         x, z = torch.randn(2, 6, 5, dtype=torch.float64) * 3
     t = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
     sigma = SCHEDULE.sigma(t)[:, None]
@@ -158,7 +158,7 @@ def check_pullback(denoiser, x_t, t):
 def test_pullback_is_that_of_automatic_differentiation(backbone, sigma):
     """From pixels lost in the noise to stars, at one noise scale for all or one each."""
     with seeded(4, device=CPU):
-        network = backbone((1, 4, 5), 2, embedding=16)
+        network = backbone(embedding=16).build((1, 4, 5), 2)
         denoiser = SourceDenoiser(network, SCHEDULE, 3.0).double().requires_grad_(False)
         x_t = torch.randn(3, 1, 4, 5, dtype=torch.float64) * 10 ** (5 * torch.rand(4, 5) - 1)
     t = at(sigma).double()
@@ -183,7 +183,9 @@ def test_subclass_may_precondition_otherwise():
             return x_t.mean(dim=1, keepdim=True).tanh().expand_as(x_t), out
 
     with seeded(6, device=CPU):
-        denoiser = Shrinking(MLP((3,), 2, width=8, depth=1, embedding=16), SCHEDULE, 3.0).double()
+        denoiser = Shrinking(
+            MLP(width=8, depth=1, embedding=16).build((3,), 2), SCHEDULE, 3.0
+        ).double()
         x_t = torch.randn(4, 3, dtype=torch.float64)
     check_pullback(denoiser, x_t, at(2.0).double())
 
@@ -192,7 +194,7 @@ def test_pullback_in_other_precisions():
     """Sources in float64 on a float32 network, and in float32 on a bfloat16 one."""
     for source, weights in ((torch.float64, torch.float32), (torch.float32, torch.bfloat16)):
         with seeded(7, device=CPU):
-            network = MLP((3,), 2, width=8, depth=1).to(weights)
+            network = MLP(width=8, depth=1).build((3,), 2).to(weights)
         denoiser = SourceDenoiser(network, SCHEDULE, 1.0)
         x_t = torch.ones(2, 3, dtype=source)
         value, pullback = linearize(denoiser, x_t, torch.tensor(0.4, dtype=source))
@@ -206,7 +208,7 @@ def test_beyond_its_own_noise_scales_a_source_is_a_gaussian():
     """Below, the network at the same noise scale, whatever the time; values and Jacobians."""
     own, longer = VESchedule(0.1, 20.0), VESchedule(0.1, 5000.0)
     with seeded(21, device=CPU):
-        backbone = MLP((3,), SourceDenoiser.n_features, width=16, depth=1, embedding=8)
+        backbone = MLP(width=16, depth=1, embedding=8).build((3,), SourceDenoiser.n_features)
         network = SourceDenoiser(backbone, own, 2.0)
         prior = GaussianPrior(torch.randn(3), torch.randn(3, 3))
         x, v = torch.randn(2, 5, 3)

@@ -123,7 +123,9 @@ def test_mixture_of_gaussians():
 def test_density_integrates_to_one():
     """A network's flow is a change of variables: whatever its weights, a density comes out."""
     torch.manual_seed(9)
-    denoiser = SourceDenoiser(MLP((1,), 2, width=32, depth=1), VESchedule(0.3, 50.0), 2.0).double()
+    denoiser = SourceDenoiser(
+        MLP(width=32, depth=1).build((1,), 2), VESchedule(0.3, 50.0), 2.0
+    ).double()
     for parameter in denoiser.parameters():
         parameter.requires_grad_(False)
     terminal = GaussianPrior(torch.zeros(1), 2 * torch.eye(1))

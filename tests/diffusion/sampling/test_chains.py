@@ -1,5 +1,8 @@
 """Joint draws of Gaussians and mixtures against their exact posterior; chains that go astray."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,13 +13,16 @@ from scipy.linalg import block_diag
 from scipy.stats import chisquare
 from torch import nn
 
+from astro_ddprism.diffusion.posteriors.base import Priors
+from astro_ddprism.diffusion.posteriors.moment_matching import MomentMatching
 from astro_ddprism.diffusion.posteriors.solvers import Dense
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
 from astro_ddprism.diffusion.priors.mixture import GaussianMixture, MixtureResidualDenoiser
+from astro_ddprism.diffusion.priors.schedule import NoiseSchedule
 from astro_ddprism.diffusion.random import Rows, seeded
-from astro_ddprism.diffusion.sampling.chains import JointSampler
-from astro_ddprism.diffusion.sampling.prior import sample_prior
+from astro_ddprism.diffusion.sampling.chains import Chains, draw_sources
 from astro_ddprism.diffusion.sampling.samplers import SAMPLERS
+from astro_ddprism.separator.loader import ViewLoader
 from astro_ddprism.views.dataset import MultiViewDataset
 
 # Chains end in the mean given the last noise scale, which must be small beside the posterior: 0.1.
@@ -68,27 +74,40 @@ def sources():
     return {"a": GaussianSource(1), "b": GaussianSource(2)}
 
 
-def make_sampler(denoisers, sources, mixtures=None, kind=JointSampler, **options):
-    return kind(
-        denoisers,
-        {name: source.prior for name, source in sources.items()},
-        mixtures or {},
-        {},
-        **{
-            "schedule": lambda _: SCHEDULE,
-            "source_shapes": dict.fromkeys(sources, (SIZE,)),
-            "scale": lambda _: 1.0,
-            "device": CPU,
-            "sampler": "adams-bashforth",
-            "n_steps": 64,
-            "solver": Dense(),
-            "batch_size": 1000,
-            "max_chi2": 100.0,
-            "n_candidates": 1,
-            "n_redraws": 0,
-            **options,
-        },
+class Drawing:
+    """Priors, a posterior method and chains, with which observations are drawn."""
+
+    def __init__(self, priors, method, batch_size, chains):
+        self.priors, self.method, self.batch_size, self.chains = priors, method, batch_size, chains
+
+    def observe(self, view, index):
+        return ViewLoader(view, 1.0, CPU).observe(index)
+
+    def draw(self, view, index, track, *, rows, first=None, start=1.0):
+        return draw_sources(
+            self.method,
+            self.priors,
+            ViewLoader(view, 1.0, CPU),
+            index,
+            rows,
+            chains=replace(self.chains, start=start),
+            batch_size=self.batch_size,
+            track=track,
+            first=first,
+        )
+
+
+def make_sampler(
+    denoisers, sources, mixtures=None, kind=MomentMatching, batch_size=1000, **options
+):
+    priors = Priors(
+        NoiseSchedule(0.01, 100.0),
+        gaussians={name: source.prior for name, source in sources.items()},
+        mixtures=mixtures or {},
+        denoisers=denoisers,
     )
+    chains = {"sampler": "adams-bashforth", "n_steps": 64, "max_chi2": 100.0, "n_redraws": 0}
+    return Drawing(priors, kind(Dense()), batch_size, Chains(**{**chains, **options}))
 
 
 def exact_posterior(view, matrix, sources, i):
@@ -138,7 +157,7 @@ def test_gaussian_sources_need_no_chain(sources):
     assert torch.isfinite(draws.chi2).all()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS.names())
 def test_every_sampler_by_its_name(sources, sampler):
     view, _ = make_view()
     draws = make_sampler(sources, sources, sampler=sampler, n_steps=8).draw(
@@ -202,55 +221,69 @@ def test_a_worse_redraw_is_not_taken(sources):
     assert draws.n_redrawn == 2
 
 
-class Told(JointSampler):
-    """A sampler that is told the chi-squared of every round of draws; a draw is its number."""
+class Told:
+    """A posterior method and its observations, told the chi-squared of every round of draws.
 
-    def tell(self, *rounds):
-        self.rounds, self.starts = [torch.as_tensor(chi2).float() for chi2 in rounds], []
+    A draw is the number of its round.
+    """
+
+    sources, y = ("a", "b"), torch.zeros(1)
+
+    def __init__(self, *rounds, continued=True):
+        self.rounds = [torch.as_tensor(chi2).float() for chi2 in rounds]
+        self.starts, self.continued = [], continued
+
+    def draw(self, index, *, rows, first=None, **options):
+        return draw_sources(
+            self, None, self, index, rows, chains=Chains(**options),
+            batch_size=len(index), track=iter, first=first,
+        )  # fmt: skip
+
+    def n_valid(self, index):
+        return make_view()[0].n_valid(index)
+
+    def observe(self, _index):
         return self
 
-    def _draw(self, _view, index, _track, _rows, first, start):
-        number = len(self.starts)
-        self.starts.append((len(index), first is None, start))
-        return torch.full((len(index), 1), float(number)), self.rounds[number].clone()
+    def serves(self, _priors, _loader, index):
+        return np.ones(len(index), dtype=bool)
+
+    def approximates(self, _priors, _sources):
+        return True
+
+    def continues(self, _priors, _sources):
+        return self.continued
+
+    def run(self, _priors, _observation, rows, *, chains, start, first):  # noqa: ARG002
+        self.starts.append((len(rows), first is None, start))
+        return torch.full((len(rows), 1), float(len(self.starts) - 1))
+
+    def chi2(self, x):
+        return self.rounds[int(x[0, 0])].clone()
 
 
-def test_the_limit_allows_for_the_noise_of_few_pixels(sources):
+def test_the_limit_allows_for_the_noise_of_few_pixels():
     """Below max_chi2 or noise all is well: 1 + 6 sqrt(2 / n), with n = 2 and 3 valid pixels."""
-    view, _ = make_view()
     limit = np.array([1 + 6, 1 + 6 * np.sqrt(2 / 3)])
     for max_chi2, expected in ((2.0, limit), (6.5, [7.0, 6.5]), (50.0, [50.0, 50.0])):
         for factor, good in ((0.999, True), (1.001, False)):
             chi2 = np.array(expected) * factor
-            told = make_sampler(sources, sources, kind=Told, max_chi2=max_chi2).tell(chi2)
-            draws = told.draw(view, np.arange(2), iter, rows=make_rows(1, 2))
+            draws = Told(chi2).draw(
+                np.arange(2), rows=make_rows(1, 2), max_chi2=max_chi2, n_redraws=0
+            )
             assert (draws.good == good).all()
-
-
-def test_prior_draws_have_the_moments_of_the_prior(sources):
-    """Tolerance as above."""
-    n, bias, source = 4000, 0.04, sources["a"]
-    x = sample_prior(
-        source, source.prior, (SIZE,), make_rows(5, n),
-        sampler="adams-bashforth", n_steps=128, batch_size=1500, track=iter,
-    )  # fmt: skip
-    assert x.shape == (n, SIZE)
-    z = np.linalg.solve(np.linalg.cholesky(source.covariance), (x.double().numpy() - source.mean).T)
-    assert np.abs(z.mean(axis=1)).max() < 5 / np.sqrt(n) + bias
-    assert (np.abs(np.cov(z) - np.eye(SIZE)) < 5 * np.sqrt((1 + np.eye(SIZE)) / n) + bias).all()
 
 
 # --- one of several candidates ----------------------------------------
 
 
-def told_draws(sources, rounds, n, row=1, n_redraws=0):
+def told_draws(rounds, n, row=1, n_redraws=0):
     """Draws of a row, of 3 valid pixels (row 0: 2), and the numbers of the rounds they are of."""
-    sampler = make_sampler(
-        sources, sources, kind=Told, n_candidates=len(rounds) - n_redraws, n_redraws=n_redraws
-    )
-    draws = sampler.tell(*(np.full(n, chi2) for chi2 in rounds)).draw(
-        make_view()[0], np.full(n, row), iter, rows=make_rows(6, n)
-    )
+    told = Told(*(np.full(n, chi2) for chi2 in rounds))
+    draws = told.draw(
+        np.full(n, row), rows=make_rows(6, n), max_chi2=100.0,
+        n_candidates=len(rounds) - n_redraws, n_redraws=n_redraws,
+    )  # fmt: skip
     return draws, draws.x[:, 0].long().numpy()
 
 
@@ -259,10 +292,10 @@ def told_draws(sources, rounds, n, row=1, n_redraws=0):
     "rounds",
     [(0.1, 0.5, 1.0, 2.5), (1.0, 4.0), (4.0, 1.0), (6.0, 3.0, 5.0, 2.0), (9.0, 9.0, 20.0)],
 )
-def test_candidates_are_kept_by_their_weights(sources, rounds, row):
+def test_candidates_are_kept_by_their_weights(rounds, row):
     """What noise explains counts alike, more counts for less; to five standard deviations."""
     n, valid = 20_000, [2, 3][row]
-    draws, kept = told_draws(sources, rounds, n, row)
+    draws, kept = told_draws(rounds, n, row)
     weights = np.exp(-valid / 2 * np.maximum(np.array(rounds) - 1 - 2 * np.sqrt(2 / valid), 0))
     expected = weights / weights.sum()
     found = np.bincount(kept, minlength=len(rounds)) / n
@@ -284,33 +317,39 @@ def test_candidates_are_kept_by_their_weights(sources, rounds, row):
         ((np.nan, 1.0, np.nan), 1),
     ],
 )
-def test_the_least_bad_candidate(sources, rounds, best):
-    draws, kept = told_draws(sources, rounds, n=50)
+def test_the_least_bad_candidate(rounds, best):
+    draws, kept = told_draws(rounds, n=50)
     assert (kept == best).all()
     assert (draws.chi2 == np.float32(rounds[best])).all()
 
 
 @pytest.mark.parametrize("n_redraws", [0, 1], ids=["candidate", "redraw"])
 @pytest.mark.parametrize("rounds", [(1e3, np.nan), (np.inf, np.nan)])
-def test_no_failed_chain_wins(sources, rounds, n_redraws):
-    draws, kept = told_draws(sources, rounds, n=50, n_redraws=n_redraws)
+def test_no_failed_chain_wins(rounds, n_redraws):
+    draws, kept = told_draws(rounds, n=50, n_redraws=n_redraws)
     assert (kept == 0).all()
     assert not draws.good.any()
 
 
-def test_only_what_contradicts_is_drawn_again(sources):
-    """After all candidates; from the top of the schedule, unless mixtures know the branch."""
-    view, _ = make_view()
+@pytest.mark.parametrize(("continued", "restart"), [(True, 1.0), (False, 0.4)])
+def test_only_what_contradicts_is_drawn_again(continued, restart):
+    """After all candidates; from the top of the schedule where first draws may be what failed."""
+    told = Told([1.0, 500.0], [1.0, 600.0], [550.0], [2.0], continued=continued)
+    draws = told.draw(
+        np.arange(2), rows=make_rows(1, 2), first=torch.zeros(2, 1), start=0.4, max_chi2=100.0,
+        n_candidates=2, n_redraws=3,
+    )  # fmt: skip
+    assert told.starts == [(2, False, 0.4), (2, False, 0.4)] + 2 * [(1, True, restart)]
+    assert draws.n_redrawn == 2
+    assert draws.good.all()
+    assert draws.x[1] == 3
+
+
+def test_chains_continue_unless_mixtures_know_the_branch(sources):
     mixtures = {name: mixture_of(source) for name, source in sources.items()}
-    for held, restart in (({}, 1.0), ({"a": mixtures["a"]}, 1.0), (mixtures, 0.4)):
-        told = make_sampler(sources, sources, held, kind=Told, n_candidates=2, n_redraws=3)
-        told.tell([1.0, 500.0], [1.0, 600.0], [550.0], [2.0])
-        rows = make_rows(1, 2)
-        draws = told.draw(view, np.arange(2), iter, rows=rows, first=torch.zeros(2, 1), start=0.4)
-        assert told.starts == [(2, False, 0.4), (2, False, 0.4)] + 2 * [(1, True, restart)]
-        assert draws.n_redrawn == 2
-        assert draws.good.all()
-        assert draws.x[1] == 3
+    for held, continued in (({}, True), ({"a": mixtures["a"]}, True), (mixtures, False)):
+        drawing = make_sampler(sources, sources, held)
+        assert drawing.method.continues(drawing.priors, ("a", "b")) is continued
 
 
 class Undecided(Astray):
@@ -368,7 +407,10 @@ def simulate(mixtures, n, n_rows, seed=8, masked=True):
     """Sums of draws from mixtures in noise of 0.5, each seen through matrices of its own."""
     rng = np.random.default_rng(seed)
     with seeded(seed, device=CPU):
-        x = {name: mixture.sample(n).numpy() for name, mixture in mixtures.items()}
+        x = {
+            name: mixture.sample(make_rows(k, n)).numpy()
+            for k, (name, mixture) in enumerate(mixtures.items(), seed)
+        }
     A = {name: rng.normal(size=(n, n_rows, SIZE)) for name in mixtures}
     y = sum(np.einsum("nij,nj->ni", A[name], x[name]) for name in mixtures)
     mask = rng.random(y.shape) < (0.3 if masked else 0.0)
@@ -491,11 +533,12 @@ def test_draws_from_mixtures_come_in_the_order_of_the_index(sources):
     assert not torch.equal(draws.x[1], draws.x[2])
 
 
-class Exact(JointSampler):
-    """A sampler whose chains are perfect: they stay at their first draws, which are exact."""
+class Exact(MomentMatching):
+    """Chains that are perfect: they stay at their first draws, which are exact."""
 
-    def _run(self, _denoisers, _observation, first, _start, _rows):
-        return first
+    def begin(self, priors, observation, rows, *, start, first=None):
+        priors = replace(priors, denoisers={})
+        return super().begin(priors, observation, rows, start=start, first=first)
 
 
 def test_candidates_do_not_overfit(sources):
@@ -536,3 +579,41 @@ def test_candidates_do_not_overfit(sources):
     kept = np.linalg.solve(factor, kept[..., None])[..., 0]
     assert (np.abs(kept.mean(axis=0)) < 5 / np.sqrt(n)).all()
     assert (kept.var(axis=0) > 0.9).all()
+
+
+# --- observations that a method does not serve ----------------------------------------
+
+
+class Partial(Told):
+    """Serves the observations of even number; the others are left to another."""
+
+    def __init__(self, otherwise, *rounds):
+        super().__init__(*rounds)
+        self.otherwise = otherwise
+
+    def serves(self, _priors, _loader, index):
+        return index % 2 == 0
+
+
+def test_others_draw_what_a_method_does_not_serve(caplog):
+    """In the order of the index, with random numbers, first draws and redraws of their own."""
+    other = Told([500.0, 1.0], [2.0])
+    told = Partial(other, [1.0, 1.0])
+    loader = SimpleNamespace(
+        sources=("a", "b"),
+        n_valid=lambda index: np.full(len(index), 3),
+        observe=lambda index: told if (index % 2 == 0).all() else other,
+    )
+    first = torch.arange(4.0)[:, None]
+    with caplog.at_level("INFO"):
+        draws = draw_sources(
+            told, None, loader, np.array([1, 0, 2, 3]), make_rows(1, 4),
+            chains=Chains(max_chi2=100.0), batch_size=4, track=iter, first=first,
+        )  # fmt: skip
+    assert "2 of 4 draws are of observations" in caplog.text
+    assert draws.chi2.tolist() == [2.0, 1.0, 1.0, 1.0]
+    assert draws.x[:, 0].tolist() == [1.0, 0.0, 0.0, 0.0]  # the second round of the other's first
+    assert draws.good.all()
+    assert draws.n_redrawn == 1
+    assert told.starts == [(2, False, 0.7)]
+    assert other.starts == [(2, False, 0.7), (1, True, 1.0)]
