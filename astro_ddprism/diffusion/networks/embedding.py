@@ -4,11 +4,15 @@ import torch
 from azula.nn.layers import SineEncoding
 from torch import Tensor, nn
 
+from ...errors import InputError
+
 __all__ = ["compressed", "noise_embedding"]
 
 
 def noise_embedding(features: int) -> nn.Module:
     """Features of the logarithm of a noise scale: sines, and a layer on top."""
+    if features % 2:
+        raise InputError(f"embedding: found {features}, expected an even number")
     return nn.Sequential(
         SineEncoding(features, omega=1e2), nn.Linear(features, features), nn.SiLU()
     )

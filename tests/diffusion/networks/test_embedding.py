@@ -1,9 +1,11 @@
 """What networks are told of the noise scale."""
 
+import pytest
 import torch
 
 from astro_ddprism.diffusion.networks.embedding import noise_embedding
 from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.errors import InputError
 
 
 def test_noise_scales_are_told_apart():
@@ -16,3 +18,8 @@ def test_noise_scales_are_told_apart():
     assert ((found - near).abs().amax(dim=1) > 1e-4).all()
     assert torch.pdist(found).min() > 0.01
     torch.testing.assert_close(embed(log_sigma[5:6]), found[5:6])
+
+
+def test_sines_come_in_pairs():
+    with pytest.raises(InputError, match="embedding: found 3, expected an even number"):
+        noise_embedding(3)
