@@ -189,13 +189,22 @@ def make_simulations(n_observations=(6,), sources="ab", **options):
     )
 
 
+def drawing(turns):
+    """One function in place of one for each view."""
+
+    def draw(n):
+        return turns.draws[turns.next()](n)
+
+    return draw
+
+
 def test_simulated_sources_are_independent_draws():
     """All pairs equally often, to five standard deviations; what is observed of them is noisy."""
     n, simulations = 9000, make_simulations()
     assert simulations.source_shapes == {"a": IMAGE, "b": IMAGE}
     assert simulations.data_scale == data_scale(simulations.samples["b"])
     with seeded(1, device=CPU):
-        x, observation = simulations.draws({}, ())(n)
+        x, observation = drawing(simulations.draws({}, ()))(n)
     a, b = (x.view(n, 2, 4) - torch.tensor([[10.0], [20.0]])).unbind(1)
     assert all((part == part[:, :1]).all() for part in (a, b))
     counts = torch.bincount((3 * a + b)[:, 0].long(), minlength=9)
@@ -207,7 +216,7 @@ def test_simulated_sources_are_independent_draws():
 
 def test_views_are_simulated_as_often_as_they_have_observations():
     """A batch is of one view; its noise tells which. To five standard deviations."""
-    draw, n, scales = make_simulations((90, 10)).draws({}, ()), 400, []
+    draw, n, scales = drawing(make_simulations((90, 10)).draws({}, ())), 400, []
     with seeded(2, device=CPU):
         for _ in range(n):
             x, observation = draw(2)
@@ -220,7 +229,7 @@ def test_views_are_simulated_as_often_as_they_have_observations():
 
 def test_fluxes_of_some_sources():
     with seeded(3, device=CPU):
-        x, _ = make_simulations().draws({"b": (3.0, 3.0)}, ())(500)
+        x, _ = drawing(make_simulations().draws({"b": (3.0, 3.0)}, ()))(500)
     assert set(x[:, 0].tolist()) == {10.0, 11.0, 12.0}
     assert {round(value, 3) for value in x[:, 4].tolist()} <= {60.0, 63.0, 66.0}
 
@@ -239,7 +248,7 @@ def test_templates_of_sources_that_are_learned(monkeypatch, all_light):
     assert simulations.samples["b"] is not template
     assert found.schedule is simulations.schedule
     with seeded(4, device=CPU):
-        x, _ = found.draws({}, ())(20)
+        x, _ = drawing(found.draws({}, ()))(20)
     assert (x[:, 4:] == 7).all()
 
 
@@ -250,7 +259,7 @@ def test_templates_turn_about_the_pixel_of_their_position():
     simulations = make_simulations(symmetries=dict.fromkeys("ab", ("rotations", "flips")))
     simulations.samples = {"a": x, "b": x}
     with seeded(5, device=CPU):
-        drawn, _ = simulations.draws({}, ("b",))(200)
+        drawn, _ = drawing(simulations.draws({}, ("b",)))(200)
     a, b = drawn.view(200, 2, 2, 2).unbind(1)
     assert (a.sum(dim=0) > 20).all()
     assert (b[:, 1, 1] == 1).all()

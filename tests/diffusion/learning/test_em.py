@@ -422,7 +422,7 @@ def test_what_is_simulated_is_what_was_drawn(trained):
     a = state.samples["a"]
     next(steps)
     _, _, draw = trained[1]
-    x, observation = draw(500)
+    x, observation = draw.draws[0](500)  # of the only view
     to_a, to_b = (
         (part[:, None] - known).norm(dim=-1)
         for part, known in ((x[:, :4], a), (x[:, 4:], 2 * state.samples["b"]))
@@ -441,7 +441,9 @@ def test_posteriors_may_learn_from_templates(monkeypatch):
     original, template = data_module.images, torch.full((3, *IMAGE), 7.0)
     monkeypatch.setattr(data_module, "symmetric_templates", lambda x: light.append(x) or template)
     for each in (module, data_module):
-        monkeypatch.setattr(each, "images", lambda x, *a: learned.append(x) or original(x, *a))
+        monkeypatch.setattr(
+            each, "images", lambda x, *a, **k: learned.append(x) or original(x, *a, **k)
+        )
     views = make_views(IMAGE, v="a", w="ab")
     list(make_em(views, {"templates": ("b",)}).run(make_state(views)))
     assert len(light) == 2
