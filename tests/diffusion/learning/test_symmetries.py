@@ -9,8 +9,10 @@ from astro_ddprism.diffusion.learning.symmetries import (
     orbit,
     random_transform,
     random_transform_about_pixel,
+    symmetries_of,
 )
 from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.errors import InputError
 
 GROUPS = {(): 1, ("flips",): 2, ("rotations",): 4, ("rotations", "flips"): 8}
 
@@ -86,3 +88,12 @@ def test_about_the_pixel_of_the_position(size):
     assert sorted(map(tuple, beside.any(dim=0).nonzero().tolist())) == sorted(
         (size // 2 + j, size // 2 + i) for j, i in ((-1, 0), (1, 0), (0, -1), (0, 1))
     )
+
+
+def test_square_images_are_symmetric_unless_told_otherwise():
+    shapes = {"a": (1, 6, 6), "b": (2, 6, 7), "c": (5,), "d": (1, 4, 4)}
+    found = symmetries_of({"d": ["flips"]}, shapes)
+    assert found == {"a": ("rotations", "flips"), "b": (), "c": (), "d": ("flips",)}
+    assert symmetries_of(None, {"a": (1, 6, 6)}) == {"a": SYMMETRIES}
+    with pytest.raises(InputError, match=r"symmetries\['b'\]: \['flips'\] of a source of shape"):
+        symmetries_of({"b": ("flips",)}, shapes)
