@@ -1,5 +1,7 @@
 """Gaussian priors alone: what they learn, draw and know, against dense algebra."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from astro_ddprism import (
     MultiViewDataset,
 )
 from astro_ddprism.io.asdf import read_tree
+from astro_ddprism.separator.parts import WarmStart
 
 UNIT = u.uJy
 OPTIONS = {"device": "cpu", "progress": False}
@@ -188,3 +191,36 @@ def test_fits_do_not_start_from_models(small, fitted, flat, views):
         GaussianSourceSeparator(**OPTIONS).fit(views, initial=small)
     with pytest.raises(InputError, match="found a GaussianSourceSeparator, expected diffusion"):
         DiffusionSourceSeparator(**flat).fit(views, initial=small)
+
+
+def test_fits_of_seconds_have_no_checkpoints(small, views, tmp_path):
+    """One is asked for as of any fit, but none is left, and there is none to go on from."""
+    separator, checkpoint = copy.copy(small), tmp_path / "fit.checkpoint"
+    for options, message in (
+        ({"resume": True}, "^resume: no checkpoint"),
+        ({"resume": True, "checkpoint": checkpoint}, r"fit\.checkpoint: cannot be read"),
+    ):
+        with pytest.raises(InputError, match=message):
+            separator.fit(views, **options)
+    separator.fit(views, checkpoint=checkpoint)
+    assert not checkpoint.exists()
+    assert not hasattr(GaussianSourceSeparator(), "priors_")
+
+
+def test_an_interrupted_fit_leaves_what_was_learned(
+    small, views, images, monkeypatch, draws_of, assert_same
+):
+    """In the second of two stages, of other sources than those that are known."""
+    separator = copy.copy(small)
+    fit = WarmStart.fit
+
+    def interrupted(warm_start, loaders, shapes, *args, **options):
+        if "galaxy" in shapes:
+            raise KeyboardInterrupt
+        return fit(warm_start, loaders, shapes, *args, **options)
+
+    monkeypatch.setattr(WarmStart, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        separator.fit(images)
+    assert separator.source_shapes_ == {"a": (2,), "b": (2,)}
+    assert_same(draws_of(separator, views["second"]), draws_of(small, views["second"]))
