@@ -81,7 +81,8 @@ def fit(args):
     initial = None
     if args.initial is not None:
         initial = SourceSeparator.read(args.initial, device=config.get("device", "auto"))
-        config = _with_parts_of(initial, config)
+        if config["method"] == initial.config["method"]:
+            config = _with_parts_of(initial, config)
     separator = SourceSeparator.from_config({**config, "progress": not args.quiet})
     dataset = MultiViewDataset.read(args.views)
     resume = args.resume and checkpoint.exists()
@@ -126,7 +127,7 @@ def _with_parts_of(initial, config):
     for name, part in known.items():
         own = config.get(name, part)
         own = {"name": own} if isinstance(own, str) else own
-        if own and part and own.get("name") == part["name"]:
+        if isinstance(own, dict) and part and own.get("name") == part["name"]:
             own = {**part, **own}
         config = {**config, name: own}
     return config

@@ -709,11 +709,22 @@ def test_models_by_name_and_fine_tuning(model, views, tmp_path, capsys, monkeypa
     assert run("separate", views, "--model", "toy-r", "-o", tmp_path / "a.fits", *options) == 0
     assert fits.getval(tmp_path / "a.fits", "MODEL") == "toy-r.asdf"
     config, out = tmp_path / "fit.toml", tmp_path / "tuned.asdf"
-    config.write_text("n_em_iterations = 1\ntraining.n_images = 160\nchains.n_steps = 4\n")
+    config.write_text(
+        "n_em_iterations = 1\ntraining.n_images = 160\nchains.n_steps = 4\n"
+        '[posterior]\nname = "moment-matching"\nsolver = "cg"\n'
+    )
     options = ("--config", config, "--device", "cpu", "-q")
     assert run("fit", views, "-o", out, "--from", "toy-r", *options) == 0
     assert run("info", out) == 0
-    assert "starting from toy-r.asdf" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "starting from toy-r.asdf" in printed
+    assert "network.channels = [4, 8]" in printed  # as in the model
+    assert "posterior.solver.name = cg" in printed  # as in the file
+    config.write_text("posterior = 3\n")
+    message = fails(
+        capsys, "fit", views, "-o", tmp_path / "b.asdf", "--from", "toy-r", "--config", config
+    )
+    assert "posterior method: found 3, expected a posterior method, one of amortized" in message
     assert "comes with the package: toy-r" in fails(
         capsys, "separate", views, "--model", "toy-i", "-o", tmp_path / "b.fits"
     )
@@ -740,6 +751,13 @@ def test_gaussian_priors(model, views, tmp_path, capsys):
         capsys, "fit", views, "-o", tmp_path / "b.asdf", "--method", "gaussian", "--from", model
     )
     assert "initial: gaussian does not start from models" in message
+    message = fails(capsys, "fit", views, "-o", tmp_path / "b.asdf", "--from", out)
+    assert "gaussian.asdf: found a GaussianSourceSeparator, expected diffusion priors" in message
+    config.write_text('[posterior]\nname = "mixture"\n')
+    message = fails(
+        capsys, "fit", views, "-o", tmp_path / "b.asdf", "--method", "gaussian", "--config", config
+    )
+    assert "configuration: unknown posterior; expected names out of device, execution" in message
 
 
 def test_images_that_a_model_does_not_know(model, tile, tmp_path, capsys):
