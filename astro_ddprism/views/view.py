@@ -314,8 +314,7 @@ class View(Observations):
         -------
         view : View
         """
-        names = "name", "unit", "ids", "data", "mask"
-        arguments = {name: state[name] for name in names}
+        arguments = {name: state[name] for name in ("name", "unit", "ids", "data", "mask")}
         for name in ("variance", "saturated", "coordinates"):
             arguments[name] = state.get(name)
         for name in ("wcs", "source_wcs"):
