@@ -1,5 +1,6 @@
 """Progress bars with the time left, for what takes more than a few seconds."""
 
+import photutils
 from astropy.utils import minversion
 from tqdm import tqdm
 
@@ -48,4 +49,4 @@ def photutils_bar(shown: bool) -> dict:
     keywords : dict
         Empty from photutils 3.1 on, which is fast enough to need no bar and deprecates the keyword.
     """
-    return {} if minversion("photutils", "3.1") else {"progress_bar": shown}
+    return {} if minversion(photutils, "3.1") else {"progress_bar": shown}

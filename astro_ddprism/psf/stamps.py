@@ -15,13 +15,14 @@ one that does not is light to be collected.
 
 import logging
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from astropy import units as u
 from astropy.io import fits
-from astropy.wcs import WCS
+from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from ..errors import InputError
@@ -139,7 +140,9 @@ def header_scale(header):
         return oversampling, scale * u.arcsec
     if not isinstance(header, fits.Header):
         return oversampling, None
-    wcs = WCS(header, naxis=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)  # a table has no axes of an image
+        wcs = WCS(header, naxis=2)
     if wcs.has_celestial:
         return oversampling, np.mean(proj_plane_pixel_scales(wcs.celestial)) * u.deg
     angles = [unit for unit in wcs.wcs.cunit if unit.is_equivalent(u.deg)]

@@ -477,6 +477,7 @@ class FakeSeparator:
 
     calls: list = []  # noqa: RUF012
     source_shapes_ = {"los": (1, 20, 20), "galaxy": (1, 20, 20)}  # noqa: RUF012
+    before_psf_ = True
     interrupted = False
 
     @classmethod

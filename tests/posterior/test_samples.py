@@ -248,15 +248,9 @@ def test_text_that_fits_does_not_hold(view, tmp_path):
     """Names in any script come back; keywords are escaped, and the file stays readable."""
     ids = ["星1", "é", "plain", "α Cen", str(2**63)]
     images = {"galaxie\u0301": view.data, "los": view.data}
-<<<<<<< ours
     mixing = {source: Identity(SHAPE) for source in images}
     named = View(view.data, variance=1.0, mixing=mixing, ids=ids, unit="uJy", wcs=view.wcs,
                  coordinates=view.coordinates, name="ci\u00e9l")  # fmt: skip
-=======
-    named = View(view.data, variance=1.0, mixing={s: Identity(SHAPE) for s in images}, ids=ids,
-                 unit="uJy", wcs=view.wcs, coordinates=view.coordinates,
-                 name="ci\u00e9l")  # fmt: skip
->>>>>>> theirs
     draws = {source: np.ones((2, 5, *SHAPE), "f4") for source in images}
     provenance = {"model": "mod\u00e8le.asdf", "note": "a\nb"}
     samples = PosteriorSamples(draws, named, provenance=provenance)

@@ -105,10 +105,10 @@ def test_config_makes_a_separator_of_the_same_parameters(separator):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"network": "transformer"}, "^network: found 'transformer', expected one of mlp, unet"),
+        ({"network": "transformer"}, "^network: found 'transformer', expected one of .*mlp, unet"),
         (
             {"network": 3},
-            "^network: found 3, expected a network, one of mlp, unet, or a table with",
+            "^network: found 3, expected a network, one of .*mlp, unet, or a table with",
         ),
         ({"network": {"channels": [4]}}, "^network: found a table without a name, expected one of"),
         ({"network": {"name": "unet", "hight": 3}}, "^UNet: found hight, expected options out of"),
@@ -143,7 +143,10 @@ def test_config_makes_a_separator_of_the_same_parameters(separator):
         ({"symmetries": {"a": ["mirror"]}}, "symmetries: found 'mirror', expected one of rotat"),
         ({"symmetries": {"a": "flips"}}, r"symmetries\['a'\]: found 'flips', expected a list"),
         ({"sources": "galaxy"}, "sources: found 'galaxy', expected .*a list, each a text"),
-        ({"posterior": "exact"}, "^posterior method: found 'exact', expected one of amortized, m"),
+        (
+            {"posterior": "exact"},
+            "^posterior method: found 'exact', expected one of amortized, .*moment-matching",
+        ),
         (
             {"posterior": None},
             "^posterior method: found None, expected a posterior method, one of amor",

@@ -1,7 +1,5 @@
 """Views as the core asks for them, against what numpy makes of their arrays."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -62,11 +60,3 @@ def test_repeated_observations_are_known_once(view):
     assert torch.equal(alone.y[inverse], observation.y)
     whole = loader.observe(np.array([3, 1]))
     assert whole.distinct[0] is whole
-
-
-def test_batches_may_be_changed(view):
-    """As simulations do, which put other values in the place of those observed."""
-    loader = ViewLoader(view, 1.0, CPU)
-    index = np.array([0, 3])
-    observation = loader.observe(index, lambda batch: replace(batch, y=2 * batch.y))
-    assert torch.equal(observation.y, 2 * loader.observe(index).y)

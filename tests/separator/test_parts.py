@@ -104,7 +104,9 @@ def test_symmetries():
 def test_every_part_is_found_by_its_name():
     """And its table, all defaults written out, is the part again."""
     for registry in (parts.NETWORKS, parts.SAMPLERS, parts.SOLVERS, parts.POSTERIORS):
-        for name in registry:
+        own = [name for name in registry if registry[name].__module__.startswith("astro_ddprism")]
+        assert len(own) > 1
+        for name in own:
             part = registry[name]()
             assert part.from_tree(name) == part.from_tree(part.to_tree()) == part
             assert part.to_tree()["name"] == name

@@ -24,9 +24,14 @@ def compressed(x: Tensor) -> Tensor:
 
 
 class _Compressed(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
+    def setup_context(ctx, inputs, output):  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def forward(x):
         return torch.addcmul(x.new_ones(()), x, x).sqrt_().add_(x.abs()).log_().copysign_(x)
 
     @staticmethod

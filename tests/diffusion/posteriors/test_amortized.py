@@ -11,7 +11,6 @@ from scipy.linalg import block_diag
 from scipy.ndimage import uniform_filter
 from torch import nn
 
-from astro_ddprism.diffusion.learning.data import simulate
 from astro_ddprism.diffusion.learning.training import Trainer, Training
 from astro_ddprism.diffusion.networks.mlp import MLP
 from astro_ddprism.diffusion.observation import JointObservation
@@ -433,9 +432,8 @@ def test_a_trained_network_is_calibrated():
     def simulations(n):
         parts = [(torch.randn(n, 16) @ L.T).view(n, *problem.shape) for L in roots]
         index = torch.randint(2, (n,)).numpy()
-        sources = dict(zip("ab", parts, strict=True))
-        observation = loader.observe(index, lambda batch: simulate(batch, sources))
-        return observation.join(parts), observation
+        x = torch.cat([part.flatten(1) for part in parts], dim=1)
+        return x, loader.observe(index).simulated(x)
 
     with seeded(4, device=CPU):
         backbone = MLP(width=128, depth=2, embedding=32).build(

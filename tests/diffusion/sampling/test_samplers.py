@@ -76,13 +76,17 @@ def exact_flow(x, start):
     ids=str,
 )
 def test_chains_are_those_of_azula(monkeypatch, denoiser, x, sampler, reference, start):
-    """With the same options and the same noise, drawn in the same order; to 1e-6 of float32."""
+    """With the same options and the same noise, drawn in the same order; to 1e-6 of float32.
+
+    Noise scales are numbers of the host in the one and tensors in the other: both in float64.
+    """
+    x = x.double()
     found = sampler.run(denoiser, x, make_rows(2), start=start, steps=12)
     rows = make_rows(2)
     monkeypatch.setattr(
         azula.sample.torch, "randn_like", lambda x: rows.normal(*x.shape[1:], dtype=x.dtype)
     )
-    expected = reference(denoiser, start=start, steps=12, silent=True)(x)
+    expected = reference(denoiser, start=start, steps=12, silent=True, dtype=x.dtype)(x)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
