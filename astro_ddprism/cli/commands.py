@@ -215,7 +215,7 @@ def _check_ending(path, endings):
 
 
 def _rejected_path(path):
-    return path.with_suffix(".rejected.ecsv")
+    return path.with_name(path.name + ".rejected.ecsv")
 
 
 def _write_rejected(table, args):

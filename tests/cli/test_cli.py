@@ -249,14 +249,14 @@ def test_positions_that_were_not_used_are_told(tile, field, tmp_path, capsys):
     assert "2 of 5 positions rejected: 2 off the image, 0 masked: 7, 8" in capsys.readouterr().err
     views = MultiViewDataset.read(out)
     assert views["galaxy"].ids.tolist() == [str(2**62 + i) for i in range(3)]
-    lost = Table.read(tmp_path / "v.rejected.ecsv")
+    lost = Table.read(tmp_path / f"{out.name}.rejected.ecsv")
     for found in (lost, views.rejected):
         assert list(map(str, found["id"])) == ["7", "8"]
         assert list(found["reason"]) == ["off the image", "no position"]
     assert "found an existing file" in fails(capsys, "cutouts", tile, *options)
     table[:3].write(tmp_path / "c.fits", overwrite=True)
     assert run("cutouts", tile, *options, "--overwrite") == 0
-    assert not (tmp_path / "v.rejected.ecsv").exists()
+    assert not (tmp_path / f"{out.name}.rejected.ecsv").exists()
     assert len(MultiViewDataset.read(out).rejected) == 0
 
 
