@@ -17,7 +17,7 @@ __all__ = ["parse_arguments", "read_config"]
 # What may follow the file of an instrument's image.
 INSTRUMENT_OPTIONS = (
     "psf", "psf_scale", "oversampling", "bands", "format", "hdu", "uncertainty", "variance", "ivar",
-    "weight", "mask", "effective_gain", "saturation", "unit", "zero_point",
+    "weight", "mask", "bad_bits", "effective_gain", "saturation", "unit", "zero_point",
 )  # fmt: skip
 
 
@@ -305,7 +305,8 @@ def _add_image_options(command):
     image(
         "--format", metavar="NAME", help="format of the files (default: found by looking at them)"
     )
-    image("--hdu", action="append", metavar="EXT", help="* extension of the image")
+    image("--hdu", action="append", metavar="EXT",
+          help="* extension of the image: number, name, or NAME,VERSION")  # fmt: skip
     for name in ("uncertainty", "variance", "ivar", "weight", "mask"):
         image(
             f"--{name}",
@@ -314,7 +315,10 @@ def _add_image_options(command):
             help=f"* extension or file of the {name}",
         )
     image(
-        "--bad-bits", type=int, metavar="BITS", help="bits of the mask that are bad (default: all)"
+        "--bad-bits",
+        metavar="BITS",
+        help="bits of the mask that are bad: 5, 0x1F or names such as SAT,CR (default: those that "
+        "mean defects where they have names, else all)",
     )
     image("--estimate-noise", action="store_true", help="measure the noise in the image's sky")
     image("--subtract-background", action="store_true", help="subtract the level of the sky")
@@ -324,9 +328,9 @@ def _add_image_options(command):
     image("--saturation", action="append", type=_saturation, metavar="LEVEL|auto",
           help="* saturation level, or auto to find it (default: SATURATE)")  # fmt: skip
     image("--unit", help="unit of the pixels, instead of BUNIT")
-    image("--zero-point", action="append", metavar="MAG|KEYWORD",
-          help="* AB magnitude of a pixel value of 1, or the keyword that tells it; fluxes are "
-          "then in microjansky")  # fmt: skip
+    image("--zero-point", action="append", metavar="MAG|KEYWORD|header",
+          help="* AB magnitude of a pixel value of 1, the keyword that tells it, or header for "
+          "what the format knows; fluxes are then in microjansky")  # fmt: skip
     image("--correlated-noise", type=int, nargs="?", const=3, metavar="LAG",
           help="measure how neighbouring pixels share their noise, up to this distance "
           "(default: independent; without a number: 3)")  # fmt: skip
@@ -338,8 +342,9 @@ def _add_instrument_options(command):
             help="image of an instrument; once more with the same name for each further band, on "
             "the same pixel grid. Options: psf=FITS, with psf_scale=ARCSEC or oversampling=N where "
             "its header does not tell; bands=W:W:..., the shares of the source's bands in this "
-            "one; and format, hdu, uncertainty, variance, ivar, weight, mask, effective_gain, "
-            "saturation, unit, zero_point, as for TILE.fits")  # fmt: skip
+            "one; and format, hdu (SCI:2 for SCI,2), uncertainty, variance, ivar, weight, mask, "
+            "bad_bits (SAT|CR), effective_gain, saturation, unit, zero_point, as for "
+            "TILE.fits")  # fmt: skip
     several("--frame-scale", type=_angle, metavar="ARCSEC",
             help="pixels of the sources (default: the smallest of all images)")  # fmt: skip
     several("--frame-size", type=_angle, metavar="ARCSEC",

@@ -13,7 +13,7 @@ from ..separator import SourceSeparator
 from ..views.dataset import MultiViewDataset
 from .arguments import read_config
 from .images import check_images, read_tiles
-from .info import is_asdf
+from .info import is_views
 
 __all__ = ["cutouts", "fit", "separate"]
 
@@ -149,7 +149,7 @@ def _catalog_zero_point(args):
 
 def _is_views(args):
     """Whether the file holds views; one with the name of a format is an image."""
-    return len(args.images) == 1 and args.format is None and is_asdf(args.images[0])
+    return len(args.images) == 1 and args.format is None and is_views(args.images[0])
 
 
 def _view_to_separate(args, separator):

@@ -9,9 +9,10 @@ from ..io.fits_in import open_fits
 from ..models import find_model
 from ..separator import SourceSeparator
 from ..separator.checks import TrainingData
+from ..survey.read import describe_image
 from ..views.dataset import MultiViewDataset
 
-__all__ = ["info", "is_asdf"]
+__all__ = ["info", "is_views"]
 
 
 def info(args):
@@ -25,12 +26,12 @@ def info(args):
     path = find_model(args.file)
     if not path.exists():
         raise FileNotFoundError(2, "No such file or directory", str(path))
-    lines = _asdf_info(path) if is_asdf(path) else _fits_info(path)
+    lines = _asdf_info(path) if is_views(path) else _image_info(path)
     print("\n".join([f"{path}:", *(f"  {line}" for line in lines)]))
 
 
-def is_asdf(path) -> bool:
-    """Whether a file is an ASDF file, by its first bytes.
+def is_views(path) -> bool:
+    """Whether a file is an ASDF file of this package, and not an image.
 
     Parameters
     ----------
@@ -41,15 +42,23 @@ def is_asdf(path) -> bool:
     -------
     bool
     """
+    return _is_asdf(path) and "roman" not in _head(path)
+
+
+def _is_asdf(path):
     with Path(path).open("rb") as file:
         return file.read(5) == b"#ASDF"
 
 
-def _asdf_info(path):
+def _head(path):
     try:
-        head = asdf.util.load_yaml(path).get("astro_ddprism", {})
+        return asdf.util.load_yaml(path)
     except Exception:  # a damaged file: reading it says how  # noqa: BLE001
-        head = {}
+        return {}
+
+
+def _asdf_info(path):
+    head = _head(path).get("astro_ddprism", {})
     return _model_info(path) if head.get("kind") == "model" else _views_info(path)
 
 
@@ -88,6 +97,17 @@ def _options(tree, prefix=""):
             yield from _options(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name} = {value}"
+
+
+def _image_info(path):
+    """What the file holds, and of an image, what would serve as what."""
+    creator = None
+    if not _is_asdf(path):
+        with open_fits(path) as hdus:
+            creator = hdus[0].header.get("CREATOR")
+            yield from _fits_info(path)
+    if creator != "astro-ddprism":
+        yield from describe_image(path)
 
 
 def _fits_info(path):

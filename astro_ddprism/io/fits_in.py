@@ -1,5 +1,7 @@
 """FITS files: which extension holds what, and errors that say what was found instead."""
 
+import io
+import logging
 import lzma
 import re
 import warnings
@@ -9,7 +11,6 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
-from astropy import units as u
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
@@ -19,11 +20,15 @@ __all__ = [
     "NAMES",
     "NOISE_NAMES",
     "find_extension",
+    "find_own",
+    "find_plane_of",
+    "hdu_name",
     "only_window",
     "open_fits",
     "read_extension",
-    "read_plane",
 ]
+
+logger = logging.getLogger(__name__)
 
 # Extension names by what they hold, in the order in which they are believed.
 NOISE_NAMES = {
@@ -34,12 +39,21 @@ NOISE_NAMES = {
 }
 NAMES = {
     "image": ("SCI", "IMAGE", "SIGNAL", "DATA"),
-    "mask": ("MASK", "DQ", "MSK", "FLAGS"),
+    "mask": (
+        "MASK", "DQ", "MSK", "FLAGS", "FLAG", "FLG", "BPM", "BADPIX", "QUALITY", "MASKBITS",
+        "DATA_QUALITY", "BAD_PIXEL_MASK",
+    ),
     "psf": ("PSF", "PSFIMAGE"),
     "effective_gain": ("EXPOSURE", "EXPMAP", "GAIN"),
+    "other": (
+        "AREA", "BACKGROUND", "BKG", "CON", "CTX", "CHI2", "COV", "COVERAGE", "EXP", "MODEL",
+        "NEXP", "RESIDUAL", "SEG", "SEGM", "SEGMAP", "SKY", "D2IMARR", "WCSDVARR",
+    ),
     **NOISE_NAMES,
-}
-NOT_SCIENCE = {name for role, names in NAMES.items() if role != "image" for name in names}
+}  # fmt: skip
+ROLES = {name: role for role, names in NAMES.items() for name in names}
+SEPARATORS = re.compile(r"[_\-. :]+")
+MAX_HEADER = 2880 * 1000
 DAMAGE = re.compile("truncated|Error validating header", re.IGNORECASE)
 
 
@@ -53,7 +67,11 @@ def open_fits(path):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                hdus = fits.open(stream, memmap=False, lazy_load_hdus=False)
+                try:
+                    hdus = fits.open(stream, memmap=False, lazy_load_hdus=False)
+                except OSError:
+                    caught.clear()
+                    hdus = fits.open(_without_orphans(stream), memmap=False, lazy_load_hdus=False)
             except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise InputError(f"{path}: not a FITS file ({reason})") from error
@@ -61,7 +79,59 @@ def open_fits(path):
             if DAMAGE.search(str(warning.message)):
                 raise InputError(f"{path}: the file is truncated or damaged ({warning.message})")
         with hdus:
+            for hdu in hdus:
+                leave_out_malformed(hdu, path)
             yield hdus
+
+
+def _without_orphans(stream):
+    """A file whose first header has no CONTINUE card that continues nothing: astropy gives up."""
+    stream.seek(0)
+    content = stream.read()
+    cards = [content[i : i + 80] for i in range(0, min(len(content), MAX_HEADER), 80)]
+    for i, card in enumerate(cards):
+        if card.startswith(b"CONTINUE") and not cards[i - 1].partition(b"/")[0].rstrip().endswith(
+            b"&'"
+        ):
+            content = content[: 80 * i] + b" " * 80 + content[80 * i + 80 :]
+        if card.startswith(b"END     "):
+            break
+    return io.BytesIO(content)
+
+
+def leave_out_malformed(hdu, path=None):
+    """Take the cards out of a header that cannot be read, so that nothing else meets them.
+
+    Parameters
+    ----------
+    hdu : HDU
+        Its header is changed. A unit without quotes is read all the same.
+    path : str, optional
+        The file's name, for a line in the log.
+    """
+    header = hdu.header
+    dropped = {}
+    for i in reversed(range(len(header))):
+        card = header.cards[i]
+        text = ""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                text = card.image
+                _ = card.value
+                fine = card.keyword != "CONTINUE" and text.isascii() and text.isprintable()
+                if fine and text[80:88] == "CONTINUE" and "&'" not in text[:80]:
+                    header[i] = fits.Card.fromstring(text[:80]).value  # it continues nothing
+            except (fits.VerifyError, ValueError, TypeError, IndexError):
+                fine = False
+            if not fine:
+                dropped[card.keyword] = text.partition("=")[2].partition("/ ")[0].strip(" '")
+                del header[i]
+    if "BUNIT" in dropped:
+        header["BUNIT"] = dropped["BUNIT"]
+    if dropped and path is not None:
+        names = ", ".join(dropped)
+        logger.info("%s, HDU %s: left out malformed cards: %s", path, hdu.name or 0, names)
 
 
 def describe(hdus):
@@ -80,6 +150,54 @@ def _is_image(hdu):
     return hdu.is_image and len(hdu.shape) >= 2
 
 
+def hdu_name(hdus, hdu):
+    """What messages call an extension: its name, with its version if another has the same.
+
+    Parameters
+    ----------
+    hdus : `~astropy.io.fits.HDUList`
+        The open file.
+    hdu : HDU
+        One of its extensions.
+
+    Returns
+    -------
+    str
+    """
+    if not hdu.name or sum((h.name, h.ver) == (hdu.name, hdu.ver) for h in hdus) > 1:
+        return f"{hdu.name} {hdus.index(hdu)}".strip()
+    several = hdu.ver != 1 or sum(h.name == hdu.name for h in hdus) > 1
+    return f"{hdu.name},{hdu.ver}" if several else hdu.name
+
+
+def role_of(hdu):
+    """What the name of an extension says that it holds, and which of several images it belongs to.
+
+    Parameters
+    ----------
+    hdu : HDU
+        The extension.
+
+    Returns
+    -------
+    role : str or None
+        "image", "mask", "psf", "other", ...; `None` if the name is not known.
+    key : str
+        The rest of the name: "CCD3" of ``CCD3``, ``MASK_CCD3`` and ``CCD3.RMS``, "" of ``SCI``.
+    """
+    name = hdu.name.strip().upper()
+    if name in ROLES or name in {"", "PRIMARY"}:
+        return ROLES.get(name), ""
+    parts = SEPARATORS.split(name)
+    for word, rest in ((parts[-1], parts[:-1]), (parts[0], parts[1:])):
+        if rest and word in ROLES:
+            return ROLES[word], ".".join(rest)
+    numbered = re.fullmatch(r"(\D+)(\d+)", name)
+    if numbered and numbered[1] in ROLES:
+        return ROLES[numbered[1]], numbered[2]
+    return None, ".".join(parts)
+
+
 def find_extension(hdus, role, path, spec=None):
     """The extension of a file that plays a role.
 
@@ -88,38 +206,156 @@ def find_extension(hdus, role, path, spec=None):
     hdus : `~astropy.io.fits.HDUList`
         The open file.
     role : str
-        What it holds: "image", "mask", "psf", "uncertainty", ...; some have usual names.
+        What it holds: "image", "psf", ...; some have usual names.
     path : str
         The file's name, for messages.
     spec : int, str or (str, int), optional
-        Number, name, or name and version of the extension; without it, found by name, and for an
-        image by order.
+        Number, name, or name and version (also as ``"SCI,2"``) of the extension; without it, found
+        by name, and for an image or a PSF by order.
 
     Returns
     -------
     HDU or None
         `None` if none was asked for and none plays this role.
+
+    Raises
+    ------
+    InputError
+        If there is none, or several images are alike and none is named.
     """
     if spec is not None:
-        if isinstance(spec, str) and spec.strip().isdigit():
+        return _named(hdus, role, path, spec)
+    named = [hdu for hdu in hdus if _is_image(hdu) and role_of(hdu)[0] == role]
+    named.sort(key=lambda hdu: _rank(hdu, role))
+    if role != "image":
+        if not named and role == "psf":
+            named = [hdu for hdu in hdus if _is_image(hdu)]
+            if not named:
+                raise _no_image(hdus, path)
+        return named[0] if named else None
+    exact = [hdu for hdu in named if not role_of(hdu)[1]]
+    if len({hdu.name for hdu in exact}) == len(exact) > 0:
+        return exact[0]
+    alike = named or [hdu for hdu in hdus if _is_image(hdu) and role_of(hdu)[0] is None]
+    if not alike:
+        raise _no_image(hdus, path)
+    if len(alike) > 1 and not (alike[0] is hdus[0] and not named):
+        names = ", ".join(hdu_name(hdus, hdu) for hdu in alike)
+        raise InputError(
+            f"{path}: found {len(alike)} images, {names}, expected the name or the number of one "
+            f"(hdu); the file has: {describe(hdus)}"
+        )
+    return alike[0]
+
+
+def _no_image(hdus, path):
+    return InputError(f"{path}: found no image, expected one; the file has: {describe(hdus)}")
+
+
+def _rank(hdu, role):
+    names = NAMES.get(role, ())
+    name = hdu.name.upper()
+    return names.index(name) if name in names else len(names)
+
+
+def _named(hdus, role, path, spec):
+    """The extension of a number, a name, or a name and a version."""
+    if isinstance(spec, str):
+        name, comma, version = spec.strip().strip("[]").rpartition(",")
+        if spec.strip().isdigit():
             spec = int(spec)
-        try:
-            return hdus[spec]
-        except (KeyError, IndexError):
-            raise InputError(
-                f"{path}: found no extension {spec!r} for the {role}, "
-                f"the file has: {describe(hdus)}"
-            ) from None
-    for name in NAMES.get(role, ()):
-        for hdu in hdus:
-            if hdu.name.upper() == name and _is_image(hdu):
-                return hdu
-    if role not in {"image", "psf"}:
-        return None
-    for hdu in hdus:
-        if _is_image(hdu) and (role == "psf" or hdu.name.upper() not in NOT_SCIENCE):
-            return hdu
-    raise InputError(f"{path}: found no image, expected one; the file has: {describe(hdus)}")
+        elif comma and version.strip().isdigit():
+            spec = (name.strip(), int(version))
+    if isinstance(spec, str) and role == "image":
+        same = [hdu for hdu in hdus if hdu.name == spec.strip().upper()]
+        if len(same) > 1:
+            names = ", ".join(hdu_name(hdus, hdu) for hdu in same)
+            raise InputError(f"{path}: found {len(same)} of {spec}, expected one of {names}")
+    try:
+        return hdus[spec]
+    except (KeyError, IndexError):
+        raise InputError(
+            f"{path}: found no extension {spec!r} for the {role}, the file has: {describe(hdus)}"
+        ) from None
+
+
+def find_own(hdus, role, image):
+    """The plane of an image, in its own file: that of its own version and of its own CCD.
+
+    Parameters
+    ----------
+    hdus : `~astropy.io.fits.HDUList`
+        The open file.
+    role : str
+        What the plane holds: "mask", "uncertainty", ...
+    image : HDU
+        The image.
+
+    Returns
+    -------
+    HDU or None
+    """
+    named = [h for h in hdus if h is not image and _is_image(h) and role_of(h)[0] == role]
+    key = role_of(image)[1]
+    images = [h for h in hdus if _is_image(h) and role_of(h)[0] in {"image", None}]
+    own = [h for h in named if role_of(h)[1] == key]
+    if not own and len(images) == 1:
+        own = [h for h in named if not role_of(h)[1]]
+    own.sort(key=lambda hdu: _rank(hdu, role))
+    same = [h for h in own if h.ver == image.ver]
+    if not same and len(images) == 1 and len(own) == 1:
+        same = own
+    # Sets without versions follow each other: the plane stands behind its image.
+    alike = [h for h in same if h.name == same[0].name]
+    if len(alike) > 1:
+        first, later = hdus.index(image), [hdus.index(h) for h in images if h.name == image.name]
+        last = min((i for i in later if i > first), default=len(hdus))
+        same = [h for h in alike if first < hdus.index(h) < last]
+    return same[0] if same else None
+
+
+def find_plane_of(hdus, role, path, like=None):
+    """The extension of a file of its own that holds a plane of an image.
+
+    Parameters
+    ----------
+    hdus : `~astropy.io.fits.HDUList`
+        The open file.
+    role : str
+        What the plane holds.
+    path : str
+        The file's name, for messages.
+    like : HDU, optional
+        The image that it belongs to.
+
+    Returns
+    -------
+    HDU
+        Of the plane's usual name, or of the image's name and version, or the only image.
+
+    Raises
+    ------
+    InputError
+        If several could be meant.
+    """
+    images = [h for h in hdus if _is_image(h)]
+    if not images:
+        raise _no_image(hdus, path)
+    if like is not None:
+        twins = [h for h in images if like.name and h.name == like.name]
+        if len(twins) > 1:
+            twins = [h for h in twins if h.ver == like.ver]
+        found = find_own(hdus, role, like) or (twins[0] if len(twins) == 1 else None)
+        if found is not None:
+            return found
+    named = [h for h in images if role_of(h)[0] == role]
+    found = named if len(named) == 1 else images
+    if len(found) > 1 and found[0] is not hdus[0]:
+        raise InputError(
+            f"{path}: found {len(found)} images, expected one that is named as the {role}; the "
+            f"file has: {describe(hdus)}"
+        )
+    return found[0]
 
 
 _WINDOW = ContextVar("window", default=None)
@@ -158,7 +394,8 @@ def read_extension(hdu, path):
     Returns
     -------
     `~numpy.ndarray`
-        Floats stay what they are; integers stay integers.
+        Floats stay what they are; integers stay integers, unless some are not defined (``BLANK``):
+        these are NaN then.
     """
     label = f"{path}, HDU {hdu.name or 0}"
     if not hdu.is_image:
@@ -167,6 +404,9 @@ def read_extension(hdu, path):
         found = f"{len(hdu.shape)} dimensions" if hdu.shape else "no data"
         raise InputError(f"{label}: found {found}, expected an image of two or three dimensions")
     shape, part = _WINDOW.get() or (None, None)
+    blank, zero, scale = (
+        hdu.header.get(k, d) for k, d in (("BLANK", None), ("BZERO", 0), ("BSCALE", 1))
+    )
     try:
         if hdu.shape[-2:] == shape:
             data = np.asarray(hdu.section[(slice(None),) * (len(hdu.shape) - 2) + part])
@@ -176,81 +416,10 @@ def read_extension(hdu, path):
         raise InputError(
             f"{label}: the pixels cannot be read, the file is damaged ({error})"
         ) from error
-    return data.astype(data.dtype.newbyteorder("="), copy=False)
-
-
-def read_plane(path, *, role, hdu=None):
-    """The pixels of one extension of a file of its own.
-
-    Parameters
-    ----------
-    path : path
-        FITS file.
-    role : str
-        What the extension holds; among several it is found by its usual names, else it is the first
-        image.
-    hdu : int or str, optional
-        Number or name of the extension instead.
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        The pixels.
-    """
-    with open_fits(path) as hdus:
-        found = find_extension(hdus, role, path, hdu) or find_extension(hdus, "psf", path)
-        return read_extension(found, path)
-
-
-ALIASES = {
-    "electrons": "electron",
-    "counts": "count",
-    "adus": "adu",
-    "nanomaggies": "nmgy",
-    "maggies": "mgy",
-    "second": "s",
-    "seconds": "s",
-    "sec": "s",
-}
-
-
-def parse_unit(text, label):
-    """A unit as FITS headers spell it, also in capitals or the plural.
-
-    Parameters
-    ----------
-    text : str or None
-        Value of ``BUNIT``; `None` or blank is dimensionless.
-    label : str
-        Where it stands, for messages.
-
-    Returns
-    -------
-    `~astropy.units.UnitBase`
-        The unit.
-
-    Raises
-    ------
-    InputError
-        If it is no unit that astropy knows.
-    """
-    if text is None or not str(text).strip():
-        return u.dimensionless_unscaled
-    text = str(text).strip()
-    lower = re.sub("[a-z]+", lambda word: ALIASES.get(word.group(), word.group()), text.lower())
-    for spelling in (text, lower):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", u.UnitsWarning)
-            try:
-                unit = u.Unit(spelling)
-            except (ValueError, TypeError):
-                continue
-        if isinstance(unit, u.UnitBase) and u.dex not in unit.decompose().bases:
-            return unit
-    raise InputError(
-        f"{label}: found the unit {text!r}, expected one that astropy knows and in which light "
-        "adds (no magnitudes); give the right one as unit"
-    )
+    data = data.astype(data.dtype.newbyteorder("="), copy=False)
+    if blank is not None and data.dtype.kind == "u" and zero and scale == 1:
+        return np.where(data == blank + zero, np.nan, data)  # astropy leaves it as a number
+    return data
 
 
 def as_float(data):

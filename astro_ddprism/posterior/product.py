@@ -29,14 +29,14 @@ _KEYWORDS = {
 def product_hdus(posterior, catalog, *, samples=False):
     """The extensions of a product.
 
-    The primary header holds the provenance. ``CATALOG`` is a table with one row per observation:
-    the columns of the catalog, with ``ra`` and ``dec`` in degrees, and the WCS keywords of the
-    sources' pixels (see `~astro_ddprism.io.fits.row_wcs`). ``DATA`` (0 at masked pixels),
-    ``RESIDUAL`` (standardized, mean over the samples, NaN at masked pixels) and, for each source,
-    ``SOURCE_MEAN`` and ``SOURCE_STD`` are cubes of shape (N, bands, ny, nx). Of several
-    instruments, there are ``DATA_INSTRUMENT`` and ``RESIDUAL_INSTRUMENT`` of each. Where images
-    have other pixels than the sources, their WCS keywords are in the table ``WCS_INSTRUMENT``
-    (``WCS``, of a single one).
+    The primary header holds the provenance, and what served as flux, noise, mask, ... of the
+    images. ``CATALOG`` is a table with one row per observation: the columns of the catalog, with
+    ``ra`` and ``dec`` in degrees, and the WCS keywords of the sources' pixels (see
+    `~astro_ddprism.io.fits.row_wcs`). ``DATA`` (0 at masked pixels), ``RESIDUAL`` (standardized,
+    mean over the samples, NaN at masked pixels) and, for each source, ``SOURCE_MEAN`` and
+    ``SOURCE_STD`` are cubes of shape (N, bands, ny, nx). Of several instruments, there are
+    ``DATA_INSTRUMENT`` and ``RESIDUAL_INSTRUMENT`` of each. Where images have other pixels than
+    the sources, their WCS keywords are in the table ``WCS_INSTRUMENT`` (``WCS``, of a single one).
 
     Parameters
     ----------
@@ -86,6 +86,10 @@ def _primary(posterior):
             header[keyword] = (text, comment) if len(str(text)) < 30 else text
         elif name != "n_samples":
             header.add_history(f"{name} = {_card_text(value)}")
+    for name, part in posterior.images.items():
+        conditions = getattr(part.view, "conditions", None)
+        for line in conditions.provenance if conditions is not None else ():
+            header.add_history(_card_text(f"{name}, {line}" if name else line))
     return fits.PrimaryHDU(header=header)
 
 

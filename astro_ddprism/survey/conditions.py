@@ -1,7 +1,7 @@
 """What images are like: pixels, PSF, noise and band; told, or measured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy import units as u
@@ -33,6 +33,8 @@ class SurveyConditions:
         Names of the bands.
     images : tuple of str
         Names of the images.
+    provenance : tuple of str
+        What served as flux, noise, mask, PSF, ... of the images, or of the first of many.
 
     Examples
     --------
@@ -51,6 +53,7 @@ class SurveyConditions:
     psf_fwhm: u.Quantity | None = None
     bands: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
+    provenance: tuple[str, ...] = ()
 
     @property
     def unit(self) -> u.UnitBase:
@@ -64,9 +67,7 @@ class SurveyConditions:
 
     def to(self, unit) -> "SurveyConditions":
         """The same with the noise in another unit of flux."""
-        return SurveyConditions(
-            self.pixel_scale, self.noise.to(unit, AB_FLUX), self.psf_fwhm, self.bands, self.images
-        )
+        return replace(self, noise=self.noise.to(unit, AB_FLUX))
 
     @classmethod
     def combined(cls, several) -> "SurveyConditions | None":
@@ -93,6 +94,7 @@ class SurveyConditions:
             np.median(u.Quantity(widths), axis=0) if widths else None,
             first.bands,
             tuple(dict.fromkeys(name for one in known for name in one.images)),
+            first.provenance,
         )
 
     def state(self) -> dict:
@@ -105,6 +107,7 @@ class SurveyConditions:
             "unit": self.unit.to_string(),
             "bands": list(self.bands),
             "images": list(self.images),
+            "provenance": list(self.provenance),
         }
 
     @classmethod
@@ -117,6 +120,7 @@ class SurveyConditions:
             None if width is None else np.array(width, dtype=float) * u.arcsec,
             tuple(state["bands"]),
             tuple(state["images"]),
+            tuple(state.get("provenance", ())),
         )
 
     def lines(self) -> list[str]:
@@ -168,14 +172,15 @@ def image_conditions(image, *, objects=None, psf=None, psf_fwhm=None) -> SurveyC
         If ``psf_fwhm`` is no positive angle.
     """
     scale = pixel_angle(image)
-    widths = None
+    widths, told = None, "not known"
     if psf_fwhm is not None:
-        widths = _given_width(psf_fwhm, image.n_bands)
+        widths, told = _given_width(psf_fwhm, image.n_bands), "of the FWHM that was given"
     elif psf is not None:
-        widths = kernel_fwhm(psf) * scale
+        widths, told = kernel_fwhm(psf) * scale, "the one that was given, before which sources are"
     elif objects is not None:
         measured = stellar_fwhm(image, objects)
         widths = None if measured is None else measured * scale
+        told = told if measured is None else "the width of the stars"
     valid = [band[~mask] for band, mask in zip(image.variance, image.mask, strict=True)]
     noise = [np.sqrt(np.median(one).astype(float)) if one.size else np.inf for one in valid]
     return SurveyConditions(
@@ -184,6 +189,7 @@ def image_conditions(image, *, objects=None, psf=None, psf_fwhm=None) -> SurveyC
         None if widths is None else np.broadcast_to(widths, image.n_bands, subok=True),
         image.names,
         image.files,
+        (*image.provenance, f"PSF: {told}") if image.provenance else (),
     )
 
 

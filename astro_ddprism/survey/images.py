@@ -44,6 +44,8 @@ class SurveyImage:
         noise of their own, and ``variance`` is that of the background alone.
     psf : optional
         The PSF that the image brings along, as `~astro_ddprism.psf.open_psf` takes it.
+    provenance : tuple of str
+        What served as flux, noise, mask, ...: a line for each.
     """
 
     data: np.ndarray
@@ -57,6 +59,7 @@ class SurveyImage:
     files: tuple[str, ...] = ()
     effective_gain: np.ndarray | None = None
     psf: object = None
+    provenance: tuple[str, ...] = ()
 
     @property
     def shape(self):
@@ -161,6 +164,18 @@ def stack_bands(images: Sequence[SurveyImage]):
         files=tuple(dict.fromkeys(name for image in images for name in image.files)),
         effective_gain=_stack_gains(images),
         psf=psfs[0] if psfs and len(psfs) == 1 else psfs,
+        provenance=_lines_of(images),
+    )
+
+
+def _lines_of(images):
+    """What served as what in each image; with its name where there are several."""
+    if len(images) == 1:
+        return images[0].provenance
+    return tuple(
+        f"{' '.join(image.files) or image.filename}: {line}"
+        for image in images
+        for line in image.provenance
     )
 
 

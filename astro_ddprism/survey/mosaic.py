@@ -47,8 +47,10 @@ class Mosaic:
         head = self._read(*(slice(max(0, n // 2 - MARGIN), n // 2 + MARGIN) for n in shape))
         self.shape = (head.n_bands, *shape)
         self.wcs, self.unit, self.names, self.files = head.wcs, head.unit, head.names, head.files
-        self.filename, self.psf = head.filename, head.psf
+        self.filename, self.psf, self.provenance = head.filename, head.psf, head.provenance
         self.pixel_type, self.has_gain = head.pixel_type, head.has_gain
+        for line in self.provenance:
+            logger.info("%s: %s", self.filename, line)
 
     @property
     def n_bands(self):
@@ -197,4 +199,5 @@ def _sample(image, n_windows):
         names=image.names,
         filename=image.filename,
         files=image.files,
+        provenance=image.provenance,
     )

@@ -11,24 +11,29 @@ Masked, saturated and non-finite pixels and those of zero weight carry no inform
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from astropy import units as u
 from astropy.nddata import Cutout2D, NDData
 
 from ..errors import InputError
 from ..io.fits_in import NOISE_NAMES, as_float
 from ..io.wcs import celestial_wcs
-from ..units import AB_FLUX
-from .formats.base import read_raw, to_variance
+from .calibration import calibrated, flux_per_pixel
+from .coverage import without_data
+from .formats.base import read_raw
+from .formats.bits import bad_pixels
+from .formats.pixels import to_variance
 from .images import SurveyImage, stack_bands
 from .noise import estimate_noise as measure_sky
 from .saturation import find_saturation, grow_saturated
 
-__all__ = ["read_bands", "read_image"]
+__all__ = ["describe_image", "read_bands", "read_image"]
 
 logger = logging.getLogger(__name__)
+
+MAX_NEGATIVE = 0.1  # part of a noise plane that may be negative, and is then masked
 
 
 def read_image(
@@ -66,15 +71,18 @@ def read_image(
     format : str, optional
         Name of its format (`astro_ddprism.survey.formats.base`); by default it is identified by
         looking at the image, and a file that no format knows is read as FITS.
-    hdu : int or str, optional
-        Number or name of the image's extension.
+    hdu : int, str or (str, int), optional
+        Number or name of the image's extension, or name and version, also as ``"SCI,2"``. Noise and
+        mask are those of the same version or CCD.
     uncertainty, variance, ivar, weight : int, str, path or array_like, optional
         The noise as standard deviation, variance, inverse variance or weight: number or name of an
         extension of the same file, a file of its own, or an array in the image's unit. At most one.
     mask : int, str, path or bool array_like, optional
         Bad pixels are not zero; like the noise, an extension, a file or an array.
-    bad_bits : int, optional
-        Bits of the mask that make a pixel bad; all if not given.
+    bad_bits : int, str or sequence of these, optional
+        Bits of the mask that make a pixel bad: numbers (``5``, ``"0x1F"``) or names
+        (``"SAT,CR"``), as the header, or else the format, names them. By default those that mean
+        defects where they have names, and all where they have none.
     estimate_noise : bool
         Estimate the noise from the image's sky (`estimate_noise`) instead.
     subtract_background : bool
@@ -91,10 +99,12 @@ def read_image(
         there is one, "auto" looks for the flat tops of saturated stars (`find_saturation`). The
         core of a saturated star is masked with it.
     unit : unit, optional
-        Unit of the pixels, instead of the one that the image states.
+        Unit of the pixels, instead of the one that the image states. Surface brightness becomes
+        flux by the area of a pixel, in microjansky or its own unit.
     zero_point : float or str, optional
-        AB magnitude of a pixel value of 1, or the keyword that tells it. The flux is then converted
-        to microjansky.
+        AB magnitude of a pixel value of 1, or the keyword that tells it, or "header" for what the
+        format knows (which it does by itself where pixels state no unit). The flux is then
+        converted to microjansky.
     name : str, optional
         Name of the band; the keyword ``FILTER`` if not given.
     partial : bool
@@ -144,12 +154,10 @@ def read_image(
         unit=unit,
         effective_gain=effective_gain,
     )
-    if raw.mask is not None and bad_bits is not None:
-        if not np.issubdtype(raw.mask.dtype, np.integer):
-            raise InputError(
-                f"{raw.label}: bad_bits needs a mask of integers, found {raw.mask.dtype}"
-            )
-        raw.mask = raw.mask & bad_bits
+    if raw.mask is not None:
+        raw.mask = bad_pixels(raw, bad_bits)
+    elif bad_bits is not None:
+        raise InputError(f"{raw.label}: found bad_bits and no mask, expected one")
     image = _assemble(
         raw,
         estimate=estimate_noise,
@@ -158,17 +166,54 @@ def read_image(
         name=name,
         partial=partial,
     )
-    return image if zero_point is None else _calibrated(image, _zero_point(zero_point, raw))
+    image = flux_per_pixel(image, raw)
+    image = calibrated(image, zero_point, raw)
+    lines = tuple(_lines(raw))
+    for line in () if partial else lines:
+        logger.info("%s: %s", raw.file or raw.label, line)
+    return replace(image, provenance=lines)
+
+
+ORDER = ("flux", "unit", "zero point", "noise", "mask", "masked", "gain", "not used")
+
+
+def _lines(raw):
+    return [f"{role}: {raw.origin[role]}" for role in ORDER if role in raw.origin]
+
+
+def describe_image(path):
+    """Tell what of a file would serve as what, without asking that all is there.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    list of str
+        A line for each of flux, unit, zero point, noise, mask and gain, or why it cannot be read.
+    """
+    try:
+        return list(read_image(path).provenance)
+    except InputError as error:
+        reason = [f"cannot be used as it is: {error}"]
+    try:
+        return [*_lines(read_raw(path)), *reason]
+    except InputError:
+        return reason
 
 
 def _assemble(raw, *, estimate, subtract, saturation, name, partial):
     data = _bands(raw.data, raw.label)
     wcs = celestial_wcs(raw.wcs, raw.label)
-    bad = ~np.isfinite(data)
+    reasons = {"not finite": ~np.isfinite(data)}
+    bad = reasons["not finite"].copy()
     if raw.mask is not None:
-        bad |= _match(raw.mask, data.shape, f"{raw.label}, mask") != 0
+        bad |= reasons.setdefault("mask", _match(raw.mask, data.shape, f"{raw.label}, mask"))
     if estimate:
         variance = None
+        raw.origin["noise"] = "estimated from the scatter of the sky"
     elif raw.noise is None:
         names = ", ".join(name for names in NOISE_NAMES.values() for name in names)
         raise InputError(
@@ -176,14 +221,20 @@ def _assemble(raw, *, estimate, subtract, saturation, name, partial):
             "or one given as uncertainty, variance, ivar or weight, or estimate_noise"
         )
     else:
-        variance = _checked_variance(_match(raw.noise, data.shape, raw.noise_label), raw)
-        bad |= ~(np.isfinite(variance) & (variance > 0))
+        variance = _checked_variance(_match(raw.noise, data.shape, raw.noise_label), raw, partial)
+        reasons["no weight or noise"] = ~(np.isfinite(variance) & (variance > 0))
+        bad |= reasons["no weight or noise"]
     gain = None
     if raw.gain is not None:
-        gain = _checked_gain(raw.gain, data.shape, raw.gain_label)
-        bad |= ~(gain > 0) | ((gain == np.inf) & (np.ndim(raw.gain) > 1))
+        gain = _checked_gain(raw.gain, data.shape, raw.gain_label, partial)
+        reasons["not exposed"] = ~(gain > 0) | ((gain == np.inf) & (np.ndim(raw.gain) > 1))
+        bad |= reasons["not exposed"]
     if not partial:
         _check_any_valid(bad, raw.label)
+    reasons["areas of one value, without data"] = np.stack(
+        [without_data(d, b, whole=not partial) for d, b in zip(data, bad, strict=True)]
+    )
+    bad |= reasons["areas of one value, without data"]
     relative = raw.noise_kind == "weight" and not estimate
     sky = None
     if estimate or relative or subtract or saturation == "auto":
@@ -201,9 +252,12 @@ def _assemble(raw, *, estimate, subtract, saturation, name, partial):
             for d, level in zip(data, levels, strict=True)
         ]
     )
-    bad |= saturated
+    bad |= reasons.setdefault("saturated", saturated)
     if not partial:
         _check_any_valid(bad, raw.label)
+        parts = [f"{reason} {where.mean():.2%}" for reason, where in reasons.items() if where.any()]
+        told = f"{bad.mean():.2%} of the pixels" + ": " * bool(parts) + ", ".join(parts)
+        raw.origin["masked"] = told
     return SurveyImage(
         data=data,
         variance=np.where(bad, np.inf, variance),
@@ -219,35 +273,13 @@ def _assemble(raw, *, estimate, subtract, saturation, name, partial):
     )
 
 
-def _zero_point(zero_point, raw):
-    if isinstance(zero_point, str) and zero_point in raw.header:
-        zero_point = raw.header[zero_point]
-    try:
-        number = float(zero_point)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not np.isfinite(number):
-        raise InputError(
-            f"{raw.label}: zero_point: found {zero_point!r}, expected an AB magnitude or a keyword "
-            "of the header that tells it"
-        )
-    return number
-
-
-def _calibrated(image, zero_point):
-    """An image of counts in microjansky."""
-    if image.unit.is_equivalent(u.Jy, AB_FLUX):
-        raise InputError(
-            f"{image.filename}: found a zero point and the unit {image.unit}, which has one of its "
-            "own; expected one or the other"
-        )
-    factor = float((zero_point * u.ABmag).to_value(u.uJy))
-    return image.scaled(factor, u.uJy)
-
-
 def _bands(data, label):
     if not (np.issubdtype(data.dtype, np.number) or data.dtype == bool):
         raise InputError(f"{label}: found pixels of type {data.dtype}, expected numbers")
+    if np.iscomplexobj(data):
+        raise InputError(
+            f"{label}: found complex pixels ({data.dtype}), expected real ones, linear in flux"
+        )
     found = data.shape
     while data.ndim > 3 and data.shape[0] == 1:  # radio images: degenerate Stokes and frequency
         data = data[0]
@@ -267,18 +299,25 @@ def _match(plane, shape, label):
     return np.broadcast_to(plane, shape)
 
 
-def _checked_variance(noise, raw):
+def _checked_variance(noise, raw, partial):
+    """The variance; NaN where the noise is negative, which a few pixels may be."""
+    if np.iscomplexobj(noise):
+        raise InputError(f"{raw.noise_label}: found complex numbers, expected real ones")
     with np.errstate(invalid="ignore"):
         negative = int(np.sum(noise < 0))
-    if negative:
+    if not partial and negative > MAX_NEGATIVE * noise.size:
         raise InputError(
             f"{raw.noise_label}: found {negative} negative values as {raw.noise_kind}, "
             "expected none"
         )
+    if negative:
+        logger.warning(
+            "%s: %d negative values as %s are masked", raw.noise_label, negative, raw.noise_kind
+        )
     return to_variance(noise, raw.noise_kind)
 
 
-def _checked_gain(gain, shape, label):
+def _checked_gain(gain, shape, label, partial):
     """Electrons per unit of flux in every pixel, of any number of numbers."""
     gain = np.asarray(gain, dtype=np.float64)
     if gain.ndim < 2:
@@ -290,8 +329,9 @@ def _checked_gain(gain, shape, label):
             )
         return np.broadcast_to(np.reshape(gain, (-1, 1, 1)), shape)
     gain = _match(gain, shape, label)
-    if (gain < 0).any():
-        raise InputError(f"{label}: found {np.sum(gain < 0)} negative values, expected none")
+    negative = int(np.sum(gain < 0))
+    if not partial and negative > MAX_NEGATIVE * gain.size:
+        raise InputError(f"{label}: found {negative} negative values, expected none")
     return gain
 
 

@@ -33,6 +33,9 @@ def checked_unit(unit, data, error) -> u.UnitBase:
     linear = isinstance(known, u.UnitBase) and not isinstance(known, u.UnrecognizedUnit)
     if not linear or u.dex in known.decompose().bases:
         raise error("unit", repr(str(unit)), "a linear unit that astropy.units knows")
+    bases = known.decompose().bases
+    if u.rad in bases or u.beam in bases:  # sources on other pixels would not have the same light
+        raise error("unit", repr(str(unit)), "flux for a pixel: multiply by the area of a pixel")
     return known
 
 

@@ -312,7 +312,7 @@ def all_masked(tile, path):
 
 def negative(tile, path):
     with fits.open(tile) as hdus:
-        hdus["UNCERT"].data[3, 4] = -1
+        hdus["UNCERT"].data[:100] = -1
         hdus.writeto(path)
 
 
@@ -346,7 +346,7 @@ BAD_IMAGES = {
     unknown_unit: "found the unit 'smoots'",
     without_noise: "found no noise information",
     all_masked: "all pixels are masked",
-    negative: "found 1 negative values",
+    negative: "negative values as uncertainty",
     mismatch: "found shape (50, 320)",
     truncated: "truncated",
     table: "found no image",

@@ -15,6 +15,7 @@ from astro_ddprism import PosteriorSamples, View
 from astro_ddprism.errors import InputError
 from astro_ddprism.io.fits import row_wcs
 from astro_ddprism.mixing import Amplitude, Convolution, CorrelatedNoise, DenseMatrix, Identity
+from astro_ddprism.survey.conditions import SurveyConditions
 
 SHAPE = (2, 20, 20)
 SCALE = 0.3 / 3600
@@ -213,6 +214,9 @@ def test_nddata_is_an_image_with_error_and_wcs(samples, view, tmp_path):
 @pytest.mark.parametrize("with_samples", [False, True])
 def test_fits_product(samples, view, tmp_path, with_samples):
     path = tmp_path / "separated.fits"
+    told = ("noise: HDU ERR, standard deviation",) * with_samples
+    conditions = SurveyConditions(0.2 * u.arcsec, [1.0] * u.uJy, provenance=told)
+    view.conditions = SurveyConditions.from_state(conditions.state())
     samples.write(path, samples=with_samples, aperture=4.0)
     cubes = ["LOS_MEAN", "LOS_STD", "GALAXY_MEAN", "GALAXY_STD"]
     cubes += ["LOS_SAMPLES", "GALAXY_SAMPLES"] * with_samples
@@ -224,6 +228,7 @@ def test_fits_product(samples, view, tmp_path, with_samples):
         assert (header["DDPRISMV"], header["SEED"], header["NSAMPLES"]) == ("0.1", 7, 12)
         assert header["SOURCES"] == "los,galaxy"
         assert "sampler = ddim" in str(header["HISTORY"])
+        assert ("noise: HDU ERR, standard deviation" in header["HISTORY"]) is with_samples
         for source in view.sources:
             for kind, images in (("MEAN", samples.mean), ("STD", samples.std)):
                 hdu = hdus[f"{source}_{kind}"]

@@ -179,12 +179,16 @@ def test_shape_mismatch(write):
         read_image(write(image=np.ones((2, 2, 64, 64), np.float32), ERR=np.ones(SHAPE)))
 
 
-def test_negative_variance(write):
+def test_a_negative_variance_condemns_its_pixel(write, caplog):
+    """And an image of whose noise a tenth and more is negative: it is none."""
     noise = np.ones(SHAPE)
     noise[0, 0] = -1
     for name in ("ERR", "VAR", "IVAR", "WHT"):
-        with pytest.raises(InputError, match=f"HDU {name}: found 1 negative"):
-            read_image(write(**{name: noise}))
+        image = read_image(write(**{name: noise}))
+        assert np.argwhere(image.mask[0]).tolist() == [[0, 0]]
+        assert f"HDU {name}: 1 negative values" in caplog.text
+        with pytest.raises(InputError, match=f"HDU {name}: found 2048 negative"):
+            read_image(write(**{name: np.where(np.arange(64) < 32, -1.0, 1.0) * np.ones(SHAPE)}))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +201,9 @@ def test_negative_variance(write):
         ({"ivar": 17}, "found no extension 17"),
         ({"saturation": "often"}, "saturation: found 'often'"),
         ({"saturation": -1}, "saturation: found -1"),
-        ({"bad_bits": 1, "mask": np.zeros(SHAPE)}, "mask of integers"),
+        ({"bad_bits": 1, "mask": np.full(SHAPE, 0.5)}, "mask of integers"),
+        ({"bad_bits": 1, "mask": np.zeros(SHAPE, bool)}, "mask of integers"),
+        ({"bad_bits": 1}, "found bad_bits and no mask"),
     ],
 )
 def test_options_that_cannot_be_used(write, options, message):

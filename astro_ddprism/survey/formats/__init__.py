@@ -1,6 +1,34 @@
 """Formats of survey images, one file each."""
 
-from . import fits, nddata
+from . import (
+    des,
+    euclid,
+    fits,
+    hst,
+    jwst,
+    kids,
+    legacy,
+    lsst,
+    nddata,
+    panstarrs,
+    roman,
+    sdss,
+)
 from .base import FORMATS, RawImage
 
-__all__ = ["FORMATS", "RawImage", "fits", "nddata"]
+__all__ = [
+    "FORMATS",
+    "RawImage",
+    "des",
+    "euclid",
+    "fits",
+    "hst",
+    "jwst",
+    "kids",
+    "legacy",
+    "lsst",
+    "nddata",
+    "panstarrs",
+    "roman",
+    "sdss",
+]

@@ -1,38 +1,40 @@
 """Formats of survey images: what a reader returns, and how it is found.
 
 A format is one module. Its reader takes a file, or an object in memory, and returns a `RawImage`;
-its identifier looks at one and says whether it is of the format. Both are registered in
-`FORMATS`, a registry of `astropy.io.registry`::
+its identifier looks at one and says whether it is of the format. Both are registered in `FORMATS`,
+a registry of `astropy.io.registry`::
 
-    FORMATS.register_reader("name", RawImage, read)
-    FORMATS.register_identifier("name", RawImage, identify)
+FORMATS.register_reader("name", RawImage, read) FORMATS.register_identifier("name", RawImage,
+identify)
 
-Of the options of `~astro_ddprism.survey.read_image`, a reader takes those that its format knows, by
-their names (``hdu``, ``mask``, ``unit``, ``effective_gain``, and ``noise``, a mapping from one of
-"uncertainty", "variance", "ivar" and "weight" to its value); others are refused. The module of a
-format is imported by the user, or found through an entry point of the group
+Of the options of `~astro_ddprism.survey.read_image`, a reader takes those that its format knows,
+by their names (``hdu``, ``mask``, ``unit``, ``effective_gain``, and ``noise``, a mapping from one
+of "uncertainty", "variance", "ivar" and "weight" to its value); others are refused. The module of
+a format is imported by the user, or found through an entry point of the group
 ``astro_ddprism.formats``. Files that no format knows are read as FITS.
 """
 
 import inspect
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 from astropy import units as u
+from astropy.io import fits
 from astropy.io.registry import UnifiedIORegistry
 from astropy.nddata import NDData
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 
 from ...errors import InputError
-from ...io.fits_in import find_extension, parse_unit, read_extension, read_plane
+from ...io.fits_in import find_extension, find_plane_of, hdu_name, open_fits, read_extension
 from ...units import AB_FLUX
+from .bits import header_bits
 
-__all__ = ["FORMATS", "RawImage", "find_gain", "find_plane", "find_unit", "read_raw", "to_variance"]
+__all__ = ["FORMATS", "RawImage", "find_gain", "find_plane", "header_of", "read_raw"]
 
 FORMATS = UnifiedIORegistry()
 """The formats that are known, with their readers and identifiers."""
@@ -68,6 +70,15 @@ class RawImage:
         Electrons for each unit of flux; ``gain_label`` is what messages call it.
     psf : optional
         The PSF that comes with the image, as `~astro_ddprism.psf.open_psf` takes it.
+    bits : dict of str to int
+        Names of the bits of the mask.
+    bad : tuple of str, optional
+        Names of the bits that make a pixel bad; all that are not zero if not given.
+    zero_point : float, optional
+        AB magnitude of a pixel value of 1, where the format says so.
+    origin : dict of str to str
+        What served as "flux", "unit", "noise", "mask", "gain" and "zero point", for people, and
+        what is "not used".
     """
 
     data: np.ndarray
@@ -83,6 +94,10 @@ class RawImage:
     gain: np.ndarray | None = None
     gain_label: str = ""
     psf: object = None
+    bits: dict[str, int] = field(default_factory=dict)
+    bad: tuple[str, ...] | None = None
+    zero_point: float | None = None
+    origin: dict[str, str] = field(default_factory=dict)
 
 
 def read_raw(image, format=None, **options) -> RawImage:  # noqa: A002
@@ -153,7 +168,7 @@ def _load_plugins():
             )
 
 
-def find_gain(spec, raw, hdus, headers):
+def find_gain(spec, raw, hdus, headers, image=None):
     """Electrons per unit of flux, from any of the ways to tell it, and where it comes from.
 
     Parameters
@@ -166,6 +181,8 @@ def find_gain(spec, raw, hdus, headers):
         The open file, where its extensions may be named.
     headers : sequence of mapping
         Where a keyword is looked up.
+    image : HDU, optional
+        The image whose version or CCD the gain is of.
 
     Returns
     -------
@@ -195,11 +212,11 @@ def find_gain(spec, raw, hdus, headers):
         if isinstance(value, bool | str) or not np.isscalar(value):
             raise InputError(f"{label}: found {value!r}, expected a number: electrons per flux")
         return np.asarray(value, dtype=float), label
-    plane, found = find_plane(spec, role, hdus, raw.label)
+    plane, found = find_plane(spec, role, hdus, raw.label, image)
     return plane, found["label"]
 
 
-def find_plane(spec, role, hdus, path):
+def find_plane(spec, role, hdus, path, image=None):
     """The array behind an option, and what its header tells.
 
     Parameters
@@ -212,31 +229,73 @@ def find_plane(spec, role, hdus, path):
         The open file, where its extensions may be named.
     path : str
         What messages call the image.
+    image : HDU, optional
+        The image whose version or CCD the plane is of.
 
     Returns
     -------
     array : `~numpy.ndarray`
     found : dict
-        Its ``label`` for messages, and the keyword ``UTYPE`` if it is an extension.
+        Its ``label`` for messages, its ``header``, the names of its ``bits``, and the extension's
+        index ``hdu`` in ``hdus``.
     """
-    if not isinstance(spec, str | Path | int | np.integer):
-        return _value(spec, role), {"label": role}
-    names = {h.name.upper() for h in hdus} if hdus is not None else set()
-    if hdus is not None and (
-        not isinstance(spec, str | Path) or str(spec).isdigit() or str(spec).upper() in names
-    ):
+    if not isinstance(spec, str | Path | int | np.integer | tuple):
+        return _value(spec, role), {"label": role, "header": {}, "bits": {}}
+    if hdus is not None and _names_extension(spec, hdus):
+        if isinstance(spec, str) and image is not None and "," not in spec:
+            own = [h for h in hdus if (h.name, h.ver) == (spec.upper(), image.ver)]
+            spec = hdus.index(own[0]) if own else spec
         extension = find_extension(hdus, role, path, spec)
-        label = f"{path}, HDU {extension.name or spec}"
         return read_extension(extension, path), {
-            "label": label,
-            "UTYPE": extension.header.get("UTYPE"),
+            "label": f"{path}, HDU {hdu_name(hdus, extension)}",
+            "header": header_of(extension, hdus, of_plane=True),
+            "bits": header_bits(header_of(extension, hdus)),
+            "hdu": hdus.index(extension),
         }
-    if not Path(spec).exists():
+    if not Path(str(spec)).exists():
         raise InputError(
             f"{role}: found no file {spec} and no extension of this name in {path}, expected one "
             "or the other"
         )
-    return read_plane(spec, role=role), {"label": str(spec)}
+    with open_fits(spec) as others:
+        extension = find_plane_of(others, role, str(spec), image)
+        return read_extension(extension, str(spec)), {
+            "label": f"{spec}, HDU {hdu_name(others, extension)}",
+            "header": header_of(extension, others, of_plane=True),
+            "bits": header_bits(header_of(extension, others)),
+        }
+
+
+def _names_extension(spec, hdus):
+    if not isinstance(spec, str | Path):
+        return True
+    name = str(spec).strip().strip("[]").partition(",")[0].strip().upper()
+    return name.isdigit() or name in {h.name.upper() for h in hdus}
+
+
+def header_of(hdu, hdus, *, of_plane=False):
+    """The keywords that hold for an extension: its own, and those that it inherits.
+
+    Parameters
+    ----------
+    hdu : HDU
+        The extension.
+    hdus : `~astropy.io.fits.HDUList`
+        Its file, in whose first header keywords may stand that hold for all.
+    of_plane : bool
+        Whether it is a plane of an image: it inherits where its keyword ``INHERIT`` says so.
+
+    Returns
+    -------
+    dict
+        Keywords that have a value.
+    """
+    both = dict(hdu.header.items())
+    if not of_plane or hdu.header.get("INHERIT") is True:
+        both = {**dict(hdus[0].header.items()), **both}
+    return {
+        name: value for name, value in both.items() if not isinstance(value, fits.card.Undefined)
+    }
 
 
 def _value(plane, role):
@@ -245,18 +304,3 @@ def _value(plane, role):
     if isinstance(plane, u.Quantity):
         raise InputError(f"{role}: found a Quantity, expected an array in the image's unit")
     return np.asarray(plane)
-
-
-def find_unit(unit):
-    """The unit that the option ``unit`` tells."""
-    return unit if isinstance(unit, u.UnitBase) else parse_unit(unit, "unit")
-
-
-def to_variance(array, kind):
-    """The variance behind a standard deviation ("uncertainty"), variance, "ivar" or "weight"."""
-    array = np.asarray(array, dtype=np.float64)
-    if kind == "uncertainty":
-        return array**2
-    if kind == "variance":
-        return array
-    return np.divide(1.0, array, out=np.full_like(array, np.inf), where=array > 0)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from astropy import units as u
 from astropy.nddata import (
     InverseVariance,
     NDData,
@@ -13,7 +12,8 @@ from astropy.nddata import (
 )
 
 from ...errors import InputError
-from .base import FORMATS, RawImage, find_gain, find_plane, find_unit, to_variance
+from .base import FORMATS, RawImage, find_gain, find_plane
+from .pixels import find_unit, linear, noise_in_unit
 
 __all__ = ["from_nddata"]
 
@@ -37,50 +37,53 @@ def from_nddata(image, *, noise=None, mask=None, unit=None, effective_gain=None)
     if not isinstance(image, NDData):
         raise InputError(f"image: found {type(image).__name__}, expected an NDData")
     label = str(image.meta.get("FILENAME", type(image).__name__)) if image.meta else "image"
-    unit = find_unit(unit) if unit is not None else image.unit or u.dimensionless_unscaled
+    origin = {"flux": type(image).__name__}
+    data, stretch = linear(np.asarray(image.data), image.meta, label)
+    origin["flux"] += stretch
+    if stretch and image.uncertainty is not None:
+        raise InputError(
+            f"{label}: found an uncertainty of pixels on an asinh scale, expected none"
+        )
     raw = RawImage(
-        data=np.asarray(image.data), header=dict(image.meta), unit=unit, wcs=image.wcs, label=label
+        data=data,
+        header=dict(image.meta),
+        unit=find_unit(unit, image.unit, label, origin),
+        wcs=image.wcs,
+        label=label,
+        origin=origin,
     )
     raw.psf = image.psf
     raw.file = Path(label).name if image.meta and "FILENAME" in image.meta else ""
     for kind, spec in (noise or {}).items():
         raw.noise, found = find_plane(spec, kind, None, label)
         raw.noise_kind, raw.noise_label = kind, found["label"]
+        origin["noise"] = f"{found['label']}, as {kind}"
     if not noise and image.uncertainty is not None:
-        raw.noise = _variance_of(image.uncertainty, unit, label)
-        raw.noise_kind, raw.noise_label = "variance", f"{label}, uncertainty"
+        raw.noise, raw.noise_kind = _noise_of(image.uncertainty, image.unit or raw.unit, label)
+        raw.noise_label = f"{label}, uncertainty"
+        origin["noise"] = f"uncertainty, {type(image.uncertainty).__name__}"
     masks = [np.asarray(image.mask)] if image.mask is not None else []
     if mask is not None:
         masks.append(find_plane(mask, "mask", None, label)[0])
     if masks:
         raw.mask = masks[0] if len(masks) == 1 else (masks[0] != 0) | (masks[1] != 0)
+        origin["mask"] = "mask" if mask is None else "the option mask"
     if effective_gain is not None:
         raw.gain, raw.gain_label = find_gain(effective_gain, raw, None, [raw.header])
+        origin["gain"] = f"{raw.gain_label}, electrons for a flux of 1"
     return raw
 
 
-def _variance_of(uncertainty, unit, label):
-    """An NDUncertainty as a variance in the image's unit; zero inverse variances are infinite."""
+def _noise_of(uncertainty, unit, label):
+    """An NDUncertainty in the image's own unit, and its kind."""
     known = StdDevUncertainty | VarianceUncertainty | InverseVariance
     if isinstance(uncertainty, UnknownUncertainty) or not isinstance(uncertainty, known):
         raise InputError(
             f"{label}: found an uncertainty of type {type(uncertainty).__name__}, expected "
             "StdDevUncertainty, VarianceUncertainty or InverseVariance"
         )
-    array = np.asarray(uncertainty.array, dtype=np.float64)
-    power = {"std": 1, "var": 2, "ivar": -2}[uncertainty.uncertainty_type]
-    if uncertainty.unit is not None:
-        try:
-            array = array * uncertainty.unit.to(unit**power)
-        except u.UnitConversionError as error:
-            raise InputError(
-                f"{label}: found an uncertainty in {uncertainty.unit}, expected {unit**power}"
-            ) from error
-    if (array < 0).any():
-        raise InputError(
-            f"{label}, uncertainty: found {np.sum(array < 0)} negative values, expected none"
-        )
-    return to_variance(array, {1: "uncertainty", 2: "variance", -2: "ivar"}[power])
+    kind = {"std": "uncertainty", "var": "variance", "ivar": "ivar"}[uncertainty.uncertainty_type]
+    return noise_in_unit(np.asarray(uncertainty.array), kind, uncertainty.unit, unit, label), kind
 
 
 FORMATS.register_reader("nddata", RawImage, from_nddata)

@@ -89,7 +89,7 @@ def test_everywhere_by_name(text_format, path, tmp_path):
         ('output = "x"', "cutouts.toml: found 'output', expected options"),
         ('size = "big"', "cutouts.toml: argument --size: invalid int value: 'big'"),
         ("keep_stars = 1", "cutouts.toml: keep_stars: found 1, expected true or false"),
-        ('format = "nothing"', "format: found 'nothing', expected one of fits, nddata"),
+        ('format = "nothing"', "format: found 'nothing', expected one of des, euclid, fits, hst"),
         ("size = [", "cutouts.toml: not a TOML file"),
     ],
 )
@@ -110,9 +110,9 @@ def test_ambiguous_and_unknown(text_format, path):
     finally:
         FORMATS.unregister_reader("also text", RawImage)
         FORMATS.unregister_identifier("also text", RawImage)
-    with pytest.raises(InputError, match="found 'HDF', expected one of fits, nddata, text"):
+    with pytest.raises(InputError, match=r"found 'HDF', expected one of des, .*, nddata, .*, text"):
         read_image(path, format="HDF")
-    with pytest.raises(InputError, match=r"image: int: found no image, .*: fits, nddata, text"):
+    with pytest.raises(InputError, match=r"image: int: found no image, .*: des, .*, text"):
         read_image(3)
 
 

@@ -61,13 +61,6 @@ def test_unknown_uncertainty(ccd):
         read_image(ccd)
 
 
-def test_uncertainty_of_another_kind_of_unit(ccd):
-    image = NDData(ccd.data, unit=u.nJy, wcs=ccd.wcs)
-    image.uncertainty = VarianceUncertainty(np.ones(SHAPE), unit=u.nJy**2)
-    with pytest.raises(InputError, match="found an uncertainty in nJy2"):
-        read_image(image, unit=u.m)
-
-
 def test_effective_gain_of_nddata(ccd):
     ccd.meta["EGAIN"] = 3.0
     assert_allclose(read_image(ccd, effective_gain="EGAIN").effective_gain, 3)
