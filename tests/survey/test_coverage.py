@@ -35,6 +35,7 @@ def test_zeros_that_are_data(sky):
     few[50:62, 50:62] = 1e4
     assert not without_data(few, NOTHING).any()
     assert not without_data(np.zeros((N, N), np.float32), NOTHING).any()
+    assert without_data(np.zeros((N, N), np.float32), NOTHING, whole=False).all()
 
 
 def test_the_noise_beside_an_empty_area(ccd):
