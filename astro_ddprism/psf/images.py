@@ -116,7 +116,7 @@ class ImagePSF(PSF):
 
     @classmethod
     def of_file(cls, found, *, oversampling=None, scale=None, centre=None, includes_pixel=None):
-        """The PSF of a `~astro_ddprism.psf.stamps.PSFFile`; arguments as for `read`."""
+        """The PSF of a file already read (``PSFFile``); arguments as for `read`."""
         if oversampling is None and scale is None:
             scale = found.scale
             oversampling = found.oversampling if scale is None else None

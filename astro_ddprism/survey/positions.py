@@ -78,7 +78,7 @@ def read_positions(positions, wcs, *, format=None, id_column=None):  # noqa: A00
     Parameters
     ----------
     positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`
-        A table, or a file of one (`~astro_ddprism.survey.catalogs.read_table`), with a column of
+        A table, or a file of one, in any format of `astropy.table`, with a column of
         `~astropy.coordinates.SkyCoord` or columns of right ascension and declination (ICRS) of any
         usual name (``ra`` and ``dec``, ``RAJ2000``, ``ALPHA_J2000``, ``coord_ra``, ...): angles or
         numbers with a unit, numbers in degrees, or sexagesimal text, in hours for the right

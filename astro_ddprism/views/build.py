@@ -64,7 +64,7 @@ def views_from_image(
     size : int
         Side of the cutouts in pixels.
     positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`, optional
-        The galaxies (`read_positions`); detected if not given.
+        The galaxies (`~astro_ddprism.survey.read_positions`); detected if not given.
     positions_format, id_column : str, optional
         Name of astropy's format of the file of positions, and of the column that names them.
     n_random : int, optional

@@ -4,8 +4,8 @@ A format is one module. Its reader takes a file, or an object in memory, and ret
 its identifier looks at one and says whether it is of the format. Both are registered in `FORMATS`,
 a registry of `astropy.io.registry`::
 
-FORMATS.register_reader("name", RawImage, read) FORMATS.register_identifier("name", RawImage,
-identify)
+    FORMATS.register_reader("name", RawImage, read)
+    FORMATS.register_identifier("name", RawImage, identify)
 
 Of the options of `~astro_ddprism.survey.read_image`, a reader takes those that its format knows,
 by their names (``hdu``, ``mask``, ``unit``, ``effective_gain``, and ``noise``, a mapping from one
