@@ -17,8 +17,8 @@ __all__ = ["BAD", "BITS", "zero_point"]
 
 BITS = {
     "RS_ERROR": 1, "FILL": 2, "BAD_DETECTOR": 4, "MASKED": 8, "HOT": 16, "UNSTABLE": 32,
-    "WARM": 64, "BIAS": 128, "SATURATED": 256, "BAD_FLAT": 512, "TRAP": 1024, "ATOD_SATURATED": 2048,
-    "CR_DRIZZLE": 4096, "CR_REJECTED": 8192, "USER": 16384,
+    "WARM": 64, "BIAS": 128, "SATURATED": 256, "BAD_FLAT": 512, "TRAP": 1024,
+    "ATOD_SATURATED": 2048, "CR_DRIZZLE": 4096, "CR_REJECTED": 8192, "USER": 16384,
 }  # fmt: skip
 # Warm pixels are calibrated, and traps are flat-fielded.
 BAD = (
