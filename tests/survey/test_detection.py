@@ -13,16 +13,6 @@ from astro_ddprism.survey import (
 )
 
 
-@pytest.fixture(scope="module")
-def image(field):
-    return read_image(field.image)
-
-
-@pytest.fixture(scope="module")
-def objects(image):
-    return detect_objects(image)
-
-
 def match(found, truth, radius=3):
     """Index of the brightest true object within some pixels of each found one; -1 without."""
     distance = np.hypot(

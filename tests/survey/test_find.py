@@ -5,20 +5,9 @@ from astropy import units as u
 from astro_ddprism.errors import InputError
 from astro_ddprism.survey import (
     detect_galaxies,
-    detect_objects,
     read_image,
     select_galaxies,
 )
-
-
-@pytest.fixture(scope="module")
-def image(field):
-    return read_image(field.image)
-
-
-@pytest.fixture(scope="module")
-def objects(image):
-    return detect_objects(image)
 
 
 def match(found, truth, radius=3):

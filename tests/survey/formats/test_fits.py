@@ -10,33 +10,6 @@ from astro_ddprism.survey import read_image
 SHAPE = (64, 64)
 
 
-@pytest.fixture
-def pixels():
-    return np.random.default_rng(0).normal(0, 2, SHAPE).astype(np.float32)
-
-
-@pytest.fixture
-def header(wcs):
-    header = wcs.to_header()
-    header["BUNIT"] = "nJy"
-    header["FILTER"] = "r"
-    return header
-
-
-@pytest.fixture
-def write(tmp_path, pixels, header):
-    """A FITS file with an image and further extensions; returns its path."""
-
-    def write(name="image.fits", image=pixels, header=header, **extensions):
-        hdus = [fits.PrimaryHDU(), fits.ImageHDU(image, header, name="SCI")]
-        hdus += [fits.ImageHDU(plane, name=key) for key, plane in extensions.items()]
-        path = tmp_path / name
-        fits.HDUList(hdus).writeto(path, overwrite=True)
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [("ERR", 3.0), ("SIGMA", 3.0), ("VAR", 9.0), ("VARIANCE", 9.0), ("IVAR", 1 / 9), ("rms", 3.0)],
