@@ -86,7 +86,7 @@ def simulate_field(
 
     Examples
     --------
-    >>> from astro_ddprism.simulate.field import simulate_field
+    >>> from astro_ddprism.simulate.population import simulate_field
     >>> field = simulate_field((128, 128), seed=1)
     >>> field.image.unit, field.image.shape, field.psf.shape
     (Unit("uJy"), (128, 128), (25, 25))

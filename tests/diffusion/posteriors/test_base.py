@@ -108,7 +108,7 @@ def test_a_denoiser_is_a_method(linear_problem):
 
 
 def test_methods_are_found_by_their_names():
-    assert POSTERIORS.names() == ("amortized", "mixture", "moment-matching")
+    assert {"amortized", "mixture", "moment-matching"} <= set(POSTERIORS.names())
     assert PosteriorMethod.from_tree("moment-matching") == MomentMatching()
     solver = {"name": "cg", "iterations": 4}
     method = PosteriorMethod.from_tree({"name": "moment-matching", "solver": solver})
