@@ -3,6 +3,11 @@
 import os
 from pathlib import Path
 
+# Workers of pytest-xdist share the cores; PyTorch reads this when it is imported.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    threads = max(1, (os.cpu_count() or 1) // int(workers))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
 import numpy as np
 import pytest
 import torch

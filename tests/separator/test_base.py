@@ -36,20 +36,25 @@ def test_samples_do_not_depend_on_what_was_drawn_before(fitted, views, draws_of,
 
 
 @pytest.mark.parametrize(
-    ("posterior", "dataset"), [("fitted_images", "images"), ("amortized", "whole_images")]
+    ("posterior", "dataset", "name"),
+    [
+        ("fitted", "views", "second"),
+        ("fitted_images", "images", "galaxy"),
+        ("amortized", "whole_images", "galaxy"),
+    ],
 )
 @pytest.mark.parametrize(
     "chains", [{}, {"chains": {"n_steps": 4, "n_candidates": 2, "n_redraws": 2, "max_chi2": 1.0}}]
 )
 def test_draws_depend_on_seed_observation_and_sample_alone(
-    posterior, dataset, chains, request, draws_of
+    posterior, dataset, name, chains, request, draws_of
 ):
     """Alone, in batches of any size, in any order and number, on two threads: to 1e-4 of the noise.
 
     Its ``ids`` say which observation one is.
     """
     separator = copy.copy(request.getfixturevalue(posterior))
-    view = request.getfixturevalue(dataset)["galaxy"][:5]
+    view = request.getfixturevalue(dataset)[name][:5]
     separator.set_params(seed=2, **chains)
     expected = draws_of(separator, view)
 

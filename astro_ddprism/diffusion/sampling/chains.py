@@ -42,6 +42,10 @@ logger = logging.getLogger(__name__)
 # Bytes of draws that stay on a device, rather than make it wait for the host.
 MOST_KEPT = 1 << 30
 
+# Vectors that run side by side, repeated where there are fewer: products of matrices sum fewer rows
+# in another order, and the chains of a few numbers, whose solves are exact, carry that on.
+LEAST_OF_VECTORS = 16
+
 
 @dataclass(frozen=True)
 class Chains(Part):
@@ -168,17 +172,21 @@ def draw_sources(
 
 
 def _draw(method, priors, loader, index, rows, *, chains, batch_size, track, first) -> Draws:
+    few = all(len(shape) == 1 for shape in loader.source_shapes.values())
+    least = LEAST_OF_VECTORS if few else 1
+
     def draw(index, rows, start, first=None):
         x, chi2, kept = [], [], 0
         for i in track(range(0, len(index), batch_size)):
-            part = slice(i, i + batch_size)
+            n = min(batch_size, len(index) - i)
+            part = np.resize(np.arange(i, i + n), max(n, least))
             observation = loader.observe(index[part])
             known = None if first is None else first[part].to(observation.y.device)
             drawn = method.run(
                 priors, observation, rows[part], chains=chains, start=start, first=known
             )
-            x.append(drawn)
-            chi2.append(observation.chi2(drawn))
+            x.append(drawn[:n])
+            chi2.append(observation.chi2(drawn)[:n])
             if (len(x) - kept) * drawn.nbytes > MOST_KEPT:
                 x[kept:] = [part.cpu() for part in x[kept:]]
                 kept = len(x)
