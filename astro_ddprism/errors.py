@@ -1,6 +1,6 @@
 """The errors that a user can mend."""
 
-__all__ = ["InputError", "NotFittedError"]
+__all__ = ["InputError", "NotFittedError", "UnknownNameError"]
 
 
 class InputError(ValueError):
@@ -13,3 +13,9 @@ class InputError(ValueError):
 
 class NotFittedError(InputError, AttributeError):
     """Nothing has been learned yet; ``hasattr`` of what would have been says so."""
+
+
+class UnknownNameError(InputError, KeyError):
+    """A mapping holds nothing of this name; it is a `KeyError`, too, as mappings have it."""
+
+    __str__ = ValueError.__str__  # that of a KeyError would quote the message

@@ -47,8 +47,9 @@ def main(argv=None):
     except (InputError, OSError) as error:
         print(f"ddprism: error: {_one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("ddprism: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        notes = getattr(interruption, "__notes__", [])
+        print("ddprism: interrupted" + "".join(f"; {note}" for note in notes), file=sys.stderr)
         return 130
     return 0
 

@@ -164,11 +164,11 @@ def _view_to_separate(args, separator):
                 "cut out already"
             )
         dataset = MultiViewDataset.read(args.images[0])
-        # The view that holds the most sources is the one in which there is something to separate.
-        name = args.view or max(dataset, key=lambda name: len(dataset[name].sources))
-        if name not in dataset:
-            raise InputError(f"--view: found {name!r}, expected one of {', '.join(dataset)}")
-        return dataset[name]
+        if args.view is None:
+            return dataset.richest
+        if args.view not in dataset:
+            raise InputError(f"--view: found {args.view!r}, expected one of {', '.join(dataset)}")
+        return dataset[args.view]
     if args.view is not None:
         raise InputError("--view: found it with an image, expected a file of views")
     n_pixels = next(iter(separator.source_shapes_.values()))[-1]

@@ -90,7 +90,7 @@ def write_tree(
         file.write_to(temporary, all_array_compression=compression)
 
 
-def read_tree(path, kind, extensions=()):
+def read_tree(path, kind, extensions=(), *, label=None):
     """Read an ASDF file that `write_tree` wrote.
 
     Parameters
@@ -101,6 +101,8 @@ def read_tree(path, kind, extensions=()):
         What it must hold.
     extensions : sequence of `asdf.extension.Extension`
         What knows other objects in the tree.
+    label : str, optional
+        What messages call the file, by default its path.
 
     Returns
     -------
@@ -114,10 +116,11 @@ def read_tree(path, kind, extensions=()):
         holds another kind.
     """
     path = Path(path)
-    _check_magic(path)
+    label = label or path
+    _check_magic(path, label)
     try:
         # The plain YAML comes first: the objects of a newer version may have no converter here.
-        _check_head(path, asdf.util.load_yaml(path).get(_ROOT, {}), kind)
+        _check_head(label, asdf.util.load_yaml(path).get(_ROOT, {}), kind)
         with warnings.catch_warnings():
             # asdf goes on, with a warning, where bytes between blocks or nodes make no sense.
             warnings.filterwarnings("error", message="Read invalid bytes", category=AsdfWarning)
@@ -130,7 +133,7 @@ def read_tree(path, kind, extensions=()):
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path}: found a truncated or damaged ASDF file ({type(error).__name__}: {reason}), "
+            f"{label}: found a truncated or damaged ASDF file ({type(error).__name__}: {reason}), "
             f"expected {_KINDS[kind]}"
         ) from error
 
@@ -146,15 +149,15 @@ def _load(path, extensions):
         return dict(file[_ROOT])
 
 
-def _check_magic(path):
+def _check_magic(path, label):
     try:
         with open(path, "rb") as file:
             magic = file.read(5)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{label}: cannot be read: {error.strerror}") from error
     if magic != b"#ASDF":
         found = {b"": "an empty file", b"SIMPL": "a FITS file"}.get(magic, "something else")
-        raise InputError(f"{path}: found {found}, expected an ASDF file")
+        raise InputError(f"{label}: found {found}, expected an ASDF file")
 
 
 def _check_head(path, tree, kind):

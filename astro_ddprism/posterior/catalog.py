@@ -110,8 +110,8 @@ def statistics(values, quantiles):
     Returns
     -------
     statistics : dict of str to ndarray, shape (N,)
-        The mean under the name ``""``, the standard deviation (NaN of fewer than two values) under
-        ``"error"``, and the quantiles. All are NaN where there is no value.
+        The mean under the name ``""``, the standard deviation under ``"error"``, and the quantiles:
+        NaN of fewer than two values, as the mean is where there is none.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def statistics(values, quantiles):
     found = np.full((len(quantiles), values.shape[1]), np.nan)
     levels = list(quantiles.values())
     # Observations with as many values are done at once: mostly, these are all.
-    for count in np.unique(n[n > 0]):
+    for count in np.unique(n[n > 1]):
         here = n == count
         ordered = np.sort(np.where(valid, values, np.inf)[:, here], axis=0)[:count]
         found[:, here] = np.quantile(ordered, levels, axis=0, method="weibull")

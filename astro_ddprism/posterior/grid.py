@@ -4,12 +4,16 @@ Sources live on the pixels of the images that show them, or on pixels of their o
 (`~astro_ddprism.frame.SourceFrame`), as where several instruments show the same.
 """
 
+import copy
 import functools
 
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
+
+from ..io.wcs import pack_wcs, unpack_wcs
+from ..units import AB_FLUX
 
 __all__ = ["SourceGrid", "SourceImages", "pixel_positions", "pixel_scales"]
 
@@ -18,24 +22,113 @@ class SourceImages(u.Quantity):
     """Images of a source, with the WCS of each observation.
 
     A `~astropy.units.Quantity` in all else; what is computed from it is a plain image again, whose
-    ``wcs`` is None.
+    ``wcs`` is None. Parts, copies and conversions keep it: of some observations theirs, of one
+    observation its own (no list), and of a part of the pixels one that is moved with them.
 
     Attributes
     ----------
-    wcs : list of `~astropy.wcs.WCS`, or None
-        Celestial WCS of each observation's pixels.
+    wcs : list of `~astropy.wcs.WCS`, `~astropy.wcs.WCS` or None
+        Celestial WCS of the last two axes, of each observation or of the only one.
     """
 
-    def __new__(cls, value, unit=None, wcs=None):
-        """Images in a unit, and their WCS."""
+    def __new__(cls, value, unit=None, wcs=None, axis=None):
+        """Images in a unit, and the WCS of each observation, which are along an axis."""
         new = super().__new__(cls, value, unit, copy=False, dtype=np.inexact, subok=False)
-        new = new.view(cls)
-        new.wcs = wcs
-        return new
+        return new.view(cls)._with(wcs, axis)
 
     def __array_finalize__(self, obj):
         super().__array_finalize__(obj)
-        self.wcs = None
+        self.wcs = self._axis = None
+
+    def _with(self, wcs, axis):
+        self.wcs, self._axis = wcs, axis
+        return self
+
+    def __getitem__(self, key):
+        part = super().__getitem__(key)
+        if self.wcs is not None and isinstance(part, SourceImages):
+            part._with(*_part_of_wcs(self.wcs, self._axis, key, self.shape))
+        return part
+
+    def copy(self, order="C"):
+        """Copy the images; their WCS are the same objects."""
+        return super().copy(order)._with(self.wcs, self._axis)
+
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        return self.copy()._with(copy.deepcopy(self.wcs, memo), self._axis)
+
+    def to(self, unit, equivalencies=AB_FLUX, copy=True):
+        """Convert the images to another unit; maggies are those of the AB system.
+
+        Parameters
+        ----------
+        unit : Unit or str
+        equivalencies : list of tuple
+        copy : bool
+            Whether to copy where nothing changes.
+
+        Returns
+        -------
+        images : SourceImages
+        """
+        return super().to(unit, equivalencies, copy)._with(self.wcs, self._axis)
+
+    def __reduce__(self):
+        packed = self.wcs
+        if packed is not None:
+            packed = pack_wcs(packed if self._axis is not None else [packed])
+        return _unpickled, (np.asarray(self.value), self.unit, packed, self._axis)
+
+
+def _unpickled(value, unit, packed, axis):
+    wcs = None if packed is None else unpack_wcs(packed)
+    images = SourceImages(value, unit)
+    return images._with(wcs[0] if wcs and axis is None else wcs, axis)
+
+
+def _part_of_wcs(wcs, axis, key, shape):
+    """WCS and axis of the observations of a part of images; neither where no WCS tells."""
+    keys = _expanded(key, len(shape))
+    own = [i for i, k in enumerate(keys) if k is not None]  # those of axes that exist
+    lists = [k for k in keys if not (k is None or isinstance(k, slice) or _is_number(k))]
+    numbered = any(_is_number(k) for k in keys)
+    # Of what is picked pixel by pixel, or by several lists at once, no WCS is left.
+    if any(np.ndim(k) != 1 for k in lists) or len(lists) > 1 or (lists and numbered):
+        return None, None
+    pixels = [keys[i] for i in own[-2:]]
+    # Of every second pixel there is none that `WCS.slice`, which bins them, would tell.
+    if own[-1] != len(keys) - 1 or own[-2] != len(keys) - 2 or not all(map(_is_range, pixels)):
+        return None, None
+    if axis is not None:
+        rows, before = keys[own[axis]], keys[: own[axis]]
+        by_list = not (isinstance(rows, slice) or _is_number(rows))
+        wcs = [wcs[i] for i in np.arange(shape[axis])[rows]] if by_list else wcs[rows]
+        axis = None if _is_number(rows) else sum(not _is_number(k) for k in before)
+    cut = tuple(slice(*k.indices(n)) for k, n in zip(pixels, shape[-2:], strict=True))
+    if any(k.start or k.stop != n for k, n in zip(cut, shape[-2:], strict=True)):
+        wcs = wcs.slice(cut) if axis is None else [one.slice(cut) for one in wcs]
+    return wcs, axis
+
+
+def _expanded(key, ndim):
+    """An index with something for each axis."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    at = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
+    if at is None:
+        at, keys = len(keys), [*keys, Ellipsis]
+    n_missing = ndim - sum(k is not None for k in keys) + 1
+    return [*keys[:at], *[slice(None)] * n_missing, *keys[at + 1 :]]
+
+
+def _is_number(key):
+    return isinstance(key, int | np.integer) and not isinstance(key, bool)
+
+
+def _is_range(key):
+    return isinstance(key, slice) and key.step in {None, 1}
 
 
 class SourceGrid:

@@ -3,7 +3,8 @@
 Galaxies span decades of brightness, so fluxes are shown through an asinh stretch that is linear
 below a few times the noise. All panels of one row share one stretch: what looks brighter is
 brighter.
-Figures are made without pyplot, so no window opens and none stays behind in memory.
+Figures are made without pyplot, so no window opens and none stays behind in memory. Given an
+``ax``, the panels are drawn in its place.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ __all__ = ["plot_history", "plot_instruments", "plot_prior", "plot_separation"]
 PANEL = 1.35  # inches
 
 
-def plot_separation(samples, rows=None, truth=None, band=0):
+def plot_separation(samples, rows=None, truth=None, band=0, *, ax=None):
     """Show observations next to their separated sources.
 
     Columns: the observation; what each source contributes to it (through its mixing operator, mean
@@ -36,6 +37,8 @@ def plot_separation(samples, rows=None, truth=None, band=0):
         True noise-free images of each source of all observations, as the view sees them.
     band : int
         Which band.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def plot_separation(samples, rows=None, truth=None, band=0):
     truth = {source: truth[source] for source in sources if source in truth} if truth else {}
     titles += [f"true {source}" for source in truth] + ["residual, ±4σ"]
 
-    figure, axes = _grid(len(rows), len(titles))
+    figure, axes = _grid(len(rows), len(titles), ax)
     for i, row in enumerate(rows):
         observed, sigma = _observed(view, row, band)
         panels = [observed, *(component[i] for component in parts)]
@@ -77,7 +80,7 @@ def plot_separation(samples, rows=None, truth=None, band=0):
     return figure
 
 
-def plot_instruments(samples, rows=None, bands=None):
+def plot_instruments(samples, rows=None, bands=None, *, ax=None):
     """Show separated sources on their own pixels next to the images of every instrument.
 
     Columns: each source (mean over the samples), the last one first; then for each instrument the
@@ -92,6 +95,8 @@ def plot_instruments(samples, rows=None, bands=None):
         Which observations, one row each; by default the first eight.
     bands : mapping of str to int, optional
         Which band of each source and each instrument; the first if not told.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
@@ -114,7 +119,7 @@ def plot_instruments(samples, rows=None, bands=None):
     images = {name: (i.view, models[name], i.mean_residual()) for name, i in part.images.items()}
     sources, names = samples.sources[::-1], [name or "observed" for name in images]
     titles = [*sources, *(title for n in names for title in (n, "model", "residual, ±4σ"))]
-    figure, axes = _grid(len(rows), len(titles))
+    figure, axes = _grid(len(rows), len(titles), ax)
     for i, line in enumerate(axes):
         for axis, source in zip(line, sources, strict=False):
             source_mean = mean[source].value[i, bands.get(source, 0)]
@@ -135,7 +140,7 @@ def plot_instruments(samples, rows=None, bands=None):
     return figure
 
 
-def plot_prior(prior, n=8, band=0, noise=None):
+def plot_prior(prior, n=8, band=0, noise=None, *, ax=None):
     """Show draws from the priors, one row of images for each source.
 
     Parameters
@@ -149,6 +154,8 @@ def plot_prior(prior, n=8, band=0, noise=None):
     noise : Quantity, optional
         Flux per pixel below which the stretch is linear; by default a tenth of the standard
         deviation of the pixels.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
@@ -165,7 +172,7 @@ def plot_prior(prior, n=8, band=0, noise=None):
                 f"source {source!r}: found shape {np.shape(images)[1:]}, expected (bands, ny, nx)"
             )
     n = min(n, *(len(images) for images in prior.values()))
-    figure, axes = _grid(len(prior), n)
+    figure, axes = _grid(len(prior), n, ax)
     for line, (source, images) in zip(axes, prior.items(), strict=True):
         values = u.Quantity(images[:n, band])
         soft = np.std(values) / 10 if noise is None else u.Quantity(noise)
@@ -176,7 +183,7 @@ def plot_prior(prior, n=8, band=0, noise=None):
     return figure
 
 
-def plot_history(history):
+def plot_history(history, *, ax=None):
     """Show how a fit went, one panel for each quantity that it recorded.
 
     Parameters
@@ -184,6 +191,8 @@ def plot_history(history):
     history : QTable
         The ``history_`` of a fitted separator: a row for each EM iteration of each source, with the
         columns ``iteration`` and ``source`` and any number of numeric ones.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
@@ -206,8 +215,8 @@ def plot_history(history):
         raise InputError("history: found no numeric column with rows, expected that of a fit")
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
-    figure = Figure(figsize=(3.2 * columns, 2.4 * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    figure, axes = _panels(lines, columns, (3.2 * columns, 2.4 * lines), ax, gap=0.3)
+    axes = axes.ravel()
     for axis, name in zip(axes, names, strict=False):
         values = u.Quantity(history[name])
         groups = [None] if sources is None else list(dict.fromkeys(sources))
@@ -265,15 +274,30 @@ def _show_residual(axis, residual):
     axis.imshow(residual, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
 
 
-def _grid(n_rows, n_columns):
+def _grid(n_rows, n_columns, ax):
     """A figure of image panels without ticks."""
-    figure = Figure(
-        figsize=(PANEL * n_columns + 0.6, PANEL * n_rows + 0.3), layout="constrained", dpi=150
-    )
-    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    size = PANEL * n_columns + 0.6, PANEL * n_rows + 0.3
+    figure, axes = _panels(n_rows, n_columns, size, ax)
     for axis in axes.ravel():
         axis.set(xticks=[], yticks=[])
     return figure, axes
+
+
+def _panels(n_rows, n_columns, size, ax, gap=0.05):
+    """Panels on a new figure, or in the place of an axis; the gap is in units of their sides."""
+    if ax is None:
+        figure = Figure(figsize=size, layout="constrained", dpi=150)
+        return figure, figure.subplots(n_rows, n_columns, squeeze=False)
+    ax.set_axis_off()
+    width, height = 1 / (n_columns + gap * (n_columns - 1)), 1 / (n_rows + gap * (n_rows - 1))
+    axes = [
+        [
+            ax.inset_axes([j * width * (1 + gap), 1 - height * (1 + i * (1 + gap)), width, height])
+            for j in range(n_columns)
+        ]
+        for i in range(n_rows)
+    ]
+    return ax.figure, np.array(axes)
 
 
 def _stretch(image, sigma):

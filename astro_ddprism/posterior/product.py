@@ -12,6 +12,7 @@ from astropy.table import QTable, Table, hstack
 from astropy.time import Time
 
 from ..io.fits import wcs_table
+from .reading import extension_name, view_hdu
 
 __all__ = ["plain_catalog", "product_hdus", "storable"]
 
@@ -45,7 +46,7 @@ def product_hdus(posterior, catalog, *, samples=False):
     catalog : QTable
         Its catalog.
     samples : bool
-        Whether to add the samples themselves.
+        Whether to add the samples themselves, and the view (`view_hdu`).
 
     Returns
     -------
@@ -67,6 +68,8 @@ def product_hdus(posterior, catalog, *, samples=False):
         hdus.append(_cube(std[source].value, f"{source}_STD", unit))
         if samples:
             hdus.append(_cube(posterior.samples[source].value, f"{source}_SAMPLES", unit))
+    if samples:
+        hdus.append(view_hdu(posterior))
     return fits.HDUList(hdus)
 
 
@@ -196,7 +199,7 @@ def _unit(unit):
 
 
 def _cube(values, name, unit):
-    hdu = fits.ImageHDU(np.ascontiguousarray(values), name=_card_text(name.upper()))
+    hdu = fits.ImageHDU(np.ascontiguousarray(values), name=extension_name(name))
     if unit is not None and unit != u.dimensionless_unscaled:
         hdu.header["BUNIT"] = _unit(unit)
     return hdu

@@ -11,6 +11,7 @@ one instrument's images is that of ``PosteriorSamples.images``.
 """
 
 import functools
+import logging
 from types import MappingProxyType
 
 import numpy as np
@@ -18,20 +19,21 @@ from astropy import units as u
 from astropy.nddata import CCDData, StdDevUncertainty
 
 from ..errors import InputError
-from ..io.fits import write_fits
 from ..units import AB_FLUX
 from ..views.view import View
 from .apertures import aperture_flux, radius_in_pixels
 from .catalog import make_catalog
+from .container import SampleContainer
 from .grid import SourceGrid, SourceImages
 from .light import Light
 from .photometry import measure
-from .product import product_hdus
 
 __all__ = ["PosteriorSamples", "SourceImages"]
 
+logger = logging.getLogger(__name__)
 
-class PosteriorSamples:
+
+class PosteriorSamples(SampleContainer):
     """Joint posterior samples of all sources of a view's observations.
 
     Parameters
@@ -99,16 +101,6 @@ class PosteriorSamples:
             images[source] = self._images(values, source)
         self._samples = MappingProxyType(images)
 
-    def __repr__(self):
-        unit = f" in {self.view.unit}" if self.view.unit != u.dimensionless_unscaled else ""
-        return (
-            f"<PosteriorSamples: {self.n_samples} samples of {len(self.view)} observations{unit}, "
-            f"sources: {', '.join(self.sources)}>"
-        )
-
-    def __len__(self):
-        return len(self.view)
-
     @property
     def n_samples(self):
         """Number of samples of each observation."""
@@ -141,8 +133,9 @@ class PosteriorSamples:
     def std(self):
         """Posterior standard deviation: dict of str to SourceImages (N, *source_shape).
 
-        NaN where there is one sample only, from which no spread can be told.
+        NaN where there is one sample only, from which no spread can be told; the log says so.
         """
+        self._tell_of_one()
         return {s: self._images(_spread(x.value), s) for s, x in self.samples.items()}
 
     @property
@@ -167,7 +160,7 @@ class PosteriorSamples:
             :math:`A^\beta x^\beta`: the source as the instrument sees it, without noise.
         """
         self._check_source(source)
-        return SourceImages(self._light.mixed([source]), self.view.unit, self.view.wcs)
+        return SourceImages(self._light.mixed([source]), self.view.unit, self.view.wcs, axis=1)
 
     def model(self):
         r"""The noise-free observation that each joint sample makes.
@@ -177,7 +170,7 @@ class PosteriorSamples:
         model : SourceImages, shape (n_samples, N, *observation_shape)
             :math:`\sum_\beta A^\beta x^\beta`.
         """
-        return SourceImages(self._light.mixed(self.sources), self.view.unit, self.view.wcs)
+        return SourceImages(self._light.mixed(self.sources), self.view.unit, self.view.wcs, axis=1)
 
     def residual(self):
         r"""Standardized residuals.
@@ -295,8 +288,8 @@ class PosteriorSamples:
         ----------
         source : str
             Name of a source that is an image (bands, ny, nx).
-        i : int
-            Which observation.
+        i : int or str
+            Which observation, by number or by id.
         band : int
             Which band.
 
@@ -306,6 +299,8 @@ class PosteriorSamples:
             Posterior mean, with posterior standard deviation, unit and WCS.
         """
         samples = self._source_images(source)
+        i = self.view.rows(i)[0]
+        self._tell_of_one()
         values = samples.value[:, i, band]
         return CCDData(
             values.mean(axis=0),
@@ -370,6 +365,7 @@ class PosteriorSamples:
         half_light_radius 2.85 pix
         ellipticity 0.293
         """
+        self._tell_of_one()
         return make_catalog(
             self,
             aperture,
@@ -378,45 +374,14 @@ class PosteriorSamples:
             progress=progress,
         )
 
-    def write(self, path, overwrite=False, samples=False, aperture=None, catalog=None):
-        """Write a multi-extension FITS product.
-
-        It holds the provenance, the catalog, the observations, their residuals, and mean and
-        standard deviation of every source, as `~astro_ddprism.posterior.product.product_hdus`
-        lays them out.
-
-        Parameters
-        ----------
-        path : path-like
-            The file to be.
-        overwrite : bool
-            Whether an existing file is replaced. A write that is killed leaves the old file whole.
-        samples : bool
-            Whether to add the samples themselves, ``SOURCE_SAMPLES`` (n_samples, N, bands, ny, nx).
-        aperture : float or Quantity, optional
-            Radius of the aperture of the catalog's fluxes, as for `flux`.
-        catalog : QTable, optional
-            What `catalog` returned, of these samples, with whatever options; else it is made.
-
-        Raises
-        ------
-        InputError
-            If the file exists and may not be replaced, its folder does not exist, or both a catalog
-            and an aperture are given.
-        """
-        if catalog is None:
-            catalog = self.catalog(aperture)
-        elif aperture is not None:
-            raise InputError("aperture: found it beside a catalog, which has its own")
-        write_fits(product_hdus(self, catalog, samples=samples), path, overwrite)
-
     # -- parts -------------------------------------------------------------------------------
 
     def _images(self, values, source):
         """Values of a source in the view's unit, with WCS if those of its pixels are known."""
         values = u.Quantity(values, getattr(values, "unit", self.view.unit), copy=False)
         wcs = self.grid.wcs if self.grid.holds(source) else None
-        return SourceImages(values.to_value(self.view.unit, AB_FLUX), self.view.unit, wcs)
+        axis = values.ndim - len(self.view.source_shapes[source]) - 1
+        return SourceImages(values.to_value(self.view.unit, AB_FLUX), self.view.unit, wcs, axis)
 
     @functools.cached_property
     def _instruments(self):
@@ -428,6 +393,13 @@ class PosteriorSamples:
     @functools.cached_property
     def _light(self):
         return Light({s: x.value for s, x in self.samples.items()}, self.view, self.device)
+
+    def _tell_of_one(self):
+        if self.n_samples == 1:
+            logger.warning(
+                "1 sample of each observation: no errors and no quantiles can be told (they are "
+                "NaN); draw more, n_samples=16"
+            )
 
     def _check_source(self, source):
         if source not in self.samples:

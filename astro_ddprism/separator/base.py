@@ -28,6 +28,7 @@ from ..io.asdf import write_tree
 from ..posterior.samples import PosteriorSamples
 from ..progress import Progress
 from ..units import AB_FLUX
+from .checks import as_dataset, as_seed, as_view
 from .configured import SEPARATORS
 from .loader import ViewLoader
 from .model import Model
@@ -132,6 +133,7 @@ class SourceSeparator(Model):
             ``initial`` does not fit. What was learned before stays as it was, as it does if the fit
             is interrupted.
         """
+        dataset = as_dataset(dataset)
         self._check_dataset(dataset)
         if initial is not None and not isinstance(initial, SourceSeparator):
             initial = type(self).read(initial, self.execution.device)
@@ -144,8 +146,12 @@ class SourceSeparator(Model):
         elif initial is not None:
             begin = self._begin_from(initial, fitted)
 
+        saved = resume
+
         def save(state, unfinished):
+            nonlocal saved
             if checkpoint is not None:
+                saved = True
                 own = {"fingerprint": fingerprint, "unfinished": list(unfinished)}
                 tree = self._tree(replace(fitted, state=state), draws=True)
                 write_tree(checkpoint, {**tree, **own}, overwrite=True)
@@ -154,7 +160,12 @@ class SourceSeparator(Model):
             name: ViewLoader(view, fitted.scale(view), self.execution.torch_device)
             for name, view in dataset.items()
         }
-        state = self._fit(Task(loaders, fitted.source_shapes, Progress(self.progress), begin, save))
+        task = Task(loaders, fitted.source_shapes, Progress(self.progress), begin, save)
+        try:
+            state = self._fit(task)
+        except KeyboardInterrupt as interruption:
+            interruption.add_note(_how_to_go_on(checkpoint, saved))
+            raise
         self._fitted = replace(fitted, state=state)
         return self
 
@@ -165,12 +176,13 @@ class SourceSeparator(Model):
 
         Parameters
         ----------
-        view : View or MultiInstrumentView, optional
-            The observations, of any of the learned sources.
+        view : View, MultiInstrumentView or MultiViewDataset, optional
+            The observations, of any of the learned sources; of a dataset, its view that holds the
+            most sources.
         n_samples : int
             Number of draws (for each observation).
-        seed : int, optional
-            Of the random numbers; by default the separator's.
+        seed : int or numpy.random.Generator, optional
+            Of the random numbers; by default the separator's. A generator draws one.
 
         Returns
         -------
@@ -182,16 +194,17 @@ class SourceSeparator(Model):
         ------
         InputError
             If the view's sources, their shapes, its unit or whether it has a PSF do not fit the
-            model.
+            model; or it is no view: the message says how views are made of what was given.
         """
         fitted = self._learned
-        if int(n_samples) < 1:
-            raise InputError(f"n_samples: {n_samples}; expected a positive integer")
-        seed = self.seed if seed is None else seed
+        if not isinstance(n_samples, int | np.integer) or n_samples < 1:
+            raise InputError(f"n_samples: found {n_samples!r}, expected a positive integer")
+        seed = as_seed(self.seed if seed is None else seed)
         if view is None:
             return {
                 source: self._prior_samples(source, n_samples, seed) for source in self.sources_
             }
+        view = as_view(view)
         fitted.check_view(view)
         scale, device = fitted.scale(view), self.device_
         index = np.repeat(np.arange(len(view)), n_samples)
@@ -253,7 +266,7 @@ class SourceSeparator(Model):
             Which source they are candidates of.
         n_probes : int, optional
             Random probes, for methods that estimate it by such.
-        seed : int, optional
+        seed : int or numpy.random.Generator, optional
             Of the probes.
         return_error : bool
             Whether to return the standard error as well.
@@ -287,7 +300,7 @@ class SourceSeparator(Model):
             source,
             values.to(self.device_),
             n_probes=n_probes,
-            seed=self.seed if seed is None else seed,
+            seed=as_seed(self.seed if seed is None else seed),
             track=lambda batches: progress(batches, "log_prob"),
         )
         log_prob = log_prob.cpu().numpy() - np.prod(shape) * np.log(fitted.noise_scale)
@@ -324,3 +337,14 @@ class SourceSeparator(Model):
             raise InputError(
                 f"dataset: holds the sources {', '.join(held)}; expected {', '.join(self.sources)}"
             )
+
+
+def _how_to_go_on(checkpoint, saved) -> str:
+    """What to do after an interruption."""
+    if not saved:
+        then = "" if checkpoint is None else f" (nothing was written to {checkpoint} yet)"
+        return f"what the separator had learned before is as it was; begin the fit anew{then}"
+    return (
+        "what the separator had learned before is as it was; to go on from the last EM iteration, "
+        f"fit(..., checkpoint={str(checkpoint)!r}, resume=True) (ddprism fit --resume)"
+    )

@@ -14,23 +14,103 @@ learned from, down to the noise of these. Of another image,
 """
 
 import logging
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from astropy import units as u
+from astropy.nddata import NDData
 
 from ..errors import InputError
 from ..survey.conditions import SurveyConditions, angle_text, angles_text
+from ..survey.images import SurveyImage
 from ..units import AB_FLUX
+from ..views.base import Observations
+from ..views.dataset import MultiViewDataset
 
-__all__ = ["TrainingData", "check_conditions", "check_view", "is_before_psf"]
+__all__ = [
+    "TrainingData",
+    "as_dataset",
+    "as_seed",
+    "as_view",
+    "check_conditions",
+    "check_view",
+    "is_before_psf",
+]
 
 logger = logging.getLogger(__name__)
 
 SCALE_TOLERANCE = 0.1
 FWHM_TOLERANCE = 0.2
 NOISE_FACTOR = 2.0
+
+
+# What a user may have in place of views, and how views are made of it.
+_IMAGES = "MultiViewDataset.from_image(image, psf=...)"
+_WAYS = (
+    (NDData | SurveyImage, _IMAGES),
+    (str | Path, f"MultiViewDataset.read(path) of an ASDF file, or {_IMAGES} of an image"),
+    (np.ndarray, "MultiViewDataset.from_arrays({...}), with mixing operators and a variance"),
+)
+
+
+def as_dataset(given) -> MultiViewDataset:
+    """What to fit; anything else is refused, with what to write.
+
+    Raises
+    ------
+    InputError
+    """
+    if isinstance(given, MultiViewDataset):
+        return given
+    if isinstance(given, Observations):
+        way = f"MultiViewDataset({{{given.name or 'name'!r}: view, ...}})"
+    elif isinstance(given, Mapping):
+        way = "MultiViewDataset(views) of named views, or MultiViewDataset.from_arrays(arrays)"
+    else:
+        way = next((way for kind, way in _WAYS if isinstance(given, kind)), _IMAGES)
+    raise InputError(f"dataset: found a {type(given).__name__}, expected a MultiViewDataset: {way}")
+
+
+def as_view(given) -> Observations:
+    """What to separate: a view, or the richest of a dataset; anything else is refused.
+
+    Raises
+    ------
+    InputError
+        It says what to write.
+    """
+    if isinstance(given, Observations):
+        return given
+    if isinstance(given, MultiViewDataset):
+        return given.richest
+    if isinstance(given, numbers.Number):
+        raise InputError(
+            f"view: found the number {given}, expected a view; how many samples, n_samples says: "
+            f"sample(n_samples={given}) of the priors, sample(view, n_samples={given})"
+        )
+    way = next((way for kind, way in _WAYS if isinstance(given, kind)), _IMAGES)
+    own = " (several images of one sky: a list of them)" if isinstance(given, list | tuple) else ""
+    raise InputError(
+        f"view: found a {type(given).__name__}, expected a view or a MultiViewDataset: {way}{own}"
+    )
+
+
+def as_seed(seed) -> int:
+    """The seed of random numbers: a number, or one that a generator draws.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    if isinstance(seed, np.random.Generator):
+        return int(seed.integers(2**31))
+    if isinstance(seed, int | np.integer) and not isinstance(seed, bool) and seed >= 0:
+        return int(seed)
+    raise InputError(f"seed: found {seed!r}, expected a number from 0 on, or a numpy Generator")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ __all__ = ["SEPARATORS", "Configured"]
 from dataclasses import dataclass, fields, replace
 
 from ..errors import InputError
+from ..io.html import html_table
 from ..registry import Part, Registry, checked_fields, to_tree
 
 #: Separators by name.
@@ -77,6 +78,17 @@ class Configured:
         """The parameters by name, as `from_config` takes them and files keep them."""
         parameters = {f.name: to_tree(getattr(self, f.name)) for f in fields(self)}
         return {"method": SEPARATORS.name_of(self), **parameters}
+
+    def _repr_html_(self):
+        """What a notebook shows: the parameters that are not the defaults, and what was learned."""
+        own = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        defaults = type(self)()
+        rows = [(name, value) for name, value in own if value != getattr(defaults, name)]
+        return html_table(type(self).__name__, [*rows, *self._facts()])
+
+    def _facts(self) -> list[tuple[str, object]]:
+        """What there is to tell beside parameters."""
+        return []
 
     def get_params(self, deep: bool = True) -> dict:
         """Parameters by name, as scikit-learn has them.

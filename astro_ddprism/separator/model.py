@@ -103,6 +103,13 @@ class Model(Configured, abc.ABC):
         separator._fitted = replace(separator._load(tree, path), file=Path(path))
         return separator
 
+    def _facts(self):
+        if self._fitted is None:
+            return [("fitted", "not yet: call fit, or read a model")]
+        shapes = self.source_shapes_.items()
+        sources = [(f"source {source}", " × ".join(map(str, shape))) for source, shape in shapes]
+        return [*sources, *(("", line) for line in self.training_.lines())]
+
     def _tree(self, fitted: FittedState, *, draws: bool) -> dict:
         return {
             "kind": "model",

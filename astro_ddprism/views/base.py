@@ -17,6 +17,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 
 from ..errors import InputError
+from ..io.html import html_table
 from ..mixing import MixingOperator, Noise
 
 __all__ = ["Batch", "Observations"]
@@ -98,8 +99,9 @@ class Observations(abc.ABC):
 
         Parameters
         ----------
-        index : int, slice, array of int or bool
-            Which observations; repeats are allowed, and one observation is a view of length 1.
+        index : int, str, slice, array of int or bool, or sequence of str
+            Which observations, by number or by id; repeats are allowed, and one observation is a
+            view of length 1.
 
         Returns
         -------
@@ -175,13 +177,56 @@ class Observations(abc.ABC):
         view = f"view {self.name!r}" if self.name else "view"
         return InputError(f"{view}: {argument}: found {found}, expected {expected}")
 
-    def _rows(self, index) -> np.ndarray:
+    def rows(self, index) -> np.ndarray:
+        """Numbers of some observations.
+
+        Parameters
+        ----------
+        index : int, str, slice, array of int or bool, or sequence of str
+            Which observations, by number or by id.
+
+        Returns
+        -------
+        rows : ndarray of int, shape (n,)
+
+        Raises
+        ------
+        InputError
+            If no observation has this id, or several have.
+        """
         if isinstance(index, torch.Tensor):
             index = index.cpu().numpy()
         elif not isinstance(index, slice):
             index = np.asarray(index)
             index = index.astype(int) if index.size == 0 else index
+            if index.dtype.kind in "US":
+                return np.array([self._row_of(str(name)) for name in np.atleast_1d(index)])
         return np.atleast_1d(np.arange(len(self))[index])
+
+    def _row_of(self, name) -> int:
+        found = np.flatnonzero(self.ids == name)
+        if len(found) != 1:
+            some = ", ".join(self.ids[:3]) + (", ..." if len(self) > 3 else "")
+            what = "none of this name" if not len(found) else f"{len(found)} of this name"
+            raise self._error(f"id {name!r}", what, f"one of the {len(self)}: {some}")
+        return found[0]
+
+    def _repr_html_(self):
+        """What a notebook shows."""
+        rows = []
+        for instrument, image in self.images.items():
+            seen = image.n_valid() > 0
+            rows.append(
+                (
+                    instrument or self.name or "images",
+                    np.count_nonzero(seen),
+                    " × ".join(map(str, image.observation_shape)),
+                    f"{image.mask[seen].mean():.2%}" if seen.any() else "",
+                    image.unit,
+                )
+            )
+        title = f"{type(self).__name__} {self.name!r}, sources {', '.join(self.sources)}"
+        return html_table(title, rows, ("", "observations", "pixels", "masked", "unit"))
 
     def _empty(self, n_valid) -> str:
         """How many observations have no valid pixel, and which."""

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from astropy.table import QTable, vstack
 
-from ..errors import InputError
+from ..errors import InputError, UnknownNameError
 from ..io.asdf import read_tree, write_tree
 from ..mixing import OPERATORS, Amplitude, DenseMatrix, MixingOperator
 from .base import Observations
 from .build import view_of_cutouts, views_from_image
 from .build_several import views_from_cutouts, views_from_images
 from .files import format_version, get_extensions
+from .joining import join_views
 from .view import View
 
 __all__ = ["MultiViewDataset"]
@@ -101,6 +102,10 @@ class MultiViewDataset(Mapping[str, Observations]):
                     )
 
     def __getitem__(self, name) -> Observations:
+        if name not in self._views:
+            raise UnknownNameError(
+                f"view: found {name!r}, expected one of {', '.join(self._views)}"
+            )
         return self._views[name]
 
     def __iter__(self):
@@ -111,6 +116,15 @@ class MultiViewDataset(Mapping[str, Observations]):
 
     def __repr__(self):
         return "\n".join(["<MultiViewDataset", *(f"  {view!r}" for view in self.values())]) + ">"
+
+    def _repr_html_(self):
+        """What a notebook shows."""
+        return "".join(view._repr_html_() for view in self.values())
+
+    @property
+    def richest(self) -> Observations:
+        """The view that holds the most sources, the first of several: what there is to separate."""
+        return max(self.values(), key=lambda view: len(view.sources))
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -283,6 +297,34 @@ class MultiViewDataset(Mapping[str, Observations]):
         """
         views = views_from_images if isinstance(image, Mapping) else views_from_image
         return cls(views(image, **options))
+
+    @classmethod
+    def join(cls, datasets, names=None) -> "MultiViewDataset":
+        """Put the views of several datasets, such as those of tiles, together.
+
+        Parameters
+        ----------
+        datasets : sequence of MultiViewDataset
+            With views of the same names, sources and shapes.
+        names : sequence of str, optional
+            A name for each dataset, with which the ids then begin: ``NAME/ID``.
+
+        Returns
+        -------
+        dataset : MultiViewDataset
+
+        Raises
+        ------
+        InputError
+            If views, sources or shapes differ, or two observations of a view have one id.
+        """
+        datasets = list(datasets)
+        if not datasets or any(set(one) != set(datasets[0]) for one in datasets):
+            found = "; ".join(", ".join(one) for one in datasets)
+            raise InputError(
+                f"datasets: found views {found or 'of none'}, expected the same of all"
+            )
+        return cls({n: join_views([one[n] for one in datasets], names) for n in datasets[0]})
 
     @classmethod
     def read(cls, path) -> "MultiViewDataset":

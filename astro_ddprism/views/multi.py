@@ -157,7 +157,7 @@ class MultiInstrumentView(Observations):
         return sum(image.n_valid(index) for image in self._images.values())
 
     def __getitem__(self, index) -> "MultiInstrumentView":
-        index = self._rows(index)
+        index = self.rows(index)
         new = copy.copy(self)
         new.ids = self.ids[index]
         new._images = {name: image[index] for name, image in self._images.items()}

@@ -202,11 +202,11 @@ class View(Observations):
         return len(self.data)
 
     def n_valid(self, index=slice(None)) -> np.ndarray:  # noqa: D102
-        mask = self.mask[self._rows(index)]
+        mask = self.mask[self.rows(index)]
         return (~mask).reshape(len(mask), -1).sum(1)
 
     def __getitem__(self, index) -> "View":
-        index = self._rows(index)
+        index = self.rows(index)
         new = copy.copy(self)
         for name in ("data", "variance", "mask", "ids"):
             setattr(new, name, getattr(self, name)[index])
@@ -218,6 +218,24 @@ class View(Observations):
             setattr(new, name, None if wcs is None else [wcs[i] for i in index])
         new.coordinates = None if self.coordinates is None else self.coordinates[index]
         return new
+
+    def __copy__(self):
+        new = type(self).__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __getstate__(self):
+        # A WCS pickles itself as a FITS file, rounded; packed, it comes back to the last bit.
+        state = self.__dict__.copy()
+        for name in ("wcs", "source_wcs"):
+            state[name] = None if state[name] is None else pack_wcs(state[name])
+        return state
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        for name in ("wcs", "source_wcs"):
+            packed = state[name]
+            setattr(self, name, None if packed is None else unpack_wcs(packed))
 
     def __repr__(self):
         unit = f" in {self.unit}" if self.unit != u.dimensionless_unscaled else ""
@@ -252,7 +270,7 @@ class View(Observations):
         return new
 
     def batch(self, index=slice(None), *, scale=1.0, device="cpu", dtype=torch.float32) -> Batch:  # noqa: D102
-        index = self._rows(index)
+        index = self.rows(index)
         if isinstance(scale, u.Quantity):
             scale = scale.to_value(self.unit, AB_FLUX)
         # In float64 until it is scaled: variances of fluxes in W / m2 leave the range of float32.

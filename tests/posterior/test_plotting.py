@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.table import QTable
+from matplotlib.figure import Figure
 
 from astro_ddprism import PosteriorSamples, View
 from astro_ddprism.errors import InputError
@@ -114,3 +115,31 @@ def test_instruments_of_a_single_one(samples):
     view = View(np.ones((2, 3)), variance=1.0, mixing={"a": DenseMatrix(np.ones((3, 5)))})
     with pytest.raises(InputError, match=r"found images of shape \(5,\)"):
         plot_instruments(PosteriorSamples({"a": np.zeros((2, 2, 5))}, view))
+
+
+def test_plots_in_an_axis(samples, pairs, tmp_path):
+    """Panels lie within the axis that is given, and nothing of the rest of the figure changes."""
+    view, truth = pairs()
+    history = QTable({"iteration": [0, 1], "source": ["a", "a"], "loss": [2.0, 1.0]})
+    figure = Figure(figsize=(12, 8))
+    left, right = figure.subplots(1, 2)
+    prior = {s: x[0] for s, x in samples.samples.items()}
+    for plot, what in (
+        (plot_separation, samples),
+        (plot_instruments, PosteriorSamples({"galaxy": truth[None]}, view)),
+        (plot_prior, prior),
+        (plot_history, history),
+    ):
+        assert plot(what, ax=right) is figure
+        panels = right.child_axes
+        assert panels
+        area = right.get_window_extent()
+        for panel in panels:
+            box = panel.get_window_extent()
+            assert box.x0 >= area.x0 - 1
+            assert box.x1 <= area.x1 + 1
+            assert box.y0 >= area.y0 - 1
+            assert box.y1 <= area.y1 + 1
+        assert not left.child_axes
+        right.clear()
+    assert figure.axes == [left, right]

@@ -219,7 +219,7 @@ def test_fits_product(samples, view, tmp_path, with_samples):
     view.conditions = SurveyConditions.from_state(conditions.state())
     samples.write(path, samples=with_samples, aperture=4.0)
     cubes = ["LOS_MEAN", "LOS_STD", "GALAXY_MEAN", "GALAXY_STD"]
-    cubes += ["LOS_SAMPLES", "GALAXY_SAMPLES"] * with_samples
+    cubes += ["LOS_SAMPLES", "GALAXY_SAMPLES", "VIEW"] * with_samples
     with fits.open(path, checksum=True) as hdus:
         hdus.verify("exception")
         assert {hdu.name for hdu in hdus} == {"PRIMARY", "CATALOG", "DATA", "RESIDUAL", *cubes}

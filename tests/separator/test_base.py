@@ -1,6 +1,7 @@
 """What all separators do with seeds, units, views and interrupted fits."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -219,6 +220,42 @@ def test_an_interrupted_fit_leaves_what_was_learned(
         new.sample(n_samples=3)
     with pytest.raises(InputError, match="learned nothing yet"):
         _ = new.sources_
+    assert "not yet" in new._repr_html_()
+
+
+def test_an_interruption_tells_how_to_go_on(fitted, views, flat, tmp_path, monkeypatch):
+    file = tmp_path / "fit.checkpoint"
+    for save, expected in ((True, f"checkpoint={str(file)!r}, resume=True"), (False, "anew")):
+
+        def interrupt(_, task, save=save):
+            if save:
+                task.save(fitted._learned.state, [])
+            raise KeyboardInterrupt
+
+        separator = DiffusionSourceSeparator(**flat)
+        monkeypatch.setattr(DiffusionSourceSeparator, "_fit", interrupt)
+        with pytest.raises(KeyboardInterrupt) as interruption:
+            separator.fit(views, checkpoint=file)
+        monkeypatch.undo()
+        assert expected in interruption.value.__notes__[0]
+
+
+def test_samples_of_a_dataset_are_those_of_its_richest_view(fitted, views, assert_same):
+    several = fitted.sample(views, 2, seed=np.random.default_rng(3))
+    assert several.view is views["second"]
+    rng = np.random.default_rng(3)
+    assert several.provenance["seed"] == int(rng.integers(2**31))
+    for n_samples in (0, 1.5, "3"):
+        with pytest.raises(InputError, match="n_samples: found"):
+            fitted.sample(views, n_samples)
+
+
+def test_separators_pickle(fitted, views, assert_same, draws_of):
+    again = pickle.loads(pickle.dumps(fitted))
+    assert_same(draws_of(again, views["second"]), draws_of(fitted, views["second"]))
+    html = fitted._repr_html_()
+    assert "DiffusionSourceSeparator" in html
+    assert "trained on" in html
 
 
 def test_a_training_that_fails_leaves_what_was_learned(

@@ -9,8 +9,15 @@ import pytest
 from astropy import units as u
 
 from astro_ddprism import DiffusionSourceSeparator, InputError, MultiViewDataset, View
-from astro_ddprism.mixing import Composition, Convolution, Mask
-from astro_ddprism.separator.checks import TrainingData, check_conditions, check_view
+from astro_ddprism.mixing import Composition, Convolution, Identity, Mask
+from astro_ddprism.separator.checks import (
+    TrainingData,
+    as_dataset,
+    as_seed,
+    as_view,
+    check_conditions,
+    check_view,
+)
 from astro_ddprism.survey.conditions import SurveyConditions
 
 R = SurveyConditions(
@@ -211,3 +218,41 @@ def test_a_model_knows_what_it_was_trained_on(images, tmp_path, caplog, imaging)
         known.sample(images["galaxy"])
         assert "not known" in caplog.text
         caplog.clear()
+
+
+def test_what_is_no_view_is_told_how_to_become_one(ccd, tmp_path):
+    for given, way in (
+        (ccd, "found a CCDData.*from_image"),
+        ("views.asdf", "found a str.*read.path.*from_image"),
+        (tmp_path, "found a Posix.*read"),
+        (np.ones((3, 1, 8, 8)), "found a ndarray.*from_arrays"),
+        (np.ones((3, 1, 8, 8)) * u.nJy, "found a Quantity.*from_arrays"),
+        ([ccd, ccd], "found a list.*from_image.*several images"),
+        (16, r"found the number 16.*sample\(view, n_samples=16\)"),
+    ):
+        with pytest.raises(InputError, match=f"^view: {way}"):
+            as_view(given)
+        way = way.partition(".*several")[0] if isinstance(given, list) else way
+        if not isinstance(given, int):
+            with pytest.raises(InputError, match=f"^dataset: {way}"):
+                as_dataset(given)
+    view = View(np.ones((3, 1, 8, 8)), variance=1.0, mixing={"a": Identity((1, 8, 8))}, name="x")
+    with pytest.raises(InputError, match=r"found a View.*MultiViewDataset\({'x': view"):
+        as_dataset(view)
+    with pytest.raises(InputError, match=r"found a dict.*MultiViewDataset"):
+        as_dataset({"x": view})
+    assert as_view(view) is view
+    two = {"a": Identity((1, 8, 8)), "b": Identity((1, 8, 8))}
+    richer = View(np.ones((2, 1, 8, 8)), variance=1.0, mixing=two)
+    dataset = MultiViewDataset({"x": view, "richer": richer, "z": richer})
+    assert as_view(dataset) is dataset["richer"]
+    assert as_dataset(dataset) is dataset
+
+
+def test_seeds():
+    assert as_seed(np.int64(5)) == 5
+    drawn = [as_seed(np.random.default_rng(7)) for _ in range(2)]
+    assert drawn[0] == drawn[1] != as_seed(np.random.default_rng(8))
+    for wrong in (-1, 1.5, True, "7", None):
+        with pytest.raises(InputError, match=r"seed: found .*expected a number from 0 on"):
+            as_seed(wrong)
