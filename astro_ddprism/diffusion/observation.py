@@ -46,12 +46,15 @@ class Loader(Protocol):
         Numbers in one observation.
     device : torch.device
         Where batches are.
+    independent : bool
+        Whether the noise of every pixel is its own.
     """
 
     ids: np.ndarray
     source_shapes: dict[str, tuple[int, ...]]
     n_observed: int
     device: torch.device
+    independent: bool
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -197,6 +200,25 @@ class JointObservation:
         parts = self.split(x)
         return self._with([image.simulated(parts) for image in self._images])
 
+    def masked(self, lost) -> "JointObservation":
+        """The observation without some pixels.
+
+        Parameters
+        ----------
+        lost : callable
+            Called with the number of observations, the shape of an image, and the device; says
+            which pixels are lost, of that shape.
+
+        Returns
+        -------
+        JointObservation
+        """
+        new = self._with([image.masked(lost) for image in self._images])
+        new._information = None
+        for name in ("information", "n_valid"):
+            new.__dict__.pop(name, None)
+        return new
+
     def _with(self, images: list["_Image"]) -> "JointObservation":
         new = copy.copy(self)
         new._images, new._distinct = images, None
@@ -238,6 +260,14 @@ class _Image:
         new = copy.copy(self)
         new.__dict__.pop("y", None)
         new._noise = self._batch.noise.at(self._mix(parts))
+        return new
+
+    def masked(self, lost) -> "_Image":
+        new, noise = copy.copy(self), self._batch.noise
+        for name in ("y", "_noise"):
+            new.__dict__.pop(name, None)
+        mask = lost(len(self._batch.y), self._shape, self._batch.y.device)
+        new._batch = replace(self._batch, noise=noise.masked(mask))
         return new
 
     def simulated(self, parts: list[Tensor]) -> "_Image":

@@ -347,7 +347,9 @@ class DiagonalNoise(Noise):
 
     def masked(self, mask):
         """The noise of observations whose pixels in ``mask`` carry no information either."""
-        mask = as_tensor(mask, torch.bool).to(self.std.device)
+        mask = as_tensor(mask, torch.bool)
+        if mask.device != self.std.device:
+            mask = mask.to(self.std.device)
         if mask.shape != self.std.shape:
             raise InputError(
                 f"mask: found shape {tuple(mask.shape)}, expected that of the variance, "

@@ -61,6 +61,11 @@ class ViewLoader:
         images = list(self.view.images.values())
         return images[0].mask[index] if len(images) == 1 else None
 
+    @property
+    def independent(self) -> bool:
+        """Whether the noise of every pixel is its own."""
+        return not any(noise.factors_size for noise in _noises(self.view))
+
     @cached_property
     def is_whole(self) -> bool:
         """Whether the whole view is on the device: it takes a GiB at most, of a GPU a quarter."""

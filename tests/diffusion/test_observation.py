@@ -40,6 +40,31 @@ def test_masked_pixels_say_nothing(linear_problem, psf):
     np.testing.assert_array_equal(observation.n_valid, (~problem.mask).sum(axis=1))
 
 
+@pytest.mark.parametrize("psf", [False, True])
+def test_more_masked_pixels(linear_problem, psf):
+    """The same as if the view had been masked there, to what is known of each pixel."""
+    problem = linear_problem(2, psf)
+    lost = np.random.default_rng(5).uniform(size=problem.mask.shape) < 0.3
+    observation = problem.observation()
+    assert (observation.information[0] >= 0).all()  # is known before, and found anew
+    x = torch.randn(2, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    found = observation.masked(lambda n, shape, device: torch.tensor(lost).view(n, *shape))
+    seen = ~(problem.mask | lost)
+    matrix = problem.matrices * (seen / np.sqrt(problem.variance))[..., None]
+    y = np.where(seen, problem.y / np.sqrt(problem.variance), 0)
+    np.testing.assert_allclose(found.y, y, rtol=1e-6)
+    light = (matrix @ x.numpy()[..., None])[..., 0]
+    np.testing.assert_allclose(found.forward(x), light, rtol=1e-6, atol=1e-12)
+    np.testing.assert_array_equal(found.n_valid, seen.sum(axis=1))
+    np.testing.assert_allclose(
+        found.chi2(x), ((y - light) ** 2).sum(axis=1) / seen.sum(axis=1), rtol=1e-6
+    )
+    gram = matrix.swapaxes(1, 2) @ matrix
+    own = np.stack([gram[:, :12, :12].sum(axis=2), gram[:, 12:, 12:].sum(axis=2)], axis=1)
+    np.testing.assert_allclose(found.information[0].flatten(2), own.clip(min=0), atol=1e-9)
+    assert torch.equal(observation.n_valid, torch.tensor((~problem.mask).sum(axis=1)))
+
+
 def test_chi2(linear_problem):
     problem = linear_problem(2, psf=True)
     x = np.random.default_rng(2).normal(size=(2, 24))

@@ -182,7 +182,7 @@ def a_draw(loader):
         learning=["a"],
         light=None,
     )
-    return simulations, simulations.draws({"a": (0.2, 4.0)}, ("b",)).draws[0]
+    return simulations, simulations.draws({"a": (0.2, 4.0)}, ("b",), masks=0.5).draws[0]
 
 
 def check(step, *arguments):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..observation import simulate
+from .masks import lost_pixels
 from .symmetries import permutations, permuted
 from .templates import symmetric_templates
 
@@ -193,7 +194,7 @@ class Simulations:
             light=self._light,
         )
 
-    def draws(self, flux_factors, templates):
+    def draws(self, flux_factors, templates, masks=0.0):
         """Training data of a joint posterior.
 
         Parameters
@@ -202,6 +203,8 @@ class Simulations:
             Ranges of factors of the sources whose fluxes shall be equally frequent.
         templates : sequence of str
             Sources that lie at the pixel of their position.
+        masks : float
+            Part of the observations that lose pixels, but those whose pixels share noise.
 
         Returns
         -------
@@ -221,15 +224,23 @@ class Simulations:
             for source, x in self.samples.items()
         ]
 
-        def of_view(loader, n):
+        def of_view(loader, part, n):
             x = torch.cat([prior(n)[0].flatten(1) for prior in priors], dim=1)
             index = torch.randint(len(loader), (n,), device=device)
-            return x, loader.observe(index).simulated(x)
+            observation = loader.observe(index)
+            if part:
+                observation = observation.masked(partial(_lost_by_some, part))
+            return x, observation.simulated(x)
 
         return Turns(
-            [partial(of_view, loader) for loader in self._loaders],
+            [partial(of_view, loader, masks * loader.independent) for loader in self._loaders],
             [len(loader) for loader in self._loaders],
         )
+
+
+def _lost_by_some(part, n, shape, device):
+    some = torch.rand(n, 1, 1, 1, device=device) < part
+    return lost_pixels(n, shape, device) & some
 
 
 def data_scale(samples: Tensor) -> float:

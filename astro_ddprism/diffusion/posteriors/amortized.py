@@ -64,6 +64,7 @@ from azula.noise import VESchedule
 
 from ...errors import InputError
 from ...registry import option
+from ..learning.masks import MOST
 from ..networks import Network, UNet
 from ..networks.embedding import compressed
 from ..priors.schedule import time_of
@@ -99,6 +100,11 @@ class Amortized(PosteriorMethod):
         Sources whose images are centred on them and look much alike turned by half a turn, as
         galaxies do. They are learned from symmetric parts of their draws, and of all light at
         first.
+    masks : float
+        Part of the simulated observations that lose pixels as real ones do, at the target too
+        (`~astro_ddprism.diffusion.learning.masks`). If it is 0, observations with masked pixels
+        near the target are drawn by ``otherwise``; else only those that lose more than the network
+        has seen, or whose pixels share noise.
     sampler : Sampler
         The sampler of its chains, whose steps cost one evaluation of one network.
     n_steps : int
@@ -113,6 +119,7 @@ class Amortized(PosteriorMethod):
     n_images: int = option(120_000, least=1)
     flux_factors: dict[str, tuple[float, float]] = option({}, above=0)
     templates: tuple[str, ...] = ()
+    masks: float = option(0.0, least=0, most=1)
     sampler: Sampler = option(AdamsBashforth())
     n_steps: int = option(24, least=1)
     n_starts: int = option(3, least=0)
@@ -153,14 +160,15 @@ class Amortized(PosteriorMethod):
         else:
             n_images = n_images // 3
         learned.requires_grad_(True).start_training()
-        draw = simulations.draws(self.flux_factors, self.templates)
+        draw = simulations.draws(self.flux_factors, self.templates, self.masks)
         return learned, trainer.train(learned, draw, n_images)
 
     def serves(self, priors, loader, index):
-        """Those with all pixels about the target, and nearly all others; see ``PosteriorMethod``.
+        """Those that lack no more pixels than simulated ones do; see ``PosteriorMethod``.
 
-        Its network has seen few masked pixels in training, none where galaxies are: at these it
-        is sure of what it does not know.
+        Where ``masks`` is 0, the network has seen few masked pixels in training, none where
+        galaxies are, and is sure there of what it does not know: it serves those with all pixels
+        about the target, and nearly all others.
         """
         masked = loader.masked(index)
         if (
@@ -169,6 +177,8 @@ class Amortized(PosteriorMethod):
             or not all(s in priors.denoisers for s in loader.sources)
         ):
             return super().serves(priors, loader, index)
+        if self.masks and loader.independent:
+            return (masked.mean(axis=(-2, -1)) <= MOST).reshape(len(masked), -1).all(axis=1)
         ny, nx = masked.shape[-2:]
         y, x = np.ogrid[:ny, :nx]
         near = np.hypot(y - ny // 2, x - nx // 2) <= TARGET

@@ -227,6 +227,36 @@ def test_views_are_simulated_as_often_as_they_have_observations():
     assert abs(second - 0.1) < 5 * math.sqrt(0.09 / n)
 
 
+@pytest.mark.parametrize("independent", [True, False])
+def test_some_observations_lose_pixels(independent):
+    """Half of them, but none whose pixels share noise; simulated light and noise are the same."""
+    simulations = make_simulations()
+    if not independent:
+        simulations._loaders = [SharingLoader(loader) for loader in simulations._loaders]
+    with seeded(6, device=CPU):
+        x, observation = drawing(simulations.draws({}, (), masks=0.5))(4000)
+    lost = observation.n_valid < 4
+    assert (observation.forward(x)[lost] == 0).any(dim=1).all()
+    if independent:  # of four pixels, one may be lost
+        assert 0.02 < lost.float().mean() < 0.4
+        assert (observation.n_valid >= 3).all()
+    else:
+        assert not lost.any()
+
+
+class SharingLoader:
+    """A loader whose pixels share noise."""
+
+    independent = False
+
+    def __init__(self, loader):
+        self.observe, self.device = loader.observe, loader.device
+        self._n = len(loader)
+
+    def __len__(self):
+        return self._n
+
+
 def test_fluxes_of_some_sources():
     with seeded(3, device=CPU):
         x, _ = drawing(make_simulations().draws({"b": (3.0, 3.0)}, ()))(500)

@@ -356,7 +356,7 @@ class Given:
         return Exact(observation, *self.moments)
 
 
-def known_problem(size):
+def known_problem(size, masked=0.05):
     """A template times a normal amplitude and a smooth Gaussian, where the noise is about 1.
 
     Returns the problem and the covariances of the two sources, whose means are 0.
@@ -367,7 +367,7 @@ def known_problem(size):
     covariances = [25 * np.outer(template, template), 4 * np.exp(-distance2)]
     b = np.random.default_rng(5).multivariate_normal(np.zeros(size**2), covariances[1], size=2)
     light = np.outer([7.0, -4.0], template) + b
-    return Problem((1.0, 1.0), size=(size, size), light=light, masked=0.05), covariances
+    return Problem((1.0, 1.0), size=(size, size), light=light, masked=masked), covariances
 
 
 def exact_posterior(problem, covariances, i):
@@ -416,14 +416,25 @@ def assert_calibrated(x, mean, covariance):
     assert np.sqrt(np.mean(pixels**2)) < 0.25
 
 
-def test_a_trained_network_is_calibrated():
+def lost_at_random(n, shape, device):
+    """A part of the pixels from none to 0.4."""
+    return torch.rand(n, *shape, device=device) < 0.4 * torch.rand(n, 1, 1, 1, device=device)
+
+
+@pytest.mark.parametrize("masked", [0.05, 0.3])
+def test_a_trained_network_is_calibrated(masked):
     """Draws of a network trained for seconds, against the exact posterior of two Gaussian sources.
 
     They compete for the same light: the correlation of what they have of it is -0.93. The network
-    alone knows; without it, the same draws are far off.
+    alone knows; without it, the same draws are far off. Or each lacks some pixels, and the network
+    has learned of others that lacked others.
     """
-    problem, covariances = known_problem(4)
-    loader = ViewLoader(problem.view, 1.0, CPU)
+    problem, covariances = known_problem(4, masked)
+    learns = masked > 0.1
+    assert problem.view.mask.sum() > 5 or not learns
+    whole, _ = known_problem(4, 0.0)
+    data = (whole if learns else problem).view
+    loader = ViewLoader(data, 1.0, CPU)
     roots = [
         torch.tensor(np.linalg.cholesky(c + 1e-9 * np.eye(16)), dtype=torch.float32)
         for c in covariances
@@ -433,7 +444,10 @@ def test_a_trained_network_is_calibrated():
         parts = [(torch.randn(n, 16) @ L.T).view(n, *problem.shape) for L in roots]
         index = torch.randint(2, (n,)).numpy()
         x = torch.cat([part.flatten(1) for part in parts], dim=1)
-        return x, loader.observe(index).simulated(x)
+        observation = loader.observe(index)
+        if learns:
+            observation = observation.masked(lost_at_random)
+        return x, observation.simulated(x)
 
     with seeded(4, device=CPU):
         backbone = MLP(width=128, depth=2, embedding=32).build(
@@ -443,7 +457,7 @@ def test_a_trained_network_is_calibrated():
         posterior.requires_grad_(True)
         training = Training(batch_size=128, learning_rate=3e-3)
         trainer = Trainer(training, Execution("cpu"), lambda steps, _: steps)
-        trainer.train(posterior, simulations, 150_000)
+        trainer.train(posterior, simulations, 250_000 if learns else 150_000)
     x, draws = draw(problem, posterior.requires_grad_(False), n=1000)
     assert draws.good.double().mean() > 0.99
     idle, _ = draw(problem, make_posterior(dtype=torch.float32), n=1000)
@@ -510,5 +524,14 @@ def test_masked_targets_are_left_to_moment_matching():
     expected = [True, False, False, True, True, False]
     np.testing.assert_array_equal(method.serves(priors, loader, np.arange(6)), expected)
     assert method.serves(Priors(NoiseSchedule()), loader, np.arange(6)).all()  # nothing else can
+    method = Amortized(masks=0.3)  # which has seen what lacks up to 0.4 of the pixels
+    mask[5, 0].flat[: int(0.4 * size**2)] = True
+    mask[4, 0].flat[: int(0.4 * size**2) + 2] = True
+    loader.independent = True
+    expected = [True, True, True, True, False, True]
+    np.testing.assert_array_equal(method.serves(priors, loader, np.arange(6)), expected)
+    loader.independent = False
+    expected = [True, False, False, True, False, False]
+    np.testing.assert_array_equal(method.serves(priors, loader, np.arange(6)), expected)
     several = SimpleNamespace(sources=("a", "b"), masked=lambda _: None)
     assert method.serves(priors, several, np.arange(6)).all()
