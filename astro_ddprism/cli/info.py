@@ -9,7 +9,7 @@ from ..io.fits_in import open_fits
 from ..models import find_model
 from ..separator import SourceSeparator
 from ..separator.checks import TrainingData
-from ..survey.read import describe_image
+from ..survey.mosaic import describe_image
 from ..views.dataset import MultiViewDataset
 
 __all__ = ["info", "is_views"]

@@ -1,6 +1,5 @@
 """FITS files: which extension holds what, and errors that say what was found instead."""
 
-import io
 import logging
 import lzma
 import re
@@ -15,6 +14,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError
+from .cards import leave_out_malformed, without_orphans
 
 __all__ = [
     "NAMES",
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 # Extension names by what they hold, in the order in which they are believed.
 NOISE_NAMES = {
-    "uncertainty": ("ERR", "ERROR", "SIGMA", "UNCERT", "RMS", "STD", "STDDEV"),
-    "variance": ("VAR", "VARIANCE"),
+    "uncertainty": ("ERR", "ERROR", "SIGMA", "UNCERT", "RMS", "STD", "STDDEV", "NOISE"),
+    "variance": ("VAR", "VARIANCE", "STAT"),
     "ivar": ("IVAR", "INVVAR"),
     "weight": ("WHT", "WEIGHT", "WGT"),
 }
@@ -41,7 +41,7 @@ NAMES = {
     "image": ("SCI", "IMAGE", "SIGNAL", "DATA"),
     "mask": (
         "MASK", "DQ", "MSK", "FLAGS", "FLAG", "FLG", "BPM", "BADPIX", "QUALITY", "MASKBITS",
-        "DATA_QUALITY", "BAD_PIXEL_MASK",
+        "DATA_QUALITY", "BAD_PIXEL_MASK", "DQUAL",
     ),
     "psf": ("PSF", "PSFIMAGE"),
     "effective_gain": ("EXPOSURE", "EXPMAP", "GAIN"),
@@ -53,7 +53,7 @@ NAMES = {
 }  # fmt: skip
 ROLES = {name: role for role, names in NAMES.items() for name in names}
 SEPARATORS = re.compile(r"[_\-. :]+")
-MAX_HEADER = 2880 * 1000
+UNSIGNED = 2**15  # BZERO of unsigned integers of 16 bits
 DAMAGE = re.compile("truncated|Error validating header", re.IGNORECASE)
 
 
@@ -71,7 +71,7 @@ def open_fits(path):
                     hdus = fits.open(stream, memmap=False, lazy_load_hdus=False)
                 except OSError:
                     caught.clear()
-                    hdus = fits.open(_without_orphans(stream), memmap=False, lazy_load_hdus=False)
+                    hdus = fits.open(without_orphans(stream), memmap=False, lazy_load_hdus=False)
             except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise InputError(f"{path}: not a FITS file ({reason})") from error
@@ -82,56 +82,6 @@ def open_fits(path):
             for hdu in hdus:
                 leave_out_malformed(hdu, path)
             yield hdus
-
-
-def _without_orphans(stream):
-    """A file whose first header has no CONTINUE card that continues nothing: astropy gives up."""
-    stream.seek(0)
-    content = stream.read()
-    cards = [content[i : i + 80] for i in range(0, min(len(content), MAX_HEADER), 80)]
-    for i, card in enumerate(cards):
-        if card.startswith(b"CONTINUE") and not cards[i - 1].partition(b"/")[0].rstrip().endswith(
-            b"&'"
-        ):
-            content = content[: 80 * i] + b" " * 80 + content[80 * i + 80 :]
-        if card.startswith(b"END     "):
-            break
-    return io.BytesIO(content)
-
-
-def leave_out_malformed(hdu, path=None):
-    """Take the cards out of a header that cannot be read, so that nothing else meets them.
-
-    Parameters
-    ----------
-    hdu : HDU
-        Its header is changed. A unit without quotes is read all the same.
-    path : str, optional
-        The file's name, for a line in the log.
-    """
-    header = hdu.header
-    dropped = {}
-    for i in reversed(range(len(header))):
-        card = header.cards[i]
-        text = ""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                text = card.image
-                _ = card.value
-                fine = card.keyword != "CONTINUE" and text.isascii() and text.isprintable()
-                if fine and text[80:88] == "CONTINUE" and "&'" not in text[:80]:
-                    header[i] = fits.Card.fromstring(text[:80]).value  # it continues nothing
-            except (fits.VerifyError, ValueError, TypeError, IndexError):
-                fine = False
-            if not fine:
-                dropped[card.keyword] = text.partition("=")[2].partition("/ ")[0].strip(" '")
-                del header[i]
-    if "BUNIT" in dropped:
-        header["BUNIT"] = dropped["BUNIT"]
-    if dropped and path is not None:
-        names = ", ".join(dropped)
-        logger.info("%s, HDU %s: left out malformed cards: %s", path, hdu.name or 0, names)
 
 
 def describe(hdus):
@@ -189,9 +139,10 @@ def role_of(hdu):
     if name in ROLES or name in {"", "PRIMARY"}:
         return ROLES.get(name), ""
     parts = SEPARATORS.split(name)
-    for word, rest in ((parts[-1], parts[:-1]), (parts[0], parts[1:])):
-        if rest and word in ROLES:
-            return ROLES[word], ".".join(rest)
+    ends = [(parts[-1], parts[:-1]), (parts[0], parts[1:])] if len(parts) > 1 else []
+    ends = [(ROLES[word], ".".join(rest)) for word, rest in ends if word in ROLES]
+    if ends:  # ERR_SCI, as SCI_ERR, is no image
+        return min(ends, key=lambda one: one[0] == "image")
     numbered = re.fullmatch(r"(\D+)(\d+)", name)
     if numbered and numbered[1] in ROLES:
         return ROLES[numbered[1]], numbered[2]
@@ -299,6 +250,7 @@ def find_own(hdus, role, image):
     key = role_of(image)[1]
     images = [h for h in hdus if _is_image(h) and role_of(h)[0] in {"image", None}]
     own = [h for h in named if role_of(h)[1] == key]
+    own = own or [h for h in named if image.name and role_of(h)[1] == image.name.upper()]
     if not own and len(images) == 1:
         own = [h for h in named if not role_of(h)[1]]
     own.sort(key=lambda hdu: _rank(hdu, role))
@@ -403,15 +355,17 @@ def read_extension(hdu, path):
     if len(hdu.shape) < 2:
         found = f"{len(hdu.shape)} dimensions" if hdu.shape else "no data"
         raise InputError(f"{label}: found {found}, expected an image of two or three dimensions")
+    if hdu.header.get("BZERO") == UNSIGNED and hdu.header.get("BITPIX") < 0:
+        logger.warning(
+            "%s: found floats with BZERO %d, that of unsigned integers, which is added; if it is "
+            "left over, all is too bright by it", label, UNSIGNED,
+        )  # fmt: skip
     shape, part = _WINDOW.get() or (None, None)
     blank, zero, scale = (
         hdu.header.get(k, d) for k, d in (("BLANK", None), ("BZERO", 0), ("BSCALE", 1))
     )
     try:
-        if hdu.shape[-2:] == shape:
-            data = np.asarray(hdu.section[(slice(None),) * (len(hdu.shape) - 2) + part])
-        else:
-            data = hdu.data
+        data = _section(hdu, *part) if hdu.shape[-2:] == shape else hdu.data
     except (OSError, TypeError, ValueError, IndexError, RuntimeError, AstropyUserWarning) as error:
         raise InputError(
             f"{label}: the pixels cannot be read, the file is damaged ({error})"
@@ -420,6 +374,14 @@ def read_extension(hdu, path):
     if blank is not None and data.dtype.kind == "u" and zero and scale == 1:
         return np.where(data == blank + zero, np.nan, data)  # astropy leaves it as a number
     return data
+
+
+def _section(hdu, rows, columns):
+    """A part of an image; of one that is not in tiles whole rows are read, at once."""
+    outer = (slice(None),) * (len(hdu.shape) - 2)
+    if isinstance(hdu, fits.CompImageHDU):
+        return np.asarray(hdu.section[(*outer, rows, columns)])
+    return hdu.section[(*outer, rows)][..., columns].copy()
 
 
 def as_float(data):

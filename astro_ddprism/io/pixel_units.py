@@ -19,6 +19,7 @@ WORDS = {
     "electron": "electron electrons e el elec photoelectron photoelectrons",
     "ph": "ph photon photons phot",
     "ct": "ct count counts cts",
+    "ct/s": "cps",
     "adu": "adu adus",
     "DN": "dn dns datanumber",
     "s": "s sec second seconds secs",
@@ -51,7 +52,7 @@ WORDS = {
     "mag": "mag mags magnitude magnitudes abmag stmag",
 }
 SPELLED = {word: unit for unit, words in WORDS.items() for word in words.split()}
-CASED = {"mJy": "mJy", "MJy": "MJy"}  # words that capitals alone tell apart
+CASED = {"mJy": "mJy", "MJy": "MJy", "Mjy": "MJy"}  # words that capitals alone tell apart
 NO_UNIT = {"", "none", "unitless", "dimensionless", "n/a", "1"}
 TOKEN = re.compile(
     r"(?P<number>(?<![A-Za-z])\d+\.?\d*(?:[eE][+-]?\d+)?)|(?P<electron>\be-(?!\d))|(?P<word>[^\W\d_]+)",
@@ -78,7 +79,7 @@ def read_unit(text):
     text = str(text).strip().strip("'\"[]").strip()
     if text.lower() in NO_UNIT:
         return u.dimensionless_unscaled
-    if re.search("mjy", text, re.IGNORECASE) and "MJY" in text and re.search("sr", text, re.I):
+    if re.search("MJY.*(sr|ster)", text, re.IGNORECASE):
         text = text.replace("MJY", "MJy")  # nobody has millijanskys a steradian
     text = re.sub(r"\bper\b", "/", text, flags=re.IGNORECASE)
     plain = TOKEN.sub(_word, text)

@@ -27,7 +27,7 @@ from ..io.fits_in import open_fits
 from .base import PSF, BandPSFs, pad_kernel
 from .fields import PSFExPSF
 from .images import GriddedPSF, ImagePSF
-from .stamps import read_psf_file
+from .stamps import SAME_SCALE, read_psf_file
 
 __all__ = ["kernel_fwhm", "kernel_of", "kernels_at", "open_psf", "read_psf", "stack_kernels"]
 
@@ -86,6 +86,7 @@ def open_psf(psf, *, pixel_scale=None, wcs=None, oversampling=None, scale=None, 
     if found is None:
         return _of_many_places(psf, wcs)
     if oversampling is None and scale is None:
+        _check_agree(found, pixel_scale)
         if found.scale is not None and pixel_scale is None and not fine:
             # Where the image's pixels are not known, only its own word can tell.
             found.scale, found.oversampling = None, found.oversampling or 1
@@ -93,6 +94,18 @@ def open_psf(psf, *, pixel_scale=None, wcs=None, oversampling=None, scale=None, 
             logger.info("%s: nothing tells its pixels; taken for those of the image", found.label)
             found.oversampling = 1
     return ImagePSF.of_file(found, **options)
+
+
+def _check_agree(found, pixel_scale):
+    """Refuse an oversampled PSF that tells the image's pixels for its own."""
+    if found.scale is None or found.oversampling in {None, 1} or pixel_scale is None:
+        return
+    if abs((found.scale / pixel_scale).to_value(u.one) - 1) < SAME_SCALE:
+        raise InputError(
+            f"{found.label}: found an oversampling of {found.oversampling:g} and pixels of "
+            f"{found.scale:.4g}, those of the image, which do not agree; expected one of them, "
+            "given as oversampling or scale"
+        )
 
 
 def _of_many_places(path, wcs):

@@ -310,6 +310,11 @@ def on_pixels(image, centre, ratio, *, includes_pixel=True, label="psf"):
     ny, nx = image.shape[1:]
     if ratio == 1 and includes_pixel and tuple(centre) == (nx // 2, ny // 2) and ny % 2 and nx % 2:
         return image
+    if ratio > max(nx, ny):
+        raise InputError(
+            f"{label}: found {nx} x {ny} pixels, {ratio:.4g} of which fit on a pixel of the image, "
+            "expected a PSF of more than one of its pixels; is its scale one in arcseconds?"
+        )
     if not includes_pixel and ratio < 1 - SAME_SCALE:
         raise InputError(
             f"{label}: found pixels that are {1 / ratio:.3g} times those of the image, expected "

@@ -34,6 +34,9 @@ def flux_per_pixel(image, raw):
         parts = [(b, p) for b, p in parts if u.rad not in b.decompose().bases]
         unit = u.CompositeUnit(1, *map(list, zip(*parts, strict=True)))
     factor = (1 * image.unit * area).to_value(unit, AB_FLUX)
+    if raw.area is not None and text == "PIXAR_SR":
+        factor = factor * np.where(raw.area > 0, raw.area, 1)
+        text += " and the area of each pixel"
     raw.origin["unit"] += f", times the area of a pixel ({area:.4g}, from {text}): flux in {unit}"
     return image.scaled(factor, unit)
 

@@ -1,6 +1,7 @@
 """Tables of objects, in the formats of the programs that write them, and the names in them."""
 
 import logging
+import re
 import warnings
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from astropy.table import Table
 from ..errors import InputError
 from ..io.fits_in import open_fits
 
-__all__ = ["find_column", "id_column", "object_ids", "read_table", "some"]
+__all__ = ["find_column", "find_pair", "id_column", "object_ids", "read_table", "some"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,23 @@ ID_NAMES = (
     "galaxyid", "lsid", "iauname", "designation", "mainid", "name", "object", "objname",
     "sourcename", "target", "targetname", "label", "number", "recno", "seq", "idx",
 )  # fmt: skip
+# Right ascensions and declinations, in pairs, best first; case, underscores and dots do not count.
+PAIRS = (
+    ("ra", "dec"), ("raj2000", "dej2000"), ("raj2000", "decj2000"), ("ra_icrs", "de_icrs"),
+    ("ra_icrs", "dec_icrs"), ("alpha_j2000", "delta_j2000"),
+    ("alphawin_j2000", "deltawin_j2000"), ("alphapeak_j2000", "deltapeak_j2000"),
+    ("alphapsf_j2000", "deltapsf_j2000"), ("ra_deg", "dec_deg"), ("radeg", "dedeg"),
+    ("_raj2000", "_dej2000"), ("right_ascension", "declination"), ("coord_ra", "coord_dec"),
+    ("i_ra", "i_dec"), ("ira", "idec"), ("ramean", "decmean"), ("rastack", "decstack"),
+    ("alpha_sky", "delta_sky"), ("alphawin_sky", "deltawin_sky"), ("target_ra", "target_dec"),
+    ("ra_2000", "dec_2000"), ("ra2000", "dec2000"), ("raj2000deg", "dej2000deg"),
+    ("ra_obj", "dec_obj"), ("ra_gal", "dec_gal"), ("ra_1", "dec_1"), ("mean_ra", "mean_dec"),
+    ("raboss", "decboss"), ("plug_ra", "plug_dec"), ("fiber_ra", "fiber_dec"),
+    ("ra_world", "dec_world"),
+    ("x_world", "y_world"), ("alpha", "delta"), ("s_ra", "s_dec"), ("radegrees", "decdegrees"),
+)  # fmt: skip
 BINARY = (".fits", ".fit", ".fts", ".fz", ".ldac", ".cat")
+IN_DEGREES = re.compile(r"\s*[(\[]\s*(deg|degrees?|j2000|icrs)\s*[)\]]", re.IGNORECASE)
 N_NAMED = 5  # of many, in messages
 
 
@@ -33,8 +50,8 @@ def read_table(path, label, format=None, as_text=()):  # noqa: A002
     Parameters
     ----------
     path : path
-        FITS (of several tables that of most rows and columns, as ``LDAC_OBJECTS``), SExtractor's
-        ASCII_HEAD, ECSV, CSV, VOTable, Parquet or what else astropy reads.
+        FITS (of several tables one with positions, and of most rows, as ``LDAC_OBJECTS``),
+        SExtractor's ASCII_HEAD, ECSV, CSV, VOTable, Parquet or what else astropy reads.
     label : str
         What messages call it.
     format : str, optional
@@ -87,10 +104,14 @@ def _read_other(path, as_text):
         return text.read(path, format="sextractor", **options)
     kinds = {".csv": "csv", ".tsv": "tab"}
     if suffix in kinds:
-        try:
-            return text.read(path, format=kinds[suffix], comment="#", **options)
-        except text.InconsistentTableError:
-            pass  # named so, and something else
+        for delimiter in (None, ";"):
+            given = options if delimiter is None else {**options, "delimiter": delimiter}
+            try:
+                table = text.read(path, format=kinds[suffix], comment="#", **given)
+            except text.InconsistentTableError:
+                break  # named so, and something else
+            if len(table.colnames) > 1:
+                return table
     return text.read(path, **options)
 
 
@@ -104,7 +125,9 @@ def _table_hdu(path, label):
         tables = [(i, hdu) for i, hdu in tables if not hdu.is_image and hdu.name != "LDAC_IMHEAD"]
         if not tables:
             raise InputError(f"{label}: found no table in the FITS file, expected one")
-        number, hdu = max(tables, key=lambda one: (one[1].header["NAXIS2"], -one[0]))
+        number, hdu = max(tables, key=lambda one: (
+            find_pair(one[1].columns.names) is not None, one[1].header["NAXIS2"], -one[0],
+        ))  # fmt: skip
         if len(tables) > 1:
             logger.info("%s: its table %s (HDU %d) is read", label, hdu.name or "", number)
         return number
@@ -119,14 +142,31 @@ def _decoded(table):
 
 
 def plain_name(name):
-    """A column's name without case and what joins words."""
+    """A column's name without case, what joins words, and that it is in degrees."""
+    name = IN_DEGREES.sub("", str(name))
     return str(name).lower().replace("_", "").replace("-", "").replace(" ", "").replace(".", "")
 
 
-def find_column(table, names):
-    """The first column of some names, in any case and spelling; None without one."""
-    found = {plain_name(name): name for name in reversed(table.colnames)}
+def find_column(columns, names):
+    """The first of some names among those of columns, in any case and spelling; None without."""
+    found = {plain_name(name): name for name in reversed(columns)}
     return next((found[plain_name(name)] for name in names if plain_name(name) in found), None)
+
+
+def find_pair(columns):
+    """The columns of right ascension and declination among some; None without any.
+
+    Parameters
+    ----------
+    columns : list of str
+        Names of all columns.
+
+    Returns
+    -------
+    (str, str) or None
+    """
+    pairs = (tuple(find_column(columns, [name]) for name in pair) for pair in PAIRS)
+    return next((pair for pair in pairs if None not in pair), None)
 
 
 def id_column(table, label, wanted=None):

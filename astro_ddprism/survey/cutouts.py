@@ -127,6 +127,7 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
             f"{image.filename}: none of the {n} positions has a cutout, {np.sum(~inside)} are "
             f"off the image and {np.sum(inside)} have over {max_masked_fraction:.0%} of their "
             f"pixels masked; the image is {nx} x {ny} pixels around {_middle(image)}"
+            + "".join(f"; {line}" for line in image.provenance if line.startswith("mask"))
         )
     if not keep.all():
         logger.warning(

@@ -6,6 +6,9 @@ places, side by side. Neither grows with the mosaic.
 """
 
 import logging
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +16,21 @@ import numpy as np
 from ..errors import InputError
 from ..io.fits_in import find_extension, only_window, open_fits
 from .find import detect_stars
+from .formats.base import read_raw
 from .images import SurveyImage, stack_bands
 from .psf import stellar_fwhm
-from .read import read_bands, read_image
+from .read import provenance_of, read_bands, read_image
 
-__all__ = ["Mosaic", "is_sparse", "measure_stars", "open_bands", "open_image"]
+__all__ = [
+    "Mosaic", "describe_image", "is_sparse", "measure_stars", "open_bands", "open_image",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 LARGE = 4_000_000  # pixels, from which on an image is a mosaic
 WINDOW = 512  # pixels
-N_WINDOWS = (4, 12)  # first, and more where these show too few stars
+N_WINDOWS = (4, 8)  # first, and more where these show too few stars
+MAX_TRIED = 48  # windows, some of which may hold no data
 MARGIN = 128  # pixels around a section in which the sky is measured, where it has to be
 PART = 0.25  # of a mosaic, above which all of it is read
 PACKED = (".gz", ".bz2", ".xz", ".zip", ".z")  # of which no part can be read alone
@@ -44,10 +51,11 @@ class Mosaic:
 
     def __init__(self, bands, shape):
         self.bands, self.shape = bands, (len(bands), *shape)
-        head = self._read(*(slice(max(0, n // 2 - MARGIN), n // 2 + MARGIN) for n in shape))
+        head = self._read(*_middle(shape))
         self.shape = (head.n_bands, *shape)
         self.wcs, self.unit, self.names, self.files = head.wcs, head.unit, head.names, head.files
-        self.filename, self.psf, self.provenance = head.filename, head.psf, head.provenance
+        self.filename, self.psf = head.filename, head.psf
+        self.provenance = (*head.provenance, "read: in parts; shares of bits are of its middle")
         self.pixel_type, self.has_gain = head.pixel_type, head.has_gain
         for line in self.provenance:
             logger.info("%s: %s", self.filename, line)
@@ -91,6 +99,10 @@ class Mosaic:
             )
 
 
+def _middle(shape):
+    return tuple(slice(max(0, n // 2 - MARGIN), n // 2 + MARGIN) for n in shape)
+
+
 def open_image(bands):
     """An image, or what reads parts of it where it is large.
 
@@ -109,6 +121,32 @@ def open_image(bands):
         if shape[0] * shape[1] > LARGE:
             return Mosaic(bands, shape)
     return stack_bands([read_image(image, **options) for image, options in bands])
+
+
+def describe_image(path):
+    """Tell what of a file would serve as what, without asking that all is there.
+
+    Parameters
+    ----------
+    path : path
+        The file; of a large one no more is read than a sample.
+
+    Returns
+    -------
+    list of str
+        A line for each of flux, unit, zero point, noise, mask and gain, or why it cannot be read.
+    """
+    try:
+        return [*measure_stars(open_image([(path, {})]), enough=False)[0].provenance]
+    except InputError as error:
+        reason = f"cannot be used as it is: {error}"
+    shape = _shape(path, {})
+    large = shape is not None and shape[0] * shape[1] > LARGE
+    try:
+        with only_window(shape, *_middle(shape)) if large else nullcontext():
+            return [*provenance_of(read_raw(path)), reason]
+    except InputError:
+        return [reason]
 
 
 def open_bands(image, options):
@@ -161,11 +199,18 @@ def measure_stars(image, *, enough=True):
     """
     if image.shape[1] * image.shape[2] <= LARGE:
         return image, detect_stars(image) if enough else None
+    parts = _windows(image)
+    known = []
     for n_windows in N_WINDOWS:
-        typical = _sample(image, n_windows)
+        known += islice(parts, n_windows - len(known))
+        typical = _side_by_side(image, known)
         stars = detect_stars(typical) if enough else None
         if not enough or (stars is not None and stellar_fwhm(typical, stars) is not None):
             break
+    if isinstance(image, Mosaic):
+        masked = f"masked: {typical.mask.mean():.2%} of the pixels of a sample"
+        logger.info("%s: %s", image.filename, masked)
+        typical = replace(typical, provenance=(*typical.provenance, masked))
     if enough:
         logger.info(
             "%s: its stars are looked for in %d windows of %d x %d pixels",
@@ -174,22 +219,21 @@ def measure_stars(image, *, enough=True):
     return typical, stars
 
 
-def _sample(image, n_windows):
-    """Windows of an image that hold data, side by side."""
+def _windows(image):
+    """Windows of an image that hold data, at random places."""
     ny, nx = (n // WINDOW for n in image.shape[1:])
-    order = np.random.default_rng(0).permutation(ny * nx)
-    parts = []
-    for number in order[: 4 * n_windows]:
+    for number in np.random.default_rng(0).permutation(ny * nx)[:MAX_TRIED]:
         row, column = (int(i) * WINDOW for i in divmod(number, nx))
         part = image.planes(slice(row, row + WINDOW), slice(column, column + WINDOW))
         if part["mask"].mean() < 0.5:
-            parts.append(part)
-        if len(parts) == n_windows:
-            break
+            yield part
+
+
+def _side_by_side(image, parts):
     if not parts:
         raise InputError(
-            f"{image.filename}: found no data in {len(order[: 4 * n_windows])} windows of "
-            f"{WINDOW} x {WINDOW} pixels, expected an image with data in it"
+            f"{image.filename}: found no data in up to {MAX_TRIED} windows of {WINDOW} x {WINDOW} "
+            "pixels, expected an image with data in it"
         )
     planes = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
     return SurveyImage(

@@ -15,28 +15,13 @@ from astropy.table import QTable, Table
 from astropy.wcs.utils import wcs_to_celestial_frame
 
 from ..errors import InputError
-from .catalogs import find_column, object_ids, read_table
+from .catalogs import find_column, find_pair, object_ids, read_table
 from .catalogs import id_column as _id_column
 
 __all__ = ["positions_table", "read_positions"]
 
 logger = logging.getLogger(__name__)
 
-# Right ascensions and declinations, in pairs, best first; case, underscores and dots do not count.
-PAIRS = (
-    ("ra", "dec"), ("raj2000", "dej2000"), ("raj2000", "decj2000"), ("ra_icrs", "de_icrs"),
-    ("ra_icrs", "dec_icrs"), ("alpha_j2000", "delta_j2000"),
-    ("alphawin_j2000", "deltawin_j2000"), ("alphapeak_j2000", "deltapeak_j2000"),
-    ("alphapsf_j2000", "deltapsf_j2000"), ("ra_deg", "dec_deg"), ("radeg", "dedeg"),
-    ("_raj2000", "_dej2000"), ("right_ascension", "declination"), ("coord_ra", "coord_dec"),
-    ("i_ra", "i_dec"), ("ira", "idec"), ("ramean", "decmean"), ("rastack", "decstack"),
-    ("alpha_sky", "delta_sky"), ("alphawin_sky", "deltawin_sky"), ("target_ra", "target_dec"),
-    ("ra_2000", "dec_2000"), ("ra2000", "dec2000"), ("raj2000deg", "dej2000deg"),
-    ("ra_obj", "dec_obj"), ("ra_gal", "dec_gal"), ("ra_1", "dec_1"), ("mean_ra", "mean_dec"),
-    ("raboss", "decboss"), ("plug_ra", "plug_dec"), ("fiber_ra", "fiber_dec"),
-    ("ra_world", "dec_world"),
-    ("x_world", "y_world"), ("alpha", "delta"), ("s_ra", "s_dec"), ("radegrees", "decdegrees"),
-)  # fmt: skip
 NEAR = 20 * u.deg  # of an image, of positions whose unit is to be told
 
 
@@ -80,9 +65,10 @@ def read_positions(positions, wcs, *, format=None, id_column=None):  # noqa: A00
     positions : path, `~astropy.table.Table` or `~astropy.coordinates.SkyCoord`
         A table, or a file of one, in any format of `astropy.table`, with a column of
         `~astropy.coordinates.SkyCoord` or columns of right ascension and declination (ICRS) of any
-        usual name (``ra`` and ``dec``, ``RAJ2000``, ``ALPHA_J2000``, ``coord_ra``, ...): angles or
-        numbers with a unit, numbers in degrees, or sexagesimal text, in hours for the right
-        ascension. Rows without a position are not on any image.
+        usual name (``ra`` and ``dec``, ``RAJ2000``, ``ALPHA_J2000``, ``coord_ra``, ...; ``RAh``,
+        ``RAm``, ``RAs``, ... of the CDS): angles or numbers with a unit, numbers in degrees, or
+        sexagesimal text, in hours for the right ascension. Rows without a position (masked, NaN,
+        -99 or -999 in both) are not on any image.
     wcs : `~astropy.wcs.WCS`
         Celestial WCS of the image.
     format : str, optional
@@ -141,14 +127,9 @@ def _coordinates(table, label, wcs):
     if skies:
         name, coordinates = skies[0], _unmasked(table[skies[0]])
     else:
-        pair = next(
-            (
-                found
-                for names in PAIRS
-                if None not in (found := [find_column(table, [name]) for name in names])
-            ),
-            None,
-        )
+        pair = find_pair(table.colnames)
+        if pair is None:
+            table, pair = _joined(table)
         if pair is None:
             raise InputError(
                 f"{label}: found columns {', '.join(table.colnames)}, expected a SkyCoord or RA "
@@ -164,6 +145,23 @@ def _coordinates(table, label, wcs):
     if not finite.all():
         logger.warning("%s: found no position in %d rows", label, np.sum(~finite))
     return coordinates
+
+
+def _joined(table):
+    """A table of the angles in columns of hours, minutes and seconds, as the CDS has them."""
+    parts = [[find_column(table.colnames, [axis + unit]) for unit in units]
+             for axis, units in (("RA", "hms"), ("DE", "dms"))]  # fmt: skip
+    if any(None in columns for columns in parts):
+        return table, None
+    hours, degrees = (
+        sum(np.ma.filled(np.ma.asarray(table[name], dtype=float), np.nan) / 60**k
+            for k, name in enumerate(columns)) for columns in parts
+    )  # fmt: skip
+    sign = find_column(table.colnames, ["DE-"])  # of a zero, too
+    if sign is not None:
+        degrees = degrees * np.where([str(one).strip() == "-" for one in table[sign]], -1, 1)
+    names = "RAh RAm RAs", "DEd DEm DEs"
+    return Table(dict(zip(names, (15 * hours, degrees), strict=True))), names
 
 
 def _unmasked(coordinates):
@@ -190,6 +188,8 @@ def _of_columns(table, names, label, wcs):
         lon, lat = (
             values * (u.deg if unit is None else unit).to(u.deg) for values, unit in (lon, lat)
         )
+    with np.errstate(invalid="ignore"):  # -99 or -999 in both: there is none
+        lon, lat = (np.where((lon == lat) & (np.abs(lat) > 90), np.nan, v) for v in (lon, lat))
     finite = np.isfinite(lon) & np.isfinite(lat)
     if (np.abs(lat[finite]) > 90).any() or (np.abs(lon[finite]) > 360).any():
         raise InputError(
@@ -229,6 +229,8 @@ def _angles(column, label, *, hours):
     values = np.asarray(getattr(getattr(column, "unmasked", column), "value", column))
     if values.dtype.kind not in "fiu":
         return _parsed(values, mask, label, hours=hours)
+    if values.dtype == np.float32:
+        logger.warning("%s: single precision, good to some 0.05 arcsec", label)
     values = np.where(mask, np.nan, np.ma.getdata(values).astype(float))
     values = np.where(np.isfinite(values), values, np.nan)
     if unit is None or str(unit) == "":

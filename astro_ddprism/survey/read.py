@@ -29,7 +29,7 @@ from .images import SurveyImage, stack_bands
 from .noise import estimate_noise as measure_sky
 from .saturation import find_saturation, grow_saturated
 
-__all__ = ["describe_image", "read_bands", "read_image"]
+__all__ = ["provenance_of", "read_bands", "read_image"]
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def read_image(
     )
     image = flux_per_pixel(image, raw)
     image = calibrated(image, zero_point, raw)
-    lines = tuple(_lines(raw))
+    lines = provenance_of(raw)
     for line in () if partial else lines:
         logger.info("%s: %s", raw.file or raw.label, line)
     return replace(image, provenance=lines)
@@ -177,31 +177,20 @@ def read_image(
 ORDER = ("flux", "unit", "zero point", "noise", "mask", "masked", "gain", "not used")
 
 
-def _lines(raw):
-    return [f"{role}: {raw.origin[role]}" for role in ORDER if role in raw.origin]
-
-
-def describe_image(path):
-    """Tell what of a file would serve as what, without asking that all is there.
+def provenance_of(raw):
+    """What served as what in an image that was read.
 
     Parameters
     ----------
-    path : path
-        The file.
+    raw : `~astro_ddprism.survey.formats.RawImage`
+        The image.
 
     Returns
     -------
-    list of str
-        A line for each of flux, unit, zero point, noise, mask and gain, or why it cannot be read.
+    tuple of str
+        A line for each role.
     """
-    try:
-        return list(read_image(path).provenance)
-    except InputError as error:
-        reason = [f"cannot be used as it is: {error}"]
-    try:
-        return [*_lines(read_raw(path)), *reason]
-    except InputError:
-        return reason
+    return tuple(f"{role}: {raw.origin[role]}" for role in ORDER if role in raw.origin)
 
 
 def _assemble(raw, *, estimate, subtract, saturation, name, partial):
@@ -219,6 +208,7 @@ def _assemble(raw, *, estimate, subtract, saturation, name, partial):
         raise InputError(
             f"{raw.label}: found no noise information, expected an extension named one of {names}, "
             "or one given as uncertainty, variance, ivar or weight, or estimate_noise"
+            + ("; not used: " + raw.origin["not used"] if "not used" in raw.origin else "")
         )
     else:
         variance = _checked_variance(_match(raw.noise, data.shape, raw.noise_label), raw, partial)

@@ -24,6 +24,9 @@ from astro_ddprism.io.pixel_units import parse_unit, per_solid_angle
         ("mJy", u.mJy),
         ("MJy/sr", u.MJy / u.sr),
         ("MJY/SR", u.MJy / u.sr),
+        ("MJY/STER", u.MJy / u.sr),
+        ("Mjy/sr", u.MJy / u.sr),
+        ("cps", u.ct / u.s),
         ("nJy/arcsec**2", u.nJy / u.arcsec**2),
         ("erg/s/cm2/A", u.erg / u.s / u.cm**2 / u.AA),  # astropy reads ampere
         ("10^-20 erg/s/cm^2/Angstrom", 1e-20 * u.erg / u.s / u.cm**2 / u.AA),

@@ -174,6 +174,21 @@ def test_pixels_that_are_too_coarse(tmp_path):
         read_psf(open_psf(np.ones((1, 1)), scale=1 * u.arcsec))
 
 
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"OVERSAMP": 4, "PIXELSCL": 0.2}, "found an oversampling of 4 and pixels of 0.2 arcsec"),
+        ({"PIXSCALE": 0.05 / 3600}, "found 101 x 101 pixels, 1.44e\\+04 of which fit on a pixel"),
+    ],
+)
+def test_scales_that_cannot_be(tmp_path, keywords, message):
+    """That of the image for an oversampled PSF, which would be four times too wide; degrees."""
+    path = tmp_path / "psf.fits"
+    fits.writeto(path, at(101, 6, 50, 50), fits.Header(keywords))
+    with pytest.raises(InputError, match=message):
+        read_psf(path, pixel_scale=0.2 * u.arcsec)
+
+
 def test_profiles_and_models_are_psfs():
     galsim = pytest.importorskip("galsim")
     star = galsim.Moffat(beta=3.5, fwhm=0.7)

@@ -60,6 +60,16 @@ def test_sip_moves_along(ccd):
         assert here.separation(there) < 1e-6 * u.arcsec
 
 
+def test_a_mask_that_leaves_no_cutout_is_named(ccd):
+    """With its bits: those that are no defects may be the reason."""
+    mask = np.zeros((64, 64), dtype=np.int32)
+    mask[:, ::2] = 4
+    image = read_image(ccd, mask=mask)
+    told = r"1 have over 20% .*; mask: .*bad \(set: 4 50.00%\); masked: 50.00% of the pixels: mask"
+    with pytest.raises(InputError, match=told):
+        cut_out(image, at(image, [31], [21]), size=8)
+
+
 def test_pixels_off_the_image_are_masked(image):
     cutouts = cut_out(image, at(image, [2, 62], [30, 63]), size=8, max_masked_fraction=0.6)
     assert cutouts.mask[0, 0, :, :2].all()

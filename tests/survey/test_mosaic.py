@@ -9,7 +9,7 @@ from astro_ddprism.errors import InputError
 from astro_ddprism.survey import mosaic, read_image
 from astro_ddprism.survey.formats import base
 from astro_ddprism.survey.formats import fits as fits_format
-from astro_ddprism.survey.mosaic import Mosaic, measure_stars, open_bands
+from astro_ddprism.survey.mosaic import Mosaic, describe_image, measure_stars, open_bands
 from astro_ddprism.views.build import views_from_image
 
 
@@ -124,7 +124,7 @@ def test_stars_are_measured_on_a_sample(field, small_is_large, tmp_path, caplog)
     caplog.set_level("INFO", logger="astro_ddprism")
     whole = read_image(field.image)
     typical, stars = measure_stars(whole)
-    assert typical.shape == (1, 128, 128 * 12)
+    assert typical.shape == (1, 128, 128 * 8)
     assert stars is not None
     assert "windows of 128 x 128 pixels" in caplog.text
     noise = np.median(np.sqrt(whole.variance[~whole.mask]))
@@ -133,5 +133,33 @@ def test_stars_are_measured_on_a_sample(field, small_is_large, tmp_path, caplog)
     empty.__dict__.update(shape=(1, 512, 512), filename="empty.fits", names=("r",), unit=u.Jy)
     full = np.ones((1, 128, 128), bool)
     empty.planes = lambda *_: {"mask": full}
-    with pytest.raises(InputError, match=r"empty.fits: found no data in 16 windows"):
+    with pytest.raises(InputError, match=r"empty.fits: found no data in up to 48 windows"):
         measure_stars(empty)
+
+
+def test_a_large_image_is_described_by_parts_of_it(path, small_is_large, monkeypatch):
+    """And so is one that cannot be used as it is."""
+    n_read = []
+
+    def counted(hdu, name):
+        data = read(hdu, name)
+        n_read.append(data.size)
+        return data
+
+    read = fits_format.read_extension
+    for module in (base, fits_format):
+        monkeypatch.setattr(module, "read_extension", counted)
+    lines = describe_image(path)
+    assert lines[:3] == [
+        "flux: HDU SCI, format fits",
+        "unit: uJy",
+        "noise: HDU ERR, standard deviation",
+    ]
+    share = float(lines[-1].removeprefix("masked: ").partition("%")[0])
+    assert share == pytest.approx(100 / 97, rel=0.1)
+    with fits.open(path, mode="update") as hdus:
+        hdus["ERR"].name = "OTHER"
+    lines = describe_image(path)
+    assert lines[0] == "flux: HDU SCI, format fits"
+    assert "cannot be used as it is: " in lines[-1]
+    assert max(n_read) <= 144**2

@@ -153,6 +153,39 @@ def test_coordinates_in_other_notations(wcs, ra, dec):
     assert_allclose(found["sky_centroid"].dec.deg, DEC, atol=1e-7)
 
 
+def test_columns_of_hours_minutes_and_seconds(wcs):
+    """As the CDS has them: the sign apart, since that of -0 degrees is in no number."""
+    table = Table({"Name": ["a"], "RAh": [10], "RAm": [0], "RAs": [0.24], "DE-": ["-"],
+                   "DEd": [0], "DEm": [0], "DEs": [36.0]})  # fmt: skip
+    before = list(table.colnames)
+    sky = read_positions(table, wcs)["sky_centroid"]
+    assert_allclose([sky.ra.deg[0], sky.dec.deg[0]], [150.001, -0.01], atol=1e-9)
+    assert table.colnames == before
+
+
+def test_single_precision_is_told(wcs, caplog):
+    table = Table({"id": [1], "ra": np.float32([150.001]), "dec": np.float32([2.0])})
+    there = read_positions(table, wcs)["sky_centroid"][0]
+    assert 0 < there.separation(SkyCoord(150.001, 2, unit="deg")) < 0.05 * u.arcsec
+    assert "column 'ra': single precision, good to some 0.05 arcsec" in caplog.text
+
+
+def test_files_that_need_a_second_look(tmp_path, wcs):
+    """Semicolons; units in names; of several tables, one with positions, however short."""
+    (tmp_path / "a.csv").write_text("id;RA (deg);Dec [deg]\n007;150.0;2.0\n008;150.001;2.001\n")
+    table = Table({"id": ["007", "008"], "RA": RA[:2], "DEC": DEC[:2]})
+    hdus = [
+        fits.PrimaryHDU(),
+        fits.BinTableHDU(Table({"x": [1, 2, 3, 4]})),
+        fits.BinTableHDU(table),
+    ]
+    fits.HDUList(hdus).writeto(tmp_path / "a.fits")
+    for name in ("a.csv", "a.fits"):
+        found = read_positions(tmp_path / name, wcs)
+        assert found["id"].tolist() == ["007", "008"]
+        assert_allclose(found["sky_centroid"].ra.deg, [150.0, 150.001])
+
+
 def test_radians_without_a_unit(wcs, caplog):
     """Those of the LSST pipelines, told by where they lead."""
     caplog.set_level("INFO", logger="astro_ddprism")
@@ -172,7 +205,10 @@ def test_rows_without_a_position_are_not_on_the_image(wcs, caplog):
     text = Table(
         {"id": ["a", "b", "c"], "ra": ["10:00:00", "--", "149.998"], "dec": ["2", "", "1.999"]}
     )
-    for table in (masked, missing, text):
+    filled = Table({"id": ["a", "b", "c"], **{
+        name: np.where([0, 1, 0], -999, axis) for name, axis in (("ra", RA), ("dec", DEC))
+    }})  # fmt: skip
+    for table in (masked, missing, text, filled):
         found = read_positions(table, wcs)
         assert found["id"].tolist() == ["a", "b", "c"]
         assert np.isnan(found["x"]).tolist() == [False, True, False]

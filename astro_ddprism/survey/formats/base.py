@@ -76,6 +76,8 @@ class RawImage:
         Names of the bits that make a pixel bad; all that are not zero if not given.
     zero_point : float, optional
         AB magnitude of a pixel value of 1, where the format says so.
+    area : (ny, nx) `~numpy.ndarray`, optional
+        Area of each pixel, against the one that the header tells, of surface brightness.
     origin : dict of str to str
         What served as "flux", "unit", "noise", "mask", "gain" and "zero point", for people, and
         what is "not used".
@@ -97,6 +99,7 @@ class RawImage:
     bits: dict[str, int] = field(default_factory=dict)
     bad: tuple[str, ...] | None = None
     zero_point: float | None = None
+    area: np.ndarray | None = None
     origin: dict[str, str] = field(default_factory=dict)
 
 
@@ -283,7 +286,8 @@ def header_of(hdu, hdus, *, of_plane=False):
     hdus : `~astropy.io.fits.HDUList`
         Its file, in whose first header keywords may stand that hold for all.
     of_plane : bool
-        Whether it is a plane of an image: it inherits where its keyword ``INHERIT`` says so.
+        Whether it is a plane of an image: it inherits where its keyword ``INHERIT`` says so, and
+        an image where it does not say otherwise.
 
     Returns
     -------
@@ -291,7 +295,8 @@ def header_of(hdu, hdus, *, of_plane=False):
         Keywords that have a value.
     """
     both = dict(hdu.header.items())
-    if not of_plane or hdu.header.get("INHERIT") is True:
+    told = hdu.header.get("INHERIT")
+    if told is True or (told is not False and not of_plane):
         both = {**dict(hdus[0].header.items()), **both}
     return {
         name: value for name, value in both.items() if not isinstance(value, fits.card.Undefined)

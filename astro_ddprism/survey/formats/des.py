@@ -1,38 +1,29 @@
 """DES: coadd tiles and single exposures, with ``SCI``, ``MSK`` and ``WGT``, an inverse variance.
 
-Bits of the mask: DESDM, single-epoch images, table "BADPIX flags". Pixels of coadds have the AB
-zero point 30, those of exposures that of ``MAGZERO`` or ``SCAMPZPT``.
+Bits of the mask: ``maskbits.h`` of DESDM (despyfits), and Morganson et al. 2018. What is "nominally
+useful", suspect by its place or corrected is none that makes a pixel bad, nor is the light of a
+bright star. Pixels of coadds have the AB zero point 30, those of exposures that of ``MAGZERO`` or
+``SCAMPZPT``.
+
+References
+----------
+Morganson et al. 2018, PASP 130, 074501.
 """
 
-from .fits import Layout, register_layout
+from .fits import Layout, number_of, register_layout
 
-__all__ = ["BAD", "BITS", "zero_point"]
+__all__ = ["BAD", "BITS"]
 
 BITS = {
     "BPM": 1, "SATURATE": 2, "INTERP": 4, "BADAMP": 8, "CRAY": 16, "STAR": 32, "TRAIL": 64,
     "EDGEBLEED": 128, "SSXTALK": 256, "EDGE": 512, "STREAK": 1024, "SUSPECT": 2048, "FIXED": 4096,
     "NEAREDGE": 8192, "TAPEBUMP": 16384,
 }  # fmt: skip
-BAD = (
-    "BPM", "SATURATE", "BADAMP", "CRAY", "TRAIL", "EDGEBLEED", "SSXTALK", "EDGE", "STREAK",
-    "SUSPECT", "NEAREDGE", "TAPEBUMP",
-)  # fmt: skip
+BAD = ("BPM", "SATURATE", "BADAMP", "CRAY", "TRAIL", "EDGEBLEED", "SSXTALK", "EDGE", "STREAK")
 
 
-def zero_point(header):
-    """The keyword ``MAGZERO``, or ``SCAMPZPT``.
-
-    Parameters
-    ----------
-    header : mapping
-        Keywords of the image.
-
-    Returns
-    -------
-    float or None
-    """
-    value = header.get("MAGZERO", header.get("SCAMPZPT"))
-    return float(value) if isinstance(value, int | float) else None
+def _zero_point(header):
+    return number_of(header, "MAGZERO", "SCAMPZPT")
 
 
 register_layout(
@@ -42,6 +33,6 @@ register_layout(
         kinds={"WGT": "ivar"},
         bits=BITS,
         bad=BAD,
-        zero_point=zero_point,
+        zero_point=_zero_point,
     )
 )

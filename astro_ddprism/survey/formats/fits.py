@@ -5,6 +5,7 @@ bits of its mask mean, and what its pixels are where no keyword says so. All are
 function.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,21 +18,22 @@ from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning
 
 from ...errors import InputError
+from ...io.cards import WCS_NUMBER, leave_out_malformed
 from ...io.fits_in import (
     NAMES,
     NOISE_NAMES,
     find_extension,
     find_own,
     hdu_name,
-    leave_out_malformed,
     open_fits,
     read_extension,
 )
+from ...io.pixel_units import per_solid_angle
 from .base import FORMATS, RawImage, find_gain, find_plane, header_of
 from .bits import TABLES
 from .pixels import find_unit, linear, noise_in_unit
 
-__all__ = ["Layout", "read_fits", "register_layout"]
+__all__ = ["Layout", "number_of", "read_fits", "register_layout"]
 
 # What an uncertainty extension holds, as astropy.nddata writes it in the keyword UTYPE.
 UTYPES = {
@@ -45,6 +47,7 @@ KINDS = {
     "ivar": "inverse variance",
     "weight": "weight, scaled to the scatter of the sky",
 }
+SCALE = re.compile(r"CDELT[12]|(CD|PC)(00)?[12]")  # one of these tells the size of a pixel
 N_PEEK = 4  # extensions by which a file is known
 
 
@@ -66,8 +69,10 @@ class Layout:
         What extensions of known names hold, where it is not what is usual: "WGT": "ivar".
     bits : mapping
         Names of the bits of the mask.
-    bad : tuple of str, optional
-        Which of them make a pixel bad.
+    bad : tuple of str, or callable, optional
+        Which of them make a pixel bad; or what tells it, of the names that the mask has.
+    area : str, optional
+        Name of the extension that holds the area of each pixel, against that of ``PIXAR_SR``.
     unit : str, optional
         The unit of pixels that state none.
     zero_point : callable, optional
@@ -81,10 +86,30 @@ class Layout:
     siblings: Mapping = field(default_factory=dict)
     kinds: Mapping = field(default_factory=dict)
     bits: Mapping = field(default_factory=dict)
-    bad: tuple[str, ...] | None = None
+    bad: tuple[str, ...] | Callable | None = None
+    area: str | None = None
     unit: str | None = None
     zero_point: Callable | None = None
     noise: Callable | None = None
+
+
+def number_of(header, *names):
+    """The first of some keywords that holds a number.
+
+    Parameters
+    ----------
+    header : mapping
+        Keywords of the image.
+    *names : str
+        Those that may tell, best first.
+
+    Returns
+    -------
+    float or None
+    """
+    values = (header.get(name) for name in names)
+    numbers = (v for v in values if isinstance(v, int | float) and not isinstance(v, bool))
+    return next((float(v) for v in numbers if math.isfinite(v)), None)
 
 
 def register_layout(layout):
@@ -180,6 +205,9 @@ def read_fits(path, layout, *, hdu=None, noise=None, mask=None, unit=None, effec
         used = {hdus.index(sci)}
         _find_noise(raw, noise, stated, hdus, sci, layout, path, used)
         _find_mask(raw, mask, hdus, sci, layout, path, used)
+        if layout.area in {h.name for h in hdus} and per_solid_angle(raw.unit):
+            raw.area, found = find_plane(layout.area, "area", hdus, path, sci)
+            used.add(found["hdu"])
         if effective_gain is not None:
             headers = [sci.header, hdus[0].header]
             raw.gain, raw.gain_label = find_gain(effective_gain, raw, hdus, headers, sci)
@@ -199,6 +227,17 @@ def _wcs(sci, hdus, label):
     if "CTYPE1" not in header and "CTYPE1" in hdus[0].header:
         header = hdus[0].header.copy()
         header.update(sci.header)
+    numbers = {k: v for k, v in header.items() if WCS_NUMBER.fullmatch(k)}
+    for name, value in numbers.items():
+        if isinstance(value, str):  # wcslib would take it for 0
+            try:
+                header[name] = float(value)
+            except ValueError:
+                raise InputError(f"{label}: {name}: found {value!r}, expected a number") from None
+    if header.get("CTYPE1") and not any(header[k] for k in header if SCALE.match(k)):
+        raise InputError(
+            f"{label}: found a WCS without a scale, expected CD1_1, ... or CDELT1 and CDELT2"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         level = log.level
@@ -255,7 +294,7 @@ def _find_mask(raw, mask, hdus, sci, layout, path, used):
     raw.mask, found = find_plane(mask, "mask", hdus, path, sci)
     used.add(found.get("hdu"))
     raw.bits = found["bits"] or dict(layout.bits)
-    raw.bad = layout.bad
+    raw.bad = layout.bad(set(raw.bits)) if callable(layout.bad) else layout.bad
     raw.origin["mask"] = _short(found["label"], path)
 
 

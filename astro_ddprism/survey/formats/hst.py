@@ -11,9 +11,9 @@ for it.
 
 import numpy as np
 
-from .fits import Layout, register_layout
+from .fits import Layout, number_of, register_layout
 
-__all__ = ["BAD", "BITS", "zero_point"]
+__all__ = ["BAD", "BITS"]
 
 BITS = {
     "RS_ERROR": 1, "FILL": 2, "BAD_DETECTOR": 4, "MASKED": 8, "HOT": 16, "UNSTABLE": 32,
@@ -27,24 +27,16 @@ BAD = (
 )  # fmt: skip
 
 
-def zero_point(header):
-    """AB magnitude of a pixel value of 1, from the mean flux density that makes one electron.
-
-    Parameters
-    ----------
-    header : mapping
-        Keywords of the image.
-
-    Returns
-    -------
-    float or None
-    """
-    flam, pivot = header.get("PHOTFLAM"), header.get("PHOTPLAM")
-    if not flam or not pivot:
+def _zero_point(header):
+    """AB magnitude of a pixel value of 1, from the mean flux density that makes one electron."""
+    flam, pivot = (number_of(header, name) or 0 for name in ("PHOTFLAM", "PHOTPLAM"))
+    if flam <= 0 or pivot <= 0:
         return None
     zero = -2.5 * np.log10(flam) - 5 * np.log10(pivot) - 2.408
-    per_second = "/S" in str(header.get("BUNIT", "")).upper().replace(" ", "")
-    return float(zero if per_second else zero + 2.5 * np.log10(header["EXPTIME"]))
+    if "/S" in str(header.get("BUNIT", "")).upper().replace(" ", ""):
+        return float(zero)
+    time = number_of(header, "EXPTIME") or 0
+    return float(zero + 2.5 * np.log10(time)) if time > 0 else None
 
 
 register_layout(
@@ -54,6 +46,6 @@ register_layout(
         siblings={"weight": ("_sci", "_wht")},
         bits=BITS,
         bad=BAD,
-        zero_point=zero_point,
+        zero_point=_zero_point,
     )
 )

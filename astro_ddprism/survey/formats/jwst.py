@@ -1,9 +1,10 @@
 """JWST: mosaics (``i2d``) and calibrated exposures (``cal``), in MJy/sr.
 
 ``SCI``, ``ERR`` and ``DQ``; the parts of the variance (``VAR_POISSON``, ...), the weight and the
-context are not used, ``ERR`` holds all. Surface brightness becomes flux by ``PIXAR_SR``. The WCS
-is the one of the FITS header: that of mosaics is exact, that of exposures a SIP polynomial which
-is good to a few hundredths of a pixel.
+context are not used, ``ERR`` holds all. Surface brightness becomes flux by ``PIXAR_SR`` and, in
+exposures, whose pixels are not all of one size, by the extension ``AREA``. The WCS is the one of
+the FITS header: that of mosaics is exact, that of exposures a SIP polynomial which is good to a few
+hundredths of a pixel.
 
 Bits of ``DQ``: jwst-pipeline.readthedocs.io, "Data Quality Flags". Most are a pixel's history; one
 that is not to be used says so.
@@ -31,5 +32,6 @@ register_layout(
         lambda _names, header: header.get("TELESCOP") == "JWST",
         bits=BITS,
         bad=BAD,
+        area="AREA",
     )
 )

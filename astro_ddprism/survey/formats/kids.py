@@ -1,9 +1,10 @@
 """KiDS: coadds in maggies, with the weight and the mask in files of their own.
 
 ``KiDS_DR4.0_RA_DEC_r_sci.fits`` finds ``..._r_wei.fits`` and ``..._r_msk.fits`` in the same
-folder. The weight is an inverse variance but for its factor, which the sky tells. All bits of the
-mask but the haloes of stars (1, 2 and 4 are stars, 8 a halo and so on: KiDS DR4, "Masks") mean
-defects.
+folder. The weight is an inverse variance but for its factor, which the sky tells.
+
+Bits of the mask: kids.strw.leidenuniv.nl, "Masking of bright stars and defects". All but the haloes
+of stars, whose light is light, mean defects.
 """
 
 from .fits import Layout, register_layout
@@ -11,10 +12,10 @@ from .fits import Layout, register_layout
 __all__ = ["BAD", "BITS"]
 
 BITS = {
-    "SPIKE": 1, "SATURATED": 2, "HALO_PRIMARY": 4, "HALO_SECONDARY": 8, "HALO_TERTIARY": 16,
-    "BAD": 32, "MANUAL": 64, "VOID": 128,
+    "READOUT_SPIKE": 1, "SATURATED": 2, "SPIKE": 4, "HALO_PRIMARY": 8, "HALO_SECONDARY": 16,
+    "HALO_TERTIARY": 32, "BAD": 64, "MANUAL": 128,
 }  # fmt: skip
-BAD = ("SPIKE", "SATURATED", "BAD", "MANUAL", "VOID")
+BAD = ("READOUT_SPIKE", "SATURATED", "SPIKE", "BAD", "MANUAL")
 
 register_layout(
     Layout(

@@ -10,7 +10,7 @@ and galaxies are no defects of a pixel, and neither are flags of WISE.
 
 from .fits import Layout, register_layout
 
-__all__ = ["BAD", "BITS", "is_brick"]
+__all__ = ["BAD", "BITS"]
 
 BITS = {
     "NPRIMARY": 1, "BRIGHT": 2, "SATUR_G": 4, "SATUR_R": 8, "SATUR_Z": 16, "ALLMASK_G": 32,
@@ -20,27 +20,14 @@ BITS = {
 BAD = tuple(name for name in BITS if name.startswith(("SATUR", "ALLMASK")))
 
 
-def is_brick(_names, header):
-    """Whether headers are of a brick.
-
-    Parameters
-    ----------
-    _names : tuple of str
-        Names of the extensions.
-    header : mapping
-        Their keywords.
-
-    Returns
-    -------
-    bool
-    """
+def _is_brick(_names, header):
     return "LEGPIPEV" in header or ("BRICK" in header and "IMTYPE" in header)
 
 
 register_layout(
     Layout(
         "legacy",
-        is_brick,
+        _is_brick,
         siblings={"ivar": ("-image-", "-invvar-"), "mask": (r"-image-\w+\.", "-maskbits.")},
         bits=BITS,
         bad=BAD,

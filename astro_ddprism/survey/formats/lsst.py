@@ -3,13 +3,17 @@
 The header of the mask names its bits (``MP_SAT = 1``); those that mean defects are bad,
 ``DETECTED`` is none. LSST images are in nJy; HSC coadds are counts of the AB zero point in
 ``FLUXMAG0``, which is applied where they state no unit.
+
+In a coadd (known by the bits that coaddition adds) most bits tell that *one* of its exposures was
+left out: cosmic rays, edges of sensors, crosstalk. The others make the pixel, and it is not bad
+(dp1.lsst.io, "Deep and template coadd mask planes").
 """
 
 import numpy as np
 
-from .fits import Layout, register_layout
+from .fits import Layout, number_of, register_layout
 
-__all__ = ["BAD", "BITS", "is_exposure", "zero_point"]
+__all__ = ["BAD", "BAD_IN_COADDS", "BITS"]
 
 # Where the header of a mask does not name its bits.
 BITS = {
@@ -21,39 +25,21 @@ BAD = (
     "BAD", "SAT", "CR", "EDGE", "SUSPECT", "NO_DATA", "UNMASKEDNAN", "SENSOR_EDGE", "VIGNETTED",
     "PARTLY_VIGNETTED", "STREAK", "ITL_DIP",
 )  # fmt: skip
+BAD_IN_COADDS = ("BAD", "SAT", "NO_DATA", "UNMASKEDNAN")
+OF_COADDS = {"REJECTED", "CLIPPED", "INEXACT_PSF", "SENSOR_EDGE"}
 
 
-def is_exposure(names, _header):
-    """Whether a file has the extensions of an exposure.
+def _bad(names):
+    return BAD_IN_COADDS if names & OF_COADDS else BAD
 
-    Parameters
-    ----------
-    names : tuple of str
-        Names of the extensions.
-    _header : mapping
-        Their keywords.
 
-    Returns
-    -------
-    bool
-    """
+def _is_exposure(names, _header):
     return names[1:4] == ("IMAGE", "MASK", "VARIANCE")
 
 
-def zero_point(header):
-    """AB magnitude of a count, from the counts of magnitude 0.
-
-    Parameters
-    ----------
-    header : mapping
-        Keywords of the image.
-
-    Returns
-    -------
-    float or None
-    """
-    counts = header.get("FLUXMAG0")
-    return float(2.5 * np.log10(counts)) if isinstance(counts, int | float) and counts > 0 else None
+def _zero_point(header):
+    counts = number_of(header, "FLUXMAG0")
+    return float(2.5 * np.log10(counts)) if counts is not None and counts > 0 else None
 
 
-register_layout(Layout("lsst", is_exposure, bits=BITS, bad=BAD, zero_point=zero_point))
+register_layout(Layout("lsst", _is_exposure, bits=BITS, bad=_bad, zero_point=_zero_point))

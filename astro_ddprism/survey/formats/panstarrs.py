@@ -9,9 +9,9 @@ none.
 
 import numpy as np
 
-from .fits import Layout, register_layout
+from .fits import Layout, number_of, register_layout
 
-__all__ = ["BAD", "BITS", "zero_point"]
+__all__ = ["BAD", "BITS"]
 
 BITS = {
     "DETECTOR": 1, "FLAT": 2, "DARK": 4, "BLANK": 8, "CTE": 16, "SAT": 32, "LOW": 64,
@@ -24,20 +24,9 @@ BAD = (
 )  # fmt: skip
 
 
-def zero_point(header):
-    """AB magnitude of a flux of 1 in the exposure time of the stack.
-
-    Parameters
-    ----------
-    header : mapping
-        Keywords of the image.
-
-    Returns
-    -------
-    float or None
-    """
-    time = header.get("EXPTIME")
-    return float(25 + 2.5 * np.log10(time)) if isinstance(time, int | float) and time > 0 else None
+def _zero_point(header):
+    time = number_of(header, "EXPTIME")
+    return float(25 + 2.5 * np.log10(time)) if time is not None and time > 0 else None
 
 
 register_layout(
@@ -50,6 +39,6 @@ register_layout(
         },
         bits=BITS,
         bad=BAD,
-        zero_point=zero_point,
+        zero_point=_zero_point,
     )
 )

@@ -221,6 +221,18 @@ def test_a_worse_redraw_is_not_taken(sources):
     assert draws.n_redrawn == 2
 
 
+def test_vectors_are_repeated_where_they_are_few(sources):
+    """So that products of matrices have as many rows; draws are those of a full batch."""
+    view, _ = make_view()
+    rows, index = make_rows(1, 40), np.arange(40) % 2
+    full = make_sampler(sources, sources).draw(view, index, iter, rows=rows)
+    for n in (1, 3):
+        sampler = make_sampler(sources, sources, batch_size=n)
+        few = sampler.draw(view, index[:n], iter, rows=rows[:n])
+        assert len(few.x) == len(few.chi2) == n
+        assert torch.equal(few.x, full.x[:n])
+
+
 class Told:
     """A posterior method and its observations, told the chi-squared of every round of draws.
 
@@ -228,6 +240,7 @@ class Told:
     """
 
     sources, y = ("a", "b"), torch.zeros(1)
+    source_shapes = {"a": (1, 1, 2), "b": (1, 1, 1)}
 
     def __init__(self, *rounds, continued=True):
         self.rounds = [torch.as_tensor(chi2).float() for chi2 in rounds]
@@ -601,6 +614,7 @@ def test_others_draw_what_a_method_does_not_serve(caplog):
     told = Partial(other, [1.0, 1.0])
     loader = SimpleNamespace(
         sources=("a", "b"),
+        source_shapes=Told.source_shapes,
         n_valid=lambda index: np.full(len(index), 3),
         observe=lambda index: told if (index % 2 == 0).all() else other,
     )

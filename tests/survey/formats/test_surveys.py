@@ -4,6 +4,9 @@ Every one holds the same sky in microjansky, with noise of 0.5 uJy, a defect at 
 that is no defect at [5, 6]; the factor to the survey's own pixels is worked out here.
 """
 
+import re
+from pathlib import Path
+
 import asdf
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from astro_ddprism import MultiViewDataset
 from astro_ddprism.cli import main
 from astro_ddprism.errors import InputError
 from astro_ddprism.survey import read_image
+from astro_ddprism.survey.formats import FORMATS
 
 SHAPE = (96, 96)
 SIGMA = 0.5
@@ -91,6 +95,24 @@ def euclid(folder, wcs):
     )  # fmt: skip
 
 
+def euclid_mosaic(folder, wcs):
+    """Three files, whose names tell nothing of each other; 4 is no COLD pixel here."""
+    save(folder / "mer_rms.fits", plane(np.full(SHAPE, SIGMA), ""), TELESCOP="Euclid")
+    save(folder / "mer_flag.fits", plane(mask(4, 0), ""), TELESCOP="Euclid")
+    keywords = {"MAGZERO": 23.9, "TELESCOP": "Euclid"}
+    return save(folder / "mer.fits", image(SKY, wcs, "", **keywords))
+
+
+def coadd(folder, wcs):
+    """Of LSST: a cosmic ray in one of many exposures is no defect."""
+    bits = {"HIERARCH MP_NO_DATA": 8, "HIERARCH MP_CR": 3, "HIERARCH MP_REJECTED": 11}
+    return save(
+        folder / "coadd.fits", image(SKY * 1e3, wcs, "IMAGE", BUNIT="nJy"),
+        plane(mask(256, 8 + 2048), "MASK", **bits),
+        plane(np.full(SHAPE, (SIGMA * 1e3) ** 2), "VARIANCE"),
+    )  # fmt: skip
+
+
 def lsst(folder, wcs):
     bits = {"HIERARCH MP_SAT": 1, "HIERARCH MP_DETECTED": 5}
     return save(
@@ -103,7 +125,11 @@ def des(folder, wcs):
     k = 10 ** (0.4 * (30 - 23.9))
     weight = np.full(SHAPE, (SIGMA * k) ** -2)
     path = folder / "DES_r.fits.fz"
-    hdus = [image(SKY * k, wcs, MAGZERO=30.0), plane(mask(2, 4), "MSK"), plane(weight, "WGT")]
+    hdus = [
+        image(SKY * k, wcs, MAGZERO=30.0),
+        plane(mask(2, 4 + 2048), "MSK"),
+        plane(weight, "WGT"),
+    ]
     hdus = [fits.CompImageHDU(h.data, h.header, name=h.name, compression_type="GZIP_1",
                               quantize_level=0) for h in hdus]  # fmt: skip
     return save(path, *hdus)
@@ -149,7 +175,7 @@ def panstarrs(folder, wcs):
 
 def kids(folder, wcs):
     save(folder / "KiDS_r_wei.fits", plane(np.full(SHAPE, 42.0), ""))
-    save(folder / "KiDS_r_msk.fits", plane(mask(2, 4), ""))
+    save(folder / "KiDS_r_msk.fits", plane(mask(64, 8), ""))
     return save(folder / "KiDS_r_sci.fits", image(SKY / MAGGY, wcs, "", INSTRUME="OMEGACAM"))
 
 
@@ -164,21 +190,30 @@ ROWS = {
     "jwst": (jwst, {}, "uJy", 1, 1e-5),
     "roman": (roman, {}, "DN / s", 100, 1e-5),
     "euclid": (euclid, {"hdu": "1-2.SCI"}, "uJy", 1, 1e-3),
+    "euclid-mosaic": (euclid_mosaic, {"uncertainty": "mer_rms.fits", "mask": "mer_flag.fits"},
+                      "uJy", 1, 1e-3),
     "lsst": (lsst, {}, "nJy", 1e-3, 1e-5),
     "des": (des, {}, "uJy", 1, 1e-3),
     "legacy": (legacy, {}, "nmgy", MAGGY / 1e9, 1e-3),
     "sdss": (sdss, {}, "nmgy", MAGGY / 1e9, 1e-3),
     "panstarrs": (panstarrs, {}, "uJy", 1, 1e-3),
     "kids": (kids, {}, "mgy", MAGGY, 0.05),  # its weight is scaled to the sky
-    "fits": (generic, {}, "Jy", 1e6, 1e-5),
-}
+    "fits": (generic, {"uncertainty": "RMS", "mask": "FLAGS"}, "Jy", 1e6, 1e-5),
+}  # fmt: skip
+PAGE = (Path(__file__).parents[3] / "docs" / "data_in.rst").read_text("utf-8")
+COMMANDS = dict(re.findall(r"\(``([\w-]+)``\)\n(?: {5}.*\n)+? {5}- ``(ddprism cutouts .*)``", PAGE))
+
+
+def test_each_row_of_the_documentation_is_run():
+    assert set(COMMANDS) == set(ROWS) == set(FORMATS.get_formats()["Format"]) - {"nddata"}
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_file_of_each_survey(name, tmp_path, wcs, capsys):
+def test_a_file_of_each_survey(name, tmp_path, wcs, capsys, monkeypatch):
     """In Python, by looking at it and by name, and by the command line of the documentation."""
     make, options, unit, factor, tolerance = ROWS[name]
     wcs.wcs.crpix = 48.5, 48.5
+    monkeypatch.chdir(tmp_path)
     path = make(tmp_path, wcs)
     for known in ({}, {"format": name}):
         found = read_image(path, **options, **known)
@@ -192,17 +227,11 @@ def test_a_file_of_each_survey(name, tmp_path, wcs, capsys):
         assert roles[:2] == ["flux", "unit"]
         assert {"noise", "masked"} <= set(roles)
     (tmp_path / "cat.csv").write_text("ra,dec\n150.0,1.99915\n")
-    given = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
-    out = tmp_path / "views.asdf"
-    command = [
-        "cutouts",
-        str(path),
-        *given,
-        "--positions",
-        str(tmp_path / "cat.csv"),
-        "-o",
-        str(out),
-    ]
+    given = [w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", v)]
+    _, command, _, *documented = COMMANDS[name].split()
+    assert documented == [*given, "-o", "v.asdf"]
+    out = tmp_path / "v.asdf"
+    command = [command, str(path), *documented, "--positions", "cat.csv"]
     assert main([*command, "--n-random", "0", "--size", "24", "--psf-fwhm", "1"]) == 0
     told = capsys.readouterr().err
     assert all(line in told for line in found.provenance)
@@ -211,7 +240,30 @@ def test_a_file_of_each_survey(name, tmp_path, wcs, capsys):
     assert_allclose(view.data.sum() * factor, 300, rtol=0.1)
     assert main(["info", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert ("noise: " in shown) or ("found 2 images" in shown)
+    assert any(words in shown for words in ("noise: ", "found 2 images", "found no noise"))
+
+
+def test_pixels_of_an_exposure_are_not_all_of_one_size(tmp_path, wcs):
+    """Of JWST: one flux for each pixel is another surface brightness in a larger pixel."""
+    k, area = 1e-12 / AREA, 1 + X / 1000
+    keywords = {"BUNIT": "MJy/sr", "PIXAR_SR": AREA}
+    path = save(
+        tmp_path / "a_cal.fits", image(SKY * k / area, wcs, **keywords),
+        plane(SIGMA * k / area, "ERR"), plane(mask(1, 4), "DQ"), plane(area, "AREA"),
+        TELESCOP="JWST",
+    )  # fmt: skip
+    found = read_image(path)
+    good = ~found.mask[0]
+    assert_allclose(found.data[0][good], SKY[good], rtol=1e-5, atol=1e-6)
+    assert_allclose(np.sqrt(found.variance[0][good]), SIGMA, rtol=1e-5)
+    assert "from PIXAR_SR and the area of each pixel" in found.provenance[1]
+    assert not any(line.startswith("not used") for line in found.provenance)
+
+
+def test_bits_of_coadds_tell_of_single_exposures(tmp_path, wcs):
+    found = read_image(coadd(tmp_path, wcs))
+    assert np.argwhere(found.mask[0]).tolist() == [[3, 4]]
+    assert "mask: HDU MASK, bad: NO_DATA (set: CR 0.01%" in "\n".join(found.provenance)
 
 
 def test_an_asdf_file_of_something_else(tmp_path, wcs, capsys):
