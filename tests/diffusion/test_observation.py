@@ -48,7 +48,7 @@ def test_more_masked_pixels(linear_problem, psf):
     observation = problem.observation()
     assert (observation.information[0] >= 0).all()  # is known before, and found anew
     x = torch.randn(2, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-    found = observation.masked(lambda n, shape, device: torch.tensor(lost).view(n, *shape))
+    found = observation.masked(lambda n, shape, _: torch.tensor(lost).view(n, *shape))
     seen = ~(problem.mask | lost)
     matrix = problem.matrices * (seen / np.sqrt(problem.variance))[..., None]
     y = np.where(seen, problem.y / np.sqrt(problem.variance), 0)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 #: The largest part of the pixels that an image loses.
 MOST = 0.4
-# Segments and discs of an image, and the chance of each; the chances of an edge and of single pixels.
+# Segments and discs of an image, and the chance of each; those of an edge and of single pixels.
 N_SHAPES, SHAPE, EDGE, SINGLE = 3, 0.4, 0.15, 0.4
 
 

@@ -18,7 +18,7 @@ def lost():
 
 
 def test_how_many(lost):
-    """From none to as many as the limit, every part of the range; the centre in about one of ten."""
+    """From none to as many as the limit, all of the range; the centre in about one of ten."""
     part = lost.float().mean(dim=(2, 3))
     assert part.max() <= MOST
     counts = torch.histc(part, bins=8, min=0.0, max=MOST) / part.numel()

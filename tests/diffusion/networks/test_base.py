@@ -68,5 +68,5 @@ def test_one_noise_scale_for_all(name):
 
 def test_networks_are_found_by_their_names():
     assert Network.from_tree({"name": "unet", "patch": 4}) == UNet(patch=4)
-    with pytest.raises(InputError, match="network: found 'transformer', expected one of .*mlp, unet"):
+    with pytest.raises(InputError, match="network: found 'transformer', expected one of"):
         Network.from_tree("transformer")
