@@ -1,7 +1,7 @@
 """Joint draws of Gaussians and mixtures against their exact posterior; chains that go astray."""
 
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -240,7 +240,7 @@ class Told:
     """
 
     sources, y = ("a", "b"), torch.zeros(1)
-    source_shapes = {"a": (1, 1, 2), "b": (1, 1, 1)}
+    source_shapes = MappingProxyType({"a": (1, 1, 2), "b": (1, 1, 1)})
 
     def __init__(self, *rounds, continued=True):
         self.rounds = [torch.as_tensor(chi2).float() for chi2 in rounds]
