@@ -4,6 +4,7 @@ Each is found by name in a registry of its kind, to which packages add their own
 its defaults, and a table of a ``name`` and options, as in a TOML file, for any of them.
 """
 
+from ..diffusion.learning.moments import MomentWarmStart
 from ..diffusion.learning.training import Training
 from ..diffusion.learning.warmstart import WARM_STARTS, WarmStart
 from ..diffusion.networks import MLP, NETWORKS, Network, UNet
@@ -44,6 +45,7 @@ __all__ = [
     "Execution",
     "Heun",
     "MomentMatching",
+    "MomentWarmStart",
     "Network",
     "NoiseSchedule",
     "PosteriorMethod",
