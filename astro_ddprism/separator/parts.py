@@ -11,7 +11,9 @@ from ..diffusion.networks import MLP, NETWORKS, Network, UNet
 from ..diffusion.parallel import Execution
 from ..diffusion.posteriors.amortized import Amortized
 from ..diffusion.posteriors.base import POSTERIORS, PosteriorMethod
-from ..diffusion.posteriors.exact import ExactMixture
+from ..diffusion.posteriors.exact import ExactGaussian, ExactMixture
+from ..diffusion.posteriors.gibbs import Gibbs
+from ..diffusion.posteriors.langevin import Langevin
 from ..diffusion.posteriors.moment_matching import MomentMatching
 from ..diffusion.posteriors.solvers import CG, GMRES, SOLVERS, Dense, Solver
 from ..diffusion.priors.schedule import NoiseSchedule
@@ -41,9 +43,12 @@ __all__ = [
     "Ancestral",
     "Chains",
     "Dense",
+    "ExactGaussian",
     "ExactMixture",
     "Execution",
+    "Gibbs",
     "Heun",
+    "Langevin",
     "MomentMatching",
     "MomentWarmStart",
     "Network",
