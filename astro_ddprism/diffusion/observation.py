@@ -185,6 +185,38 @@ class JointObservation:
         parts = self.split(x)
         return self._with([image.at(parts) for image in self._images])
 
+    def alone(self, source: str, x: Tensor) -> "JointObservation":
+        r"""What one source is left to explain where all others are known.
+
+        .. math:: \tilde y - \sum_{\gamma \ne \beta} \tilde A^\gamma x^\gamma
+                  = \tilde A^\beta x^\beta + \varepsilon
+
+        Parameters
+        ----------
+        source : str
+            The source :math:`\beta`.
+        x : torch.Tensor
+            Joint vectors of all sources, of shape ``(B, D)``. Noise that depends on the sources is
+            that of these.
+
+        Returns
+        -------
+        JointObservation
+            Of this source.
+        """
+        fixed, k = self.at(x), list(self.source_shapes).index(source)
+        parts = self.split(x)
+        parts[k] = torch.zeros_like(parts[k])
+        left = fixed.y - fixed.forward(self.join(parts))
+        sizes = [image.y.shape[1] for image in fixed._images]
+        new = fixed._with(
+            [i.alone(k, y) for i, y in zip(fixed._images, left.split(sizes, dim=1), strict=True)]
+        )
+        new.source_shapes = {source: self.source_shapes[source]}
+        new.sizes, new.depends_on_signal, new._information = [self.sizes[k]], False, None
+        new.__dict__.pop("information", None)
+        return new
+
     def simulated(self, x: Tensor) -> "JointObservation":
         r"""The observation of given sources with new noise, :math:`y = A x + \eta`.
 
@@ -270,6 +302,11 @@ class _Image:
         new._batch = replace(self._batch, noise=noise.masked(mask))
         return new
 
+    def alone(self, k: int, y: Tensor) -> "_Image":
+        new = copy.copy(self)
+        new._mixing, new.y = self._mixing[k : k + 1], y
+        return new
+
     def simulated(self, parts: list[Tensor]) -> "_Image":
         new, noise = copy.copy(self), self._batch.noise
         new.__dict__.pop("y", None)
@@ -283,12 +320,12 @@ class _Image:
         return new
 
     def _mix(self, parts: list[Tensor]) -> Tensor:
-        light = (
+        light = [
             mixing(part)
             for (mixing, _), part in zip(self._mixing, parts, strict=True)
             if mixing is not None
-        )
-        return functools.reduce(torch.add, light)
+        ]
+        return functools.reduce(torch.add, light) if light else torch.zeros_like(self._batch.y)
 
     def forward(self, parts: list[Tensor]) -> Tensor:
         return self._noise.whiten(self._mix(parts)).flatten(1)

@@ -7,10 +7,11 @@ standardized residuals :math:`(y - A x)/\sigma` have a standard deviation of one
 
 import numpy as np
 from astropy import units as u
+from scipy.optimize import linear_sum_assignment
 
 from ..errors import InputError
 
-__all__ = ["interval_coverage", "median_absolute_error", "psnr", "residual_std"]
+__all__ = ["best_permutation", "interval_coverage", "median_absolute_error", "psnr", "residual_std"]
 
 
 def median_absolute_error(estimate, truth):
@@ -80,6 +81,43 @@ def interval_coverage(samples, truth, level=0.68):
         )
     low, high = np.quantile(samples, [tail, 1 - tail], axis=0, method="weibull")
     return float(np.mean((low <= truth) & (truth <= high)))
+
+
+def best_permutation(estimate, truth):
+    """Order the sources of each observation as the truth is, where they are exchangeable.
+
+    Sources that share a prior and an operator have no order of their own. Figures of merit up to
+    permutation are those of what this returns.
+
+    Parameters
+    ----------
+    estimate, truth : Quantity or ndarray, shape (n_sources, N, ...)
+        The sources of ``N`` observations.
+
+    Returns
+    -------
+    estimate : Quantity or ndarray, shape (n_sources, N, ...)
+        In each observation in the order of the least square error.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> from astro_ddprism.evaluate.metrics import best_permutation
+    >>> best_permutation([[[1.0], [2.0]], [[5.0], [9.0]]], [[[4.0], [3.0]], [[2.0], [8.0]]])[0]
+    array([[5.],
+           [2.]])
+    """
+    estimate, truth = np.asanyarray(estimate), np.asanyarray(truth)
+    if estimate.shape != truth.shape:
+        raise InputError(f"estimate: found shape {estimate.shape}, expected {truth.shape}")
+    error = np.subtract(estimate[:, None], truth[None])
+    cost = np.asarray(np.square(error)).reshape(*error.shape[:3], -1).sum(axis=-1)
+    order = np.array([linear_sum_assignment(each.T)[1] for each in np.moveaxis(cost, 2, 0)])
+    return estimate[order.T, np.arange(estimate.shape[1])]
 
 
 def residual_std(residual):

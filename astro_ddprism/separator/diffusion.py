@@ -2,7 +2,7 @@
 
 __all__ = ["DiffusionSourceSeparator"]
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from astropy import units as u
 from astropy.table import QTable
@@ -63,8 +63,10 @@ class DiffusionSourceSeparator(SourceSeparator):
     posterior : PosteriorMethod
         How observations of several sources are separated: ``"moment-matching"`` (the denoisers of
         all sources and their Jacobians; any sources and operators), ``"amortized"`` (a network
-        trained on simulated observations; for images that share one pixel grid), or ``"mixture"``
-        (exact, for sources of a few numbers).
+        trained on simulated observations; for images that share one pixel grid), ``"mixture"``
+        (exact, for sources of a few numbers), ``"gaussian"`` (exact, under the Gaussian priors of
+        the warm start alone), ``"gibbs"`` (one source at a time), or ``"langevin"``
+        (noise-annealed Langevin dynamics).
     schedule : NoiseSchedule
         Range of the noise scales.
     warm_start : WarmStart
@@ -120,6 +122,70 @@ class DiffusionSourceSeparator(SourceSeparator):
     chains: Chains = option(Chains())
     n_em_iterations: int | dict[str, int] = option(3, least=0)
     symmetries: dict[str, tuple[str, ...]] | None = option(None, choices=SYMMETRIES)
+
+    @classmethod
+    def from_priors(cls, models, **options) -> "DiffusionSourceSeparator":
+        """A separator whose priors are given: each that of a source of some model.
+
+        Sources may share a prior: they are then exchangeable, and so are their draws
+        (`~astro_ddprism.evaluate.metrics.best_permutation`). A prior may come from clean images:
+        from a model that was fitted to a view of one source and little noise.
+
+        Parameters
+        ----------
+        models : dict of str to DiffusionSourceSeparator, path-like, or tuple
+            For each source its model, or the file or the name of it; if that has several sources,
+            a tuple of it and which one is meant.
+        **options
+            Of the separator, such as ``posterior``. The noise schedule is that of the models.
+
+        Returns
+        -------
+        DiffusionSourceSeparator
+            It is fitted: it draws, evaluates, and can be written.
+
+        Raises
+        ------
+        InputError
+            If there is no such source, or models disagree about the unit or the flux that is 1
+            inside.
+        """
+        parts, read = {}, {}
+        for source, model in models.items():
+            model, *named = model if isinstance(model, tuple) else (model,)
+            if not isinstance(model, DiffusionSourceSeparator):
+                device = options.get("device", "auto")
+                model = read[model] = read.get(model) or cls.read(model, device, progress=False)
+            known = model.sources_
+            name = named[0] if named else known[0]
+            if name not in known or (not named and len(known) > 1):
+                raise InputError(
+                    f"models[{source!r}]: found {name if named else 'no source'}, expected which "
+                    f"of {', '.join(known)}"
+                )
+            parts[source] = model, name
+        first = next(iter(parts.values()))[0]
+        for source, (model, _) in parts.items():
+            for what in ("unit_", "noise_scale_", "schedule"):
+                own, other = getattr(model, what), getattr(first, what)
+                if own != other:
+                    raise InputError(
+                        f"models[{source!r}]: found {what} {own}, expected {other}, as of the first"
+                    )
+        fitted, priors = first._learned, Priors(first.schedule)
+        for part in ("networks", "gaussians", "mixtures", "sigma_max", "denoisers"):
+            held = {s: (getattr(m._learned.state.priors, part), n) for s, (m, n) in parts.items()}
+            getattr(priors, part).update({s: of[n] for s, (of, n) in held.items() if n in of})
+        separator = cls(**{"schedule": first.schedule, "execution": first.execution, **options})
+        separator._fitted = replace(
+            fitted,
+            sources=tuple(parts),
+            source_shapes={s: m.source_shapes_[n] for s, (m, n) in parts.items()},
+            before_psf={s: m._learned.before_psf[n] for s, (m, n) in parts.items()},
+            state=EMState(priors),
+            file=None,
+        )
+        return separator
 
     # -- what was learned ------------------------------------------------------------------------
 

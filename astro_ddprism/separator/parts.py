@@ -4,13 +4,16 @@ Each is found by name in a registry of its kind, to which packages add their own
 its defaults, and a table of a ``name`` and options, as in a TOML file, for any of them.
 """
 
+from ..diffusion.learning.moments import MomentWarmStart
 from ..diffusion.learning.training import Training
 from ..diffusion.learning.warmstart import WARM_STARTS, WarmStart
 from ..diffusion.networks import MLP, NETWORKS, Network, UNet
 from ..diffusion.parallel import Execution
 from ..diffusion.posteriors.amortized import Amortized
 from ..diffusion.posteriors.base import POSTERIORS, PosteriorMethod
-from ..diffusion.posteriors.exact import ExactMixture
+from ..diffusion.posteriors.exact import ExactGaussian, ExactMixture
+from ..diffusion.posteriors.gibbs import Gibbs
+from ..diffusion.posteriors.langevin import Langevin
 from ..diffusion.posteriors.moment_matching import MomentMatching
 from ..diffusion.posteriors.solvers import CG, GMRES, SOLVERS, Dense, Solver
 from ..diffusion.priors.schedule import NoiseSchedule
@@ -40,10 +43,14 @@ __all__ = [
     "Ancestral",
     "Chains",
     "Dense",
+    "ExactGaussian",
     "ExactMixture",
     "Execution",
+    "Gibbs",
     "Heun",
+    "Langevin",
     "MomentMatching",
+    "MomentWarmStart",
     "Network",
     "NoiseSchedule",
     "PosteriorMethod",

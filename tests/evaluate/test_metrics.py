@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 from astropy import units as u
@@ -6,6 +8,7 @@ from scipy.stats import norm
 
 from astro_ddprism.errors import InputError
 from astro_ddprism.evaluate.metrics import (
+    best_permutation,
     interval_coverage,
     median_absolute_error,
     psnr,
@@ -77,3 +80,19 @@ def test_errors_keep_their_unit():
         psnr(truth + 0.1 * u.uJy, truth, axis=1), [20, 20 + 20 * np.log10(2)]
     )
     assert psnr(truth, truth) == np.inf
+
+
+def test_exchangeable_sources():
+    """The order of the least error of each observation, by all permutations."""
+    rng = np.random.default_rng(6)
+    truth, estimate = rng.normal(size=(2, 3, 40, 2, 4))
+    found = best_permutation(estimate * u.uJy, truth * u.uJy)
+    assert found.unit == u.uJy
+    for i in range(40):
+        orders = [estimate[list(order), i] for order in permutations(range(3))]
+        best = min(orders, key=lambda x, i=i: ((x - truth[:, i]) ** 2).sum())
+        np.testing.assert_array_equal(found[:, i].value, best)
+    shuffled = truth[rng.permuted(np.tile(np.arange(3), (40, 1)), axis=1).T, np.arange(40)]
+    np.testing.assert_array_equal(best_permutation(shuffled, truth), truth)
+    with pytest.raises(InputError, match=r"estimate: found shape \(3, 40, 2, 4\), expected \(2"):
+        best_permutation(estimate, truth[:2])

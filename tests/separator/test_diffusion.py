@@ -599,3 +599,45 @@ def test_a_mixture_draws_the_exact_posterior(views, flat, tmp_path):
     error = np.sqrt(variance / n)
     assert np.abs((x.mean(axis=0) - mean) / error).max() < 5
     np.testing.assert_allclose(x.var(axis=0), variance, rtol=5 * np.sqrt(2 / n) * 1.5)
+
+
+@pytest.mark.parametrize(
+    "posterior",
+    [{"name": "moment-matching"}, {"name": "gibbs", "n_rounds": 3}, {"name": "langevin"}],
+    ids=lambda table: table["name"],
+)
+def test_given_priors_that_sources_share(
+    posterior, fitted, model, views, tmp_path, draws_of, assert_same
+):
+    """Exchangeable sources, of a file's prior; each may be either, and their sum is observed."""
+    given = {"one": (model, "b"), "two": (model, "b"), "a": (fitted, "a")}
+    options = {"posterior": posterior, "chains": {"n_steps": 24}, "progress": False}
+    separator = DiffusionSourceSeparator.from_priors(given, **options, device="cpu")
+    assert separator.sources_ == ("one", "two", "a")
+    assert separator.schedule == fitted.schedule
+    total, eye = views["second"].data[:8] - 5, np.eye(2)
+    mixing = {"one": eye, "two": eye}
+    unit = fitted.unit_
+    sums = {"data": total * unit, "variance": 0.25 * unit**2, "mixing": mixing}
+    view = MultiViewDataset.from_arrays({"sums": sums})["sums"]
+    samples = separator.sample(view, 16)
+    assert np.median(samples.chi2) < 2
+    one, two = (samples.samples[s].value for s in ("one", "two"))
+    np.testing.assert_allclose(one.mean(), two.mean(), atol=1)
+    # Where one is more the other is less.
+    assert np.mean((one - one.mean(axis=0)) * (two - two.mean(axis=0))) < 0
+    separator.write(tmp_path / "given.asdf")
+    again = DiffusionSourceSeparator.read(tmp_path / "given.asdf", "cpu", progress=False)
+    assert_same(draws_of(again, view), draws_of(separator, view))
+    x = fitted.sample(n_samples=3)["b"]
+    np.testing.assert_array_equal(separator.log_prob(x, "two"), fitted.log_prob(x, "b"))
+
+
+def test_models_that_give_no_prior(fitted, fitted_images):
+    for models, message in (
+        ({"x": fitted}, r"models\['x'\]: found no source, expected which of a, b"),
+        ({"x": (fitted, "c")}, r"models\['x'\]: found c, expected which of a, b"),
+        ({"x": (fitted, "a"), "y": (fitted_images, "los")}, r"models\['y'\]: found noise_scale_"),
+    ):
+        with pytest.raises(InputError, match=message):
+            DiffusionSourceSeparator.from_priors(models)

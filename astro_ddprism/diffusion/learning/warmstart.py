@@ -19,7 +19,7 @@ is therefore paired with a :math:`b_0` at random, and both enter with the weight
 :math:`1 / (\|b\|^2 + \|b_0\|^2)`: a bright neighbour counts as little in the one as in the other.
 """
 
-__all__ = ["WARM_STARTS", "GaussianWarmStart", "WarmStart"]
+__all__ = ["WARM_STARTS", "GaussianWarmStart", "WarmStart", "batches_of", "explained_by"]
 
 import math
 from dataclasses import dataclass
@@ -107,7 +107,7 @@ class WarmStart(Part):
             floor=priors.noise.sigma_min,
         )
         views = [
-            Designed.gather(observation for observation, _ in _batches(loader, batch_size))
+            Designed.gather(observation for observation, _ in batches_of(loader, batch_size))
             for loader in loaders.values()
         ]
         for _ in track(warm_start.fit(views), None):
@@ -130,7 +130,7 @@ class WarmStart(Part):
 
         def batches():
             for name, loader in loaders.items():
-                for observation, index in _batches(loader, batch_size):
+                for observation, index in batches_of(loader, batch_size):
                     yield observation, rows[name][index]
 
         for _ in track(warm_start.fit(batches, self.iterations), self.iterations):
@@ -138,7 +138,7 @@ class WarmStart(Part):
         priors.gaussians |= warm_start.priors
 
 
-def _batches(loader, size: int):
+def batches_of(loader, size: int):
     """All observations of a view, a batch at a time, and which they are."""
     for i in range(0, len(loader), size):
         index = np.arange(i, min(i + size, len(loader)))
@@ -194,7 +194,8 @@ class GaussianWarmStart:
 
     def posterior(self, observation: JointObservation) -> LatentPosterior:
         """The latent posterior of a batch of observations, with its scales at their maximum."""
-        return latent_posterior(observation, self.known | self.priors)
+        learn = [has_scales(shape) for shape in observation.source_shapes.values()]
+        return latent_posterior(observation, self.known | self.priors, learn)
 
     def _initial_prior(self, source, batches, number: int) -> GaussianPrior:
         shape, rank = self.shapes[source], self.ranks[source]
@@ -204,7 +205,7 @@ class GaussianWarmStart:
             if source not in observation.source_shapes:
                 continue
             own = rows.fork(number)
-            y = self._explained(observation, own)
+            y = explained_by(observation, self.known_samples, own)
             observed.append(_backproject(observation, source, observation.y, own))
             explained.append(_backproject(observation, source, y, own))
         observed, explained = torch.cat(observed), torch.cat(explained)
@@ -214,19 +215,6 @@ class GaussianWarmStart:
             return GaussianPrior(mean, power.sqrt() * torch.eye(size, device=mean.device))
         factor = _excess_factor(observed, explained, 2 * rank)
         return GaussianPrior(mean, _symmetrized(factor, shape, self.symmetries[source], rank))
-
-    def _explained(self, observation, rows: Rows) -> Tensor:
-        """Draws of a batch's whitened observations under the known sources and the noise alone."""
-        n, parts = len(observation), []
-        for source, shape in observation.source_shapes.items():
-            if source in self.known_samples:
-                samples = self.known_samples[source]
-                pick = (rows.uniform(1)[:, 0] * len(samples)).long()
-                parts.append(samples[pick.to(samples.device)].to(observation.y.device))
-            else:
-                parts.append(observation.y.new_zeros(n, math.prod(shape)))
-        light = observation.forward(torch.cat(parts, dim=1))
-        return light + rows.normal(light.shape[1], dtype=light.dtype)
 
     def _iterate(self, batches):
         moments = dict.fromkeys(self.shapes, 0.0)
@@ -268,6 +256,35 @@ class GaussianWarmStart:
         factor = typical.exp() * prior.factor @ torch.linalg.cholesky(moment + jitter)
         factor = _symmetrized(factor, self.shapes[source], self.symmetries[source], prior.rank)
         return GaussianPrior(mean, factor, spread)
+
+
+def explained_by(observation: JointObservation, samples, rows: Rows) -> Tensor:
+    """Whitened observations that known sources, out of their samples, and noise alone would make.
+
+    Parameters
+    ----------
+    observation : JointObservation
+        The observations of a batch.
+    samples : dict of str to torch.Tensor
+        Draws of the known sources, each of shape ``(N, D_source)``.
+    rows : Rows
+        Random numbers of the observations.
+
+    Returns
+    -------
+    torch.Tensor
+        Of the shape of ``observation.y``.
+    """
+    n, parts = len(observation), []
+    for source, shape in observation.source_shapes.items():
+        if source in samples:
+            known = samples[source]
+            pick = (rows.uniform(1)[:, 0] * len(known)).long()
+            parts.append(known[pick.to(known.device)].to(observation.y.device))
+        else:
+            parts.append(observation.y.new_zeros(n, math.prod(shape)))
+    light = observation.forward(torch.cat(parts, dim=1))
+    return light + rows.normal(light.shape[1], dtype=light.dtype)
 
 
 def _backproject(observation: JointObservation, source: str, y: Tensor, rows: Rows) -> Tensor:

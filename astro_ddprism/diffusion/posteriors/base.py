@@ -22,7 +22,7 @@ from ..networks import Network
 from ..observation import JointObservation
 from ..priors.denoiser import ExtendedDenoiser, SourceDenoiser
 from ..priors.gaussian import GaussianPrior, ScaleMixtureDenoiser
-from ..priors.mixture import GaussianMixture
+from ..priors.mixture import GaussianMixture, MixtureDenoiser
 from ..priors.schedule import NoiseSchedule, time_of
 from ..random import Rows
 from ..sampling.samplers import Sampler
@@ -84,7 +84,9 @@ class Priors:
         schedule, denoisers = self.schedule(*sources), []
         for source, scale in zip(sources, scales, strict=True):
             own = self.denoisers.get(source)
-            if own is None or own.schedule.sigma_max < schedule.sigma_max:
+            if own is None and source in self.mixtures:
+                own = MixtureDenoiser(self.mixtures[source], schedule)
+            elif own is None or own.schedule.sigma_max < schedule.sigma_max:
                 gaussian = ScaleMixtureDenoiser(self.gaussians[source], scale, schedule)
                 own = gaussian if own is None else ExtendedDenoiser(own, gaussian)
             denoisers.append(own)
@@ -108,6 +110,24 @@ class Beginning:
     x: Tensor
     start: float = 0.0
     denoiser: Denoiser | None = None
+
+    def descended(self, rows: Rows, sampler: Sampler, n_steps: int) -> Tensor:
+        """Draws: chains brought down to the bottom of the noise schedule, and denoised.
+
+        Parameters
+        ----------
+        rows : Rows
+            Random numbers of the chains.
+        sampler : Sampler
+            How.
+        n_steps : int
+            Number of steps over the whole noise schedule.
+        """
+        if self.denoiser is None:
+            return self.x
+        steps = max(round(self.start * n_steps), 1)
+        x = sampler.run(self.denoiser, self.x, rows, start=self.start, steps=steps)
+        return self.denoiser(x, time_of(0.0, x.device)).mean
 
 
 class PosteriorMethod(Part):
@@ -300,9 +320,4 @@ class PosteriorMethod(Part):
             Joint draws, of shape ``(B, D)``.
         """
         begun = self.begin(priors, observation, rows, start=start, first=first)
-        if begun.denoiser is None:
-            return begun.x
-        sampler, n_steps = self.steps(chains)
-        steps = max(round(begun.start * n_steps), 1)
-        x = sampler.run(begun.denoiser, begun.x, rows, start=begun.start, steps=steps)
-        return begun.denoiser(x, time_of(0.0, x.device)).mean
+        return begun.descended(rows, *self.steps(chains))

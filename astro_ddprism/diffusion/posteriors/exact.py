@@ -1,13 +1,16 @@
-"""The exact posterior, for sources whose priors are mixtures of Gaussians."""
+"""Exact posteriors: of Gaussian priors, and of mixtures of Gaussians for small sources."""
 
-__all__ = ["ExactMixture"]
+__all__ = ["ExactGaussian", "ExactMixture"]
 
 from dataclasses import dataclass
+
+import torch
 
 from ...registry import option
 from ..priors.mixture import have_few_features
 from .base import POSTERIORS, Beginning, PosteriorMethod
 from .components import mixture_draws
+from .latent import latent_posterior
 from .moment_matching import MomentMatching
 
 
@@ -38,3 +41,18 @@ class ExactMixture(PosteriorMethod):
 
     def begin(self, priors, observation, rows, *, start, first=None):  # noqa: ARG002, D102
         return Beginning(mixture_draws(priors.mixtures, observation, rows))
+
+
+@POSTERIORS.register("gaussian")
+@dataclass(frozen=True)
+class ExactGaussian(PosteriorMethod):
+    """Exact draws under Gaussian priors, whatever else is known, with their scales as they are."""
+
+    def approximates(self, priors, sources):  # noqa: ARG002, D102
+        return False
+
+    def begin(self, priors, observation, rows, *, start, first=None):  # noqa: ARG002, D102
+        alone, inverse = observation.distinct
+        latent = latent_posterior(alone, priors.gaussians, [False] * len(alone.sizes))
+        drawn = torch.cat(latent.sample(rows, inverse), dim=1)
+        return Beginning(drawn.to(observation.y))

@@ -15,10 +15,14 @@ Computation 4, 415)
 .. math:: s_\beta^2 \leftarrow s_\beta^2 \,
           \frac{\|\bar z^\beta\|^2}{R - \mathrm{tr}\, (P^{-1})^{\beta\beta}} .
 
+Observations that share operators and noise, and scales, share :math:`P` and its factors.
+
 Where the noise depends on the sources, the posterior is that of the noise that its own mean makes,
 found by repetition: weights are those of a model of few dimensions, in which the noise of a pixel
 has no part.
 """
+
+import math
 
 import torch
 from azula.linalg.solve import cg
@@ -32,6 +36,8 @@ __all__ = ["LatentPosterior", "absorb_residual", "latent_posterior"]
 
 #: How often the noise that depends on the sources is evaluated anew at their posterior mean.
 _REWEIGHTED = 2
+#: Elements of a batch's matrices from which on it is worth a look whether all are the same.
+_LARGE = 1 << 24
 
 
 class LatentPosterior:
@@ -51,34 +57,62 @@ class LatentPosterior:
     def __init__(self, observation: JointObservation, priors, scales: Tensor | None = None):
         self.priors = priors
         self.ranks = [prior.rank for prior in priors]
-        n = len(observation)
-        mean = torch.cat([prior.mean for prior in priors]).expand(n, -1)
-        residual = observation.y - observation.forward(mean)
-        columns = [
-            observation.forward(column.expand(n, -1))
-            for column in torch.block_diag(*(prior.factor for prior in priors)).T
-        ]
-        design = torch.stack(columns, dim=-1)
-        self._design, self._gram = design, design.mT @ design
-        self._projection = (design.mT @ residual[..., None])[..., 0]
+        n, y = len(observation), observation.y
+        mean = torch.cat([prior.mean for prior in priors])
+        # Observations have their own precision; the algebra has that of the priors.
+        residual = (y - observation.forward(mean.to(y).expand(n, -1))).to(mean)
+        factor = torch.block_diag(*(prior.factor for prior in priors)).T.to(y)
+        self._is_shared = n * len(factor) ** 2 > _LARGE and _is_shared(observation, factor)
+        kept = 1 if self._is_shared else n
+        columns = [observation.forward(column.expand(n, -1))[:kept] for column in factor]
+        self._design = torch.stack(columns, dim=-1).to(mean)
+        self._gram = self._design.mT @ self._design
+        self._projection = self._backward(residual)
+        self._white = residual.square().sum(dim=1) + math.log(2 * math.pi) * observation.n_valid
         if scales is None:
             median = torch.stack([prior.log_scale[0] for prior in priors]).exp()
             scales = median.expand(n, -1)
-        self.scales = scales
+        self.scales = scales.to(mean)
         self._solve()
 
     def _expanded_scales(self) -> Tensor:
         scales = zip(self.scales.unbind(1), self.ranks, strict=True)
         return torch.cat([scale[:, None].expand(-1, rank) for scale, rank in scales], dim=1)
 
+    def _backward(self, r: Tensor, index=slice(None)) -> Tensor:
+        """The transposed design, times a vector for each observation of an index."""
+        if self._is_shared:
+            return r @ self._design[0]
+        return (self._design[index].mT @ r[..., None])[..., 0]
+
+    def _solved(self, v: Tensor, index=slice(None)) -> Tensor:
+        """The covariance, times a vector for each observation of an index."""
+        if len(self._cholesky) < len(self.scales):
+            return torch.cholesky_solve(v.mT, self._cholesky[0]).mT
+        return torch.cholesky_solve(v[..., None], self._cholesky[index])[..., 0]
+
     def _solve(self):
         s = self._expanded_scales()
+        projection = s * self._projection
+        if self._is_shared and bool((s == s[:1]).all()):
+            s = s[:1]
         precision = s[:, :, None] * self._gram * s[:, None, :]
         precision.diagonal(dim1=1, dim2=2).add_(1)
         self._cholesky, failed = torch.linalg.cholesky_ex(precision)
         self._cholesky = torch.where(failed[:, None, None] > 0, torch.nan, self._cholesky)
-        self.mean = torch.cholesky_solve((s * self._projection)[..., None], self._cholesky)[..., 0]
-        self.covariance = torch.cholesky_inverse(self._cholesky)
+        self.mean = self._solved(projection)
+        self.covariance = torch.cholesky_inverse(self._cholesky).expand(len(projection), -1, -1)
+
+    @property
+    def log_evidence(self) -> Tensor:
+        r"""Log density of the whitened observations, of shape ``(B,)``.
+
+        .. math:: -\frac{1}{2} \left[\|\tilde y - \tilde A \mu\|^2 - \bar z^T P \bar z
+                  + \log \det P + n_\mathrm{valid} \log 2 \pi\right]
+        """
+        explained = (self._expanded_scales() * self._projection * self.mean).sum(dim=1)
+        log_det = 2 * self._cholesky.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        return -0.5 * (self._white - explained + log_det)
 
     def maximize_scales(self, learn: list[bool], iterations: int = 6):
         r"""Move the scales that ``learn`` marks to the maximum of their marginal likelihood.
@@ -118,12 +152,10 @@ class LatentPosterior:
             Their observations, of shape ``(N,)``; all, once, if not given.
         """
         index = torch.arange(len(self.mean), device=self.mean.device) if index is None else index
-        design = self._design[index]
         n = torch.cat([prior.latent(rows) for prior in self.priors], dim=1).to(self.mean.dtype)
-        e = rows.normal(design.shape[1], dtype=self.mean.dtype)
-        n = n + self._expanded_scales()[index] * (design.mT @ e[..., None])[..., 0]
-        offset = torch.cholesky_solve(n[..., None], self._cholesky[index])[..., 0]
-        return self._expand(self.mean[index] + offset, self.scales[index])
+        e = rows.normal(self._design.shape[1], dtype=self.mean.dtype)
+        n = n + self._expanded_scales()[index] * self._backward(e, index)
+        return self._expand(self.mean[index] + self._solved(n, index), self.scales[index])
 
     def expectation(self) -> list[Tensor]:
         """Posterior mean of every source, a list of ``(B, D_source)``."""
@@ -138,7 +170,14 @@ class LatentPosterior:
         ]
 
 
-def latent_posterior(observation: JointObservation, priors) -> LatentPosterior:
+def _is_shared(observation: JointObservation, factor: Tensor) -> bool:
+    """Whether all observations of a batch see latent vectors alike, as of a random one."""
+    number = torch.arange(len(factor), device=factor.device, dtype=factor.dtype)
+    seen = observation.forward(((number + 1).sin() @ factor).expand(len(observation), -1))
+    return bool(torch.isclose(seen, seen[:1], rtol=1e-5, atol=1e-5 * float(seen.abs().max())).all())
+
+
+def latent_posterior(observation: JointObservation, priors, learn=None) -> LatentPosterior:
     """The latent posterior of a batch of observations, with its scales at their maximum.
 
     Parameters
@@ -147,21 +186,25 @@ def latent_posterior(observation: JointObservation, priors) -> LatentPosterior:
         The whitened observations.
     priors : mapping of str to GaussianPrior
         Priors of the sources of ``observation``, and maybe of others.
+    learn : list of bool, optional
+        Which sources have a scale in each observation; by default images have whose priors' scales
+        vary, and all others keep the scale 1.
 
     Returns
     -------
     LatentPosterior
-        Its scales are those of images; sources of other shapes keep the scale 1.
     """
     shapes = observation.source_shapes
-    learn = [has_scales(shape) for shape in shapes.values()]
     own = [priors[source] for source in shapes]
+    if learn is None:
+        pairs = zip(shapes.values(), own, strict=True)
+        learn = [has_scales(shape) and prior.varies for shape, prior in pairs]
     posterior = LatentPosterior(observation, own)
-    posterior.maximize_scales(learn)
-    if observation.depends_on_signal:
-        for _ in range(_REWEIGHTED):
-            observation = observation.at(torch.cat(posterior.expectation(), dim=1))
-            posterior = LatentPosterior(observation, own, posterior.scales)
+    for again in range(1 + _REWEIGHTED * observation.depends_on_signal):
+        if again:
+            mean = torch.cat(posterior.expectation(), dim=1).to(observation.y)
+            posterior = LatentPosterior(observation.at(mean), own, posterior.scales)
+        if any(learn):
             posterior.maximize_scales(learn)
     return posterior
 

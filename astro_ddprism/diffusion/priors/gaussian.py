@@ -49,6 +49,11 @@ class GaussianPrior:
         """Number of latent dimensions, ``R``."""
         return self.factor.shape[1]
 
+    @cached_property
+    def varies(self) -> bool:
+        """Whether observations have scales of their own."""
+        return bool(self.log_scale[1] > 0)
+
     @property
     def rms(self) -> float:
         """Root mean square of the elements at the median scale."""

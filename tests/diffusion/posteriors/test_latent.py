@@ -7,8 +7,10 @@ import pytest
 import torch
 from scipy.linalg import block_diag
 from scipy.optimize import brute
+from scipy.stats import multivariate_normal
 
 from astro_ddprism.diffusion.observation import JointObservation
+from astro_ddprism.diffusion.posteriors import latent
 from astro_ddprism.diffusion.posteriors.latent import (
     LatentPosterior,
     absorb_residual,
@@ -192,3 +194,43 @@ def test_photon_noise():
     assert pull.std() == pytest.approx(1, abs=0.12)
     ignored = LatentPosterior(observation.at(torch.zeros(n, 1).double()), [prior])
     assert (ignored.expectation()[0].numpy() - flux)[:, 0].std() > 1.1 * (pull * error).std()
+
+
+def test_evidence(linear_problem):
+    """Log density of the whitened observations, by SciPy."""
+    problem = linear_problem(2, psf=False)
+    priors, scales = priors_of(problem, 3), np.array([0.7, 1.6])
+    posterior = LatentPosterior(problem.observation(), priors, torch.tensor(scales).expand(2, -1))
+    mean, covariance = dense_prior(priors, scales)
+    for i in range(2):
+        rows = ~problem.mask[i]
+        std = np.sqrt(problem.variance[i][rows])
+        A = problem.matrices[i][rows] / std[:, None]
+        predicted = A @ covariance @ A.T + np.eye(len(A))
+        expected = multivariate_normal(A @ mean, predicted).logpdf(problem.y[i][rows] / std)
+        np.testing.assert_allclose(float(posterior.log_evidence[i]), expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_observations_that_share_their_operators(linear_problem, monkeypatch, shared):
+    """The same of one factorization as of many, and that only where they do share."""
+    problem, rng = linear_problem(2, psf=False), np.random.default_rng(3)
+    priors = priors_of(problem, 3)
+    y, variance = torch.tensor(rng.normal(size=(4, 7))), torch.full((4, 7), 0.3).double()
+    if not shared:
+        variance[2, 1] = 0.4
+    mixing = {s: DenseMatrix(rng.normal(size=(7, 12)), dtype=torch.float64) for s in "ab"}
+    batch = Batch(y, mixing, DiagonalNoise(variance))
+    observation = JointObservation(batch, {"a": (12,), "b": (12,)})
+    found = []
+    for large in (1 << 24, 0):
+        monkeypatch.setattr(latent, "_LARGE", large)
+        posterior = LatentPosterior(observation, priors)
+        assert len(posterior._design) == (1 if shared and not large else 4)
+        index = torch.tensor([0, 3, 3])
+        draws = posterior.sample(make_rows(1, 3), index)
+        first = posterior.mean, posterior.covariance, posterior.log_evidence, *draws
+        posterior.maximize_scales([True, False])
+        found.append([*first, posterior.scales, posterior.mean, *posterior.sample(make_rows(1, 4))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
