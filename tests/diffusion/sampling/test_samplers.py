@@ -73,7 +73,6 @@ def exact_flow(x, start):
         (AdamsBashforth(), lambda d, **o: azula.sample.zEABSampler(d, order=2, **o)),
         (AdamsBashforth(3), lambda d, **o: azula.sample.zEABSampler(d, order=3, **o)),
     ],
-    ids=str,
 )
 def test_chains_are_those_of_azula(monkeypatch, denoiser, x, sampler, reference, start):
     """With the same options and the same noise, drawn in the same order; to 1e-6 of float32.
