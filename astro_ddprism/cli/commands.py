@@ -6,6 +6,7 @@ Outputs that exist already are found before any work begins.
 import logging
 import tempfile
 
+from ..diffusion import ranks
 from ..errors import InputError
 from ..io.fits import replacing
 from ..posterior.product import plain_catalog, storable
@@ -56,8 +57,9 @@ def cutouts(args):
     _write_rejected(dataset.rejected, args)
 
 
+@ranks.joined()
 def fit(args):
-    """Learn the priors from views.
+    """Learn the priors from views; processes that ``torchrun`` started share the work.
 
     Parameters
     ----------
@@ -87,12 +89,14 @@ def fit(args):
     dataset = MultiViewDataset.read(args.views)
     resume = args.resume and checkpoint.exists()
     separator.fit(dataset, initial=initial, checkpoint=checkpoint, resume=resume)
-    separator.write(args.output, overwrite=args.overwrite)
-    checkpoint.unlink(missing_ok=True)
+    if ranks.is_first():
+        separator.write(args.output, overwrite=args.overwrite)
+        checkpoint.unlink(missing_ok=True)
 
 
+@ranks.joined()
 def separate(args):
-    """Draw the sources of every observation.
+    """Draw the sources of every observation; processes that ``torchrun`` started share the draws.
 
     Parameters
     ----------
@@ -107,6 +111,8 @@ def separate(args):
     separator = SourceSeparator.read(args.model, device=args.device, progress=not args.quiet)
     view = _view_to_separate(args, separator)
     samples = separator.sample(view, n_samples=args.samples, seed=args.seed)
+    if not ranks.is_first():
+        return
     catalog = samples.catalog(
         args.aperture, zero_point=_catalog_zero_point(args), progress=not args.quiet
     )

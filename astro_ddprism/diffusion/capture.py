@@ -9,25 +9,34 @@ step are the ones that it would draw otherwise.
 Where there is no CUDA, or a step cannot be captured, the same step runs operation by operation.
 """
 
-__all__ = ["captured"]
+__all__ = ["CapturedDenoiser", "captured"]
 
 import logging
 from collections.abc import Callable
 
 import torch
+from azula.denoise import Denoiser, DiracPosterior
 from torch import Tensor
+
+from .priors.schedule import host_time, known
 
 logger = logging.getLogger(__name__)
 
 # Steps that come before a capture, so that libraries have chosen and set up what they need.
 WARM_UP = 4
+# Fewest evaluations of a denoiser that are worth a capture, which takes as long as six of them.
+MANY = 12
 # Largest difference between what captured and other steps leave in a tensor, as a part of its norm:
 # first steps of an optimizer magnify rounding.
 TOLERANCE = 0.02
 
 
 def captured(
-    step: Callable[[], None], state: Callable[[], list[Tensor]], device: torch.device, label: str
+    step: Callable[[], None],
+    state: Callable[[], list[Tensor]],
+    device: torch.device,
+    label: str,
+    n_before: int = WARM_UP,
 ) -> Callable[[], None]:
     """A step as a CUDA graph, where the device and the step allow it.
 
@@ -44,6 +53,8 @@ def captured(
         Where they are.
     label : str
         What the log calls it.
+    n_before : int
+        Steps that come before the capture.
 
     Returns
     -------
@@ -54,7 +65,7 @@ def captured(
         return step
     with torch.cuda.device(device):
         try:
-            return _capture(step, state, device)
+            return _capture(step, state, device, n_before)
         except RuntimeError as error:
             torch.cuda.synchronize(device)
             reason = str(error).partition("\n")[0]
@@ -62,7 +73,7 @@ def captured(
             return step
 
 
-def _capture(step, state, device):
+def _capture(step, state, device, n_before):
     before, random = [tensor.clone() for tensor in state()], torch.cuda.get_rng_state(device)
 
     def rewind():
@@ -77,7 +88,7 @@ def _capture(step, state, device):
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
+            for _ in range(n_before):
                 step()
             rewind()
             for _ in range(2):
@@ -99,3 +110,63 @@ def _capture(step, state, device):
         torch.cuda.synchronize(device)
         rewind()
     return graph.replay
+
+
+class CapturedDenoiser(Denoiser):
+    """A denoiser whose evaluations are CUDA graphs: that of a batch of chains.
+
+    Where chains have several phases, as those of an
+    `~astro_ddprism.diffusion.priors.denoiser.ExtendedDenoiser`, each is a graph of its own.
+
+    Parameters
+    ----------
+    denoiser : azula.denoise.Denoiser
+        Asks the host for nothing but which phase a time is of.
+    """
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+        self._graphs = {}
+
+    @classmethod
+    def of(cls, denoiser: Denoiser, n_evaluations: int, device: torch.device) -> Denoiser:
+        """The denoiser itself, or on a GPU and for many evaluations its captured one."""
+        return cls(denoiser) if device.type == "cuda" and n_evaluations >= MANY else denoiser
+
+    @property
+    def schedule(self):
+        """The noise schedule."""
+        return self.denoiser.schedule
+
+    @torch.no_grad()
+    def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002
+        """Estimate the clean sources of ``x_t``, as the denoiser does."""
+        key = (tuple(x_t.shape), *(part.phase(t) for part in self._phased))
+        if key not in self._graphs:
+            self._graphs[key] = _Evaluation(self.denoiser, x_t, t)
+        return DiracPosterior(mean=self._graphs[key](x_t, t))
+
+    @property
+    def _phased(self):
+        return [part for part in self.denoiser.modules() if hasattr(part, "phase")]
+
+
+class _Evaluation:
+    """An evaluation of a denoiser at a vector and a time that stay in one place."""
+
+    def __init__(self, denoiser, x_t: Tensor, t: Tensor):
+        self.x, self.t = x_t.clone(), known(t.clone(), host_time(t))
+        self.mean = torch.zeros_like(x_t)
+
+        def evaluate():
+            self.mean.copy_(denoiser(self.x, self.t).mean)
+
+        label = "an evaluation of chains"
+        self._run = captured(evaluate, lambda: [self.mean], x_t.device, label, n_before=1)
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        self.x.copy_(x_t)
+        known(self.t.copy_(t), host_time(t))
+        self._run()
+        return self.mean.clone()

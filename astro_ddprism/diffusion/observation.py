@@ -145,6 +145,17 @@ class JointObservation:
     def __len__(self):
         return self._n
 
+    def __getitem__(self, rows: Tensor) -> "JointObservation":
+        """Some of the observations, whose numbers are on the device."""
+        new = copy.copy(self)
+        new._images, new._n = [image[rows] for image in self._images], len(rows)
+        new._distinct = None
+        for name in ("y", "n_valid", "distinct", "information"):
+            new.__dict__.pop(name, None)
+        if self._information is not None:
+            new._information = lambda: tuple(part[rows] for part in self.information)
+        return new
+
     def split(self, x: Tensor) -> list[Tensor]:
         """Cut joint vectors ``(..., D)`` into the sources ``(..., *shape)``."""
         parts = x.split(self.sizes, dim=-1)
@@ -273,7 +284,16 @@ class _Image:
 
     def __init__(self, batch, source_shapes):
         self._batch, self._shape = batch, batch.y.shape[1:]
-        self._mixing = [(batch.mixing.get(s), shape) for s, shape in source_shapes.items()]
+        self._mixing = [(s, batch.mixing.get(s), shape) for s, shape in source_shapes.items()]
+
+    def __getitem__(self, rows: Tensor) -> "_Image":
+        new, batch = copy.copy(self), self._batch
+        mixing = {source: operator[rows] for source, operator in batch.mixing.items()}
+        new._batch = replace(batch, y=batch.y[rows], mixing=mixing, noise=batch.noise[rows])
+        new._mixing = [(s, mixing.get(s), shape) for s, _, shape in self._mixing]
+        for name in {"y", "_noise"} & set(vars(self)):
+            setattr(new, name, getattr(self, name)[rows])
+        return new
 
     @functools.cached_property
     def _noise(self):
@@ -322,7 +342,7 @@ class _Image:
     def _mix(self, parts: list[Tensor]) -> Tensor:
         light = [
             mixing(part)
-            for (mixing, _), part in zip(self._mixing, parts, strict=True)
+            for (_, mixing, _), part in zip(self._mixing, parts, strict=True)
             if mixing is not None
         ]
         return functools.reduce(torch.add, light) if light else torch.zeros_like(self._batch.y)
@@ -334,7 +354,7 @@ class _Image:
         r = self._noise.whiten_adjoint(r.unflatten(1, self._shape))
         return [
             r.new_zeros(len(r), *shape) if mixing is None else mixing.adjoint(r)
-            for mixing, shape in self._mixing
+            for _, mixing, shape in self._mixing
         ]
 
 

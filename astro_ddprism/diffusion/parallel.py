@@ -1,7 +1,8 @@
 """Where and how to compute: devices, precision, batches."""
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "in_pieces"]
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,8 +11,10 @@ import torch
 from ..errors import InputError
 from ..registry import Part, option
 
-# Observations at a time where the user does not tell.
+# Observations at a time where the user does not tell; on a GPU the most, the part of its free
+# memory that they may take, and the bytes that each of their numbers takes in a network.
 BATCH_SIZE = 128
+MOST_AT_A_TIME, PART_OF_FREE, BYTES_PER_NUMBER = 1 << 14, 0.4, 1 << 13
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,16 @@ class Execution(Part):
     device : str
         ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
     precision : str
-        ``"float32"``, or ``"bfloat16"`` for the networks' arithmetic.
+        ``"float32"``, or ``"bfloat16"`` for the arithmetic of networks that are trained, and of
+        amortized posteriors; ``"auto"`` is bfloat16 on GPUs that compute in it, but for
+        perceptrons, whose sources are often thinner than its rounding, and float32 elsewhere.
     batch_size : int, optional
-        Observations that are worked on at a time; memory grows with it. By default 128.
+        Observations that are worked on at a time; memory grows with it. By default 128, on a GPU as
+        many as 0.4 of its free memory holds, 16384 at most, and fewer where those do not fit.
     """
 
     device: str = "auto"
-    precision: str = option("float32", choices=("float32", "bfloat16"))
+    precision: str = option("auto", choices=("auto", "float32", "bfloat16"))
     batch_size: int | None = option(None, least=1)
 
     @cached_property
@@ -53,12 +59,59 @@ class Execution(Part):
             ) from error
         return device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the networks' arithmetic."""
-        return getattr(torch, self.precision)
+    def dtype_of(self, network) -> torch.dtype:
+        """The precision of a network's arithmetic.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+            Where it has an attribute ``precise`` that is true, ``"auto"`` is float32.
+        """
+        if self.precision != "auto":
+            return getattr(torch, self.precision)
+        reduced = self.torch_device.type == "cuda" and torch.cuda.is_bf16_supported(False)
+        exempt = getattr(network, "precise", False)
+        return torch.bfloat16 if reduced and not exempt else torch.float32
 
     @property
     def n_at_a_time(self) -> int:
-        """Observations that are worked on at a time."""
+        """Observations that are worked on at a time, whatever their size."""
         return self.batch_size or BATCH_SIZE
+
+    def n_for(self, size: int) -> int:
+        """Observations that are worked on at a time, of so many numbers of their sources."""
+        if self.batch_size is not None or self.torch_device.type != "cuda":
+            return self.n_at_a_time
+        free = PART_OF_FREE * torch.cuda.mem_get_info(self.torch_device)[0]
+        n = max(int(free / (BYTES_PER_NUMBER * size)), 1)
+        return min(1 << (n.bit_length() - 1), MOST_AT_A_TIME)
+
+
+def in_pieces(work: Callable, n: int) -> list:
+    """Do work on some rows at once, or on half of them at a time where a GPU's memory is too small.
+
+    Parameters
+    ----------
+    work : callable
+        Called with a slice of the rows.
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    list
+        What it returned for each piece, in order.
+    """
+    waiting, done = [slice(0, n)], []
+    while waiting:
+        rows = waiting.pop()
+        try:
+            done.append(work(rows))
+            continue
+        except torch.OutOfMemoryError:
+            if rows.stop - rows.start == 1:
+                raise
+        torch.cuda.empty_cache()
+        middle = (rows.start + rows.stop) // 2
+        waiting += [slice(middle, rows.stop), slice(rows.start, middle)]
+    return done

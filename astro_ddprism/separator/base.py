@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from astropy import units as u
 
+from ..diffusion import ranks
 from ..diffusion.random import Rows
 from ..errors import InputError
 from ..io.asdf import write_tree
@@ -150,8 +151,8 @@ class SourceSeparator(Model):
 
         def save(state, unfinished):
             nonlocal saved
-            if checkpoint is not None:
-                saved = True
+            saved = saved or checkpoint is not None
+            if checkpoint is not None and ranks.is_first():
                 own = {"fingerprint": fingerprint, "unfinished": list(unfinished)}
                 tree = self._tree(replace(fitted, state=state), draws=True)
                 write_tree(checkpoint, {**tree, **own}, overwrite=True)
@@ -160,7 +161,7 @@ class SourceSeparator(Model):
             name: ViewLoader(view, fitted.scale(view), self.execution.torch_device)
             for name, view in dataset.items()
         }
-        task = Task(loaders, fitted.source_shapes, Progress(self.progress), begin, save)
+        task = Task(loaders, fitted.source_shapes, self._bars, begin, save)
         try:
             state = self._fit(task)
         except KeyboardInterrupt as interruption:
@@ -215,7 +216,7 @@ class SourceSeparator(Model):
             samples=np.tile(np.arange(n_samples), len(view)),
             device=device,
         )
-        progress = Progress(self.progress)
+        progress = self._bars
         draws = self._draw(
             fitted.state,
             ViewLoader(view, scale, device),
@@ -248,7 +249,7 @@ class SourceSeparator(Model):
             samples=np.arange(n_samples),
             device=self.device_,
         )
-        progress = Progress(self.progress)
+        progress = self._bars
         x = self._draw_prior(
             self._learned.state, source, rows, lambda batches: progress(batches, f"{source} prior")
         )
@@ -294,7 +295,7 @@ class SourceSeparator(Model):
         if values.shape[1:] != shape:
             raise InputError(f"x: shape {values.shape}; expected (N, {', '.join(map(str, shape))})")
         values = torch.as_tensor(values / fitted.noise_scale, dtype=torch.float32)
-        progress = Progress(self.progress)
+        progress = self._bars
         log_prob, error = self._log_prob(
             fitted.state,
             source,
@@ -305,6 +306,10 @@ class SourceSeparator(Model):
         )
         log_prob = log_prob.cpu().numpy() - np.prod(shape) * np.log(fitted.noise_scale)
         return (log_prob, error.cpu().numpy()) if return_error else log_prob
+
+    @property
+    def _bars(self) -> Progress:
+        return Progress(self.progress and ranks.is_first())
 
     # -- what a method writes --------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 __all__ = ["DiffusionSourceSeparator"]
 
+import math
 from dataclasses import dataclass, fields, replace
 
 from astropy import units as u
@@ -240,7 +241,7 @@ class DiffusionSourceSeparator(SourceSeparator):
             index,
             rows,
             chains=self.chains,
-            batch_size=self.execution.n_at_a_time,
+            batch_size=self.execution.n_for(sum(map(math.prod, loader.source_shapes.values()))),
             track=track,
         )
 
@@ -251,7 +252,7 @@ class DiffusionSourceSeparator(SourceSeparator):
             self.source_shapes_[source],
             rows,
             chains=self.chains,
-            batch_size=self.execution.n_at_a_time,
+            batch_size=self.execution.n_for(math.prod(self.source_shapes_[source])),
             track=track,
         )
 

@@ -22,11 +22,13 @@ import torch
 from azula.noise import VESchedule
 from torch.profiler import ProfilerActivity, profile
 
+from astro_ddprism.diffusion.capture import CapturedDenoiser
 from astro_ddprism.diffusion.networks import MLP
 from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.posteriors.moment_matching import JointPosteriorDenoiser
 from astro_ddprism.diffusion.posteriors.solvers import Dense
 from astro_ddprism.diffusion.priors.denoiser import SourceDenoiser
+from astro_ddprism.diffusion.priors.schedule import time_of
 from astro_ddprism.diffusion.random import Rows, seeded
 from astro_ddprism.diffusion.sampling.samplers import PredictorCorrector
 from astro_ddprism.views.dataset import MultiViewDataset
@@ -104,10 +106,11 @@ class Problem:
         sampler, draws = PredictorCorrector(corrections=1, delta=DELTA), []
         rows = Rows.of("chains", ids=self.view.ids, device=self.device)
         for index in torch.arange(len(self.y)).split(batch_size):
-            joint, on_device = self.joint(index.numpy()), index.to(self.device)
+            on_device = index.to(self.device)
+            joint = CapturedDenoiser.of(self.joint(index.numpy()), 2 * n_steps, self.device)
             x = SCHEDULE.sigma_max * self.noise[on_device]
             x = sampler.run(joint, x, rows[on_device], start=1.0, steps=n_steps)
-            draws.append(joint(x, x.new_zeros(())).mean)
+            draws.append(joint(x, time_of(0.0, self.device)).mean)
         return torch.cat(draws)
 
     def plain(self, n_steps: int) -> torch.Tensor:

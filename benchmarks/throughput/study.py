@@ -12,9 +12,9 @@ The amortized posterior of the default network is trained as often by the loop a
 
 Not captured as CUDA graphs, and why:
 
-* chains: they ask the host for nothing from their first step to the last, but run operation by
-  operation; the host meets the device once a batch;
-* first draws of chains under mixtures of Gaussians, which choose their precision by their values;
+* what chains do once a batch: their first draws (those under mixtures of Gaussians choose their
+  precision by their values) and their samplers' own few operations a step; each evaluation of a
+  denoiser is a graph;
 * training on views that are larger than the memory that a loader may take: their batches come from
   the host;
 * photon noise on noise of patterns (`~astro_ddprism.mixing.LowRankNoise`), which is factorized anew
@@ -147,7 +147,7 @@ def make_simulations(loader, samples):
 
 def bare_step(network, n_features, shape, n, execution):
     """Forward and backward pass of a network, and nothing but them."""
-    device, precision = execution.torch_device, execution.dtype
+    device, precision = execution.torch_device, execution.dtype_of(network)
     features = torch.randn(n, n_features, *shape, device=device)
     log_sigma, out = torch.randn(n, device=device), torch.zeros((), device=device)
 
@@ -169,7 +169,7 @@ def bare_step(network, n_features, shape, n, execution):
 def matrix_rate(execution, clock) -> float:
     """Multiplications and additions a second of matrix products."""
     n = 8192 if execution.torch_device.type == "cuda" else 1024
-    a = torch.randn(n, n, device=execution.torch_device, dtype=execution.dtype)
+    a = torch.randn(n, n, device=execution.torch_device, dtype=execution.dtype_of(None))
     (seconds,) = clock(lambda: a @ a)
     return 2 * n**3 / seconds
 
@@ -270,7 +270,7 @@ def measure_draws(n: int, configuration, execution) -> list[dict]:
     def bare():
         for _ in range(evaluations):
             with torch.autocast(
-                device.type, execution.dtype, enabled=execution.dtype != torch.float32
+                device.type, posterior.precision, enabled=posterior.precision != torch.float32
             ):
                 posterior.backbone(features, log_sigma)
 
@@ -321,6 +321,7 @@ def measure_against_reference(configuration, execution) -> dict:
             posterior = Amortized().build(
                 simulations.source_shapes, 5.0, VESchedule(0.1, 100.0), plain
             )
+            posterior.weigh(simulations.draws({}, ()))
             if name == "reference":
                 draw = reference.draws(view, samples, device)
                 steps = reference.train(posterior, draw, training, n_steps, device)
@@ -352,9 +353,10 @@ def _steps(posterior, draw, training, execution, n_steps):
 @torch.no_grad()
 def held_out(posterior, simulations, device, n=256) -> float:
     """Mean loss on simulations that no training has seen, all at the weights of their own power."""
-    posterior.start_training()
+    draws = simulations.draws({}, ())
     with seeded(99, device=device):
-        (draw,) = simulations.draws({}, ()).draws
+        posterior.weigh(draws)
+        (draw,) = draws.draws
         losses = []
         for _ in range(n // 32):
             x, observation = draw(32)

@@ -15,7 +15,11 @@ from astro_ddprism.diffusion.learning.training import Training, TrainingStep
 from astro_ddprism.diffusion.networks import MLP
 from astro_ddprism.diffusion.parallel import Execution
 from astro_ddprism.diffusion.priors.build import build_denoiser
-from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.diffusion.priors.denoiser import ExtendedDenoiser
+from astro_ddprism.diffusion.priors.gaussian import GaussianPrior, ScaleMixtureDenoiser
+from astro_ddprism.diffusion.priors.schedule import time_of
+from astro_ddprism.diffusion.random import Rows, seeded
+from astro_ddprism.diffusion.sampling.samplers import Heun
 
 CPU, GPU = torch.device("cpu"), SimpleNamespace(type="cuda")
 
@@ -110,3 +114,38 @@ def test_what_cannot_be_captured_runs_as_it_is(graphs, fault, caplog):
 def test_without_cuda_a_step_is_itself():
     step = partial(print)
     assert capture.captured(step, list, CPU, "this") is step
+
+
+def test_chains_of_captured_evaluations(monkeypatch):
+    """One graph for each phase, whose inputs stay in place; draws are those of the denoiser."""
+    made = []
+
+    def fake(step, state, device, label, n_before):
+        step()
+        assert (device, n_before) == (CPU, 1)
+        assert torch.isfinite(state()[0]).all()
+        made.append(step)
+        return step
+
+    monkeypatch.setattr(capture, "captured", fake)
+    with seeded(1, device=CPU):
+        own = build_denoiser(MLP(width=8), (3,), VESchedule(0.1, 100.0), 3.0)
+        prior = GaussianPrior(torch.zeros(3), torch.randn(3, 2))
+        x = 300 * torch.randn(5, 3)
+    top = ScaleMixtureDenoiser(prior, torch.ones(5), VESchedule(0.1, 300.0))
+    denoiser = ExtendedDenoiser(own, top)
+    assert capture.CapturedDenoiser.of(denoiser, 99, CPU) is denoiser
+    assert capture.CapturedDenoiser.of(denoiser, 2, GPU) is denoiser
+    graph = capture.CapturedDenoiser.of(denoiser, 99, GPU)
+    rows = Rows(torch.arange(10).view(5, 2))
+    expected, found = (
+        Heun().run(each, x, rows[:], start=1.0, steps=20) for each in (denoiser, graph)
+    )
+    assert torch.equal(found, expected)
+    assert len(made) == 2
+    graph(x[:2], time_of(0.5, CPU))
+    assert len(made) == 3
+    kept = graph(x, time_of(0.5, CPU)).mean
+    before = kept.clone()
+    graph(x + 1, time_of(0.4, CPU))
+    assert torch.equal(kept, before)

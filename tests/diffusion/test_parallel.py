@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from astro_ddprism.diffusion.parallel import Execution
+from astro_ddprism.diffusion.networks import MLP, UNet
+from astro_ddprism.diffusion.parallel import Execution, in_pieces
 from astro_ddprism.errors import InputError
 
 
@@ -21,15 +22,58 @@ def test_unknown_devices_are_refused(device):
         _ = Execution(device).torch_device
 
 
-def test_precision():
-    assert Execution().dtype is torch.float32
-    assert Execution(precision="bfloat16").dtype is torch.bfloat16
-    with pytest.raises(InputError, match="precision: found 'float16', expected one of float32, bf"):
+def test_precision(monkeypatch):
+    unet, mlp = UNet((4,), (1,)).build((1, 8, 8), 2), MLP(width=8).build((3,), 2)
+    for network in (unet, mlp):
+        assert Execution("cpu").dtype_of(network) is torch.float32
+        for name in ("float32", "bfloat16"):
+            assert Execution("cpu", name).dtype_of(network) is getattr(torch, name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for able in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda _, able=able: able)
+        assert Execution().dtype_of(unet) is (torch.bfloat16 if able else torch.float32)
+        assert Execution().dtype_of(mlp) is torch.float32
+    with pytest.raises(InputError, match="precision: found 'float16', expected one of auto, fl"):
         Execution(precision="float16")
 
 
 def test_batches():
     assert Execution().n_at_a_time == 128
-    assert Execution(batch_size=7).n_at_a_time == 7
+    assert Execution(batch_size=7).n_at_a_time == Execution(batch_size=7).n_for(2048) == 7
+    assert Execution("cpu").n_for(2048) == 128
     with pytest.raises(InputError, match="batch_size: found 0, expected a number not below 1"):
         Execution(batch_size=0)
+
+
+def test_batches_that_fit_a_gpu(monkeypatch):
+    """Powers of two that take no more than 0.4 of the free memory, by 8 KiB a number."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for free in (80e9, 10e9, 1e9):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (int(free), 0))
+        for size in (5, 2 * 32**2, 2 * 128**2):
+            n = Execution().n_for(size)
+            assert n & (n - 1) == 0
+            assert n * size * 8192 <= 0.4 * free
+            assert n == 16384 or 2 * n * size * 8192 > 0.4 * free
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 0))
+    assert Execution().n_for(2048) == 1
+    assert Execution(batch_size=300).n_for(2048) == 300
+
+
+def test_what_does_not_fit_is_done_in_pieces():
+    rows, tried = torch.arange(13), []
+
+    def work(piece):
+        tried.append(piece)
+        if piece.stop - piece.start > 4:
+            raise torch.OutOfMemoryError
+        return rows[piece]
+
+    assert torch.equal(torch.cat(in_pieces(work, 13)), rows)
+    assert tried[0] == slice(0, 13)
+
+    def never(piece):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        in_pieces(never, 3)

@@ -329,6 +329,33 @@ def test_rows_on_the_device_are_those_of_the_host(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_a_batch(kind):
+    """Of one as it is, and of one with other light."""
+    loader, rows = a_loader(kind), torch.tensor([3, 1])
+    x = torch.as_tensor(np.random.default_rng(1).normal(size=(4, 128)), dtype=torch.float32)
+    whole = loader.observe(torch.tensor([7, 2, 2, 11]))
+    with seeded(5, device=CPU):
+        simulated = whole.simulated(x)
+    for found, expected in (
+        (whole[rows], loader.observe(torch.tensor([11, 2]))),
+        (whole.at(x)[rows], loader.observe(torch.tensor([11, 2])).at(x[rows])),
+        (simulated[rows], simulated),
+    ):
+        own = slice(None) if len(expected) == 2 else rows
+        assert len(found) == 2
+        for name in ("y", "n_valid"):
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name)[own])
+        for one, other in zip(found.information, expected.information, strict=True):
+            torch.testing.assert_close(one, other[own])
+        light = torch.zeros(len(expected), 128)
+        light[own] = x[rows]
+        torch.testing.assert_close(found.forward(x[rows]), expected.forward(light)[own])
+        back = torch.zeros_like(expected.y)
+        back[own] = found.y
+        torch.testing.assert_close(found.adjoint(found.y), expected.adjoint(back)[own])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_views_that_do_not_fit_come_from_the_host(kind, monkeypatch):
     whole = a_loader(kind)
     x = torch.ones(3, 128)

@@ -125,7 +125,7 @@ def test_config_makes_a_separator_of_the_same_parameters(separator):
         ({"chains": {"n_setps": 3}}, "^Chains: found n_setps, expected options out of sampler"),
         ({"chains": [3]}, r"^Chains: found \[3\], expected a table of Chains"),
         ({"chains": "fast"}, "^Chains: found 'fast', expected a table of Chains"),
-        ({"execution": {"precision": "float16"}}, "precision: found 'float16', expected one of f"),
+        ({"execution": {"precision": "float16"}}, "precision: found 'float16', expected one of a"),
         ({"execution": {"batch_size": "many"}}, "batch_size: found 'many', expected .*an integer"),
         ({"warm_start": {"name": "gaussian", "components": 0}}, "components: found 0, expected a"),
         ({"training": {"learning_rate": 0.0}}, "learning_rate: found 0.0, expected a number above"),

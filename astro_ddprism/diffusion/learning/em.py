@@ -20,6 +20,7 @@ makes the next draws; the priors of their new sources are trained on the last dr
 
 __all__ = ["EMState", "ExpectationMaximization"]
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -148,6 +149,11 @@ class ExpectationMaximization:
                 state.stage, state.iteration, state.draws = state.stage + 1, 0, {}
             yield state
 
+    @staticmethod
+    def _size(source_shapes) -> int:
+        """Numbers of the joint vector of some sources."""
+        return sum(math.prod(shape) for shape in source_shapes.values())
+
     def _last(self, stage: Stage) -> int:
         """The last EM iteration of a stage."""
         return max(self.n_em_iterations[source] for source in stage.sources)
@@ -174,7 +180,7 @@ class ExpectationMaximization:
                 symmetries=self.symmetries,
                 samples=state.samples,
                 rows={name: self._rows(state, _WARM_START, name) for name in stage.views},
-                batch_size=self.execution.n_at_a_time,
+                batch_size=self.execution.n_for(self._size(self.source_shapes)),
                 track=lambda steps, total: self.track(
                     steps, f"{', '.join(stage.sources)} warm start", total=total
                 ),
@@ -197,7 +203,7 @@ class ExpectationMaximization:
                 np.arange(len(loader)),
                 self._rows(state, _E_STEP, name),
                 chains=self.chains,
-                batch_size=self.execution.n_at_a_time,
+                batch_size=self.execution.n_for(self._size(loader.source_shapes)),
                 track=lambda batches, title=title: self.track(batches, title),
                 first=None if previous is None else previous.x,
             )

@@ -10,6 +10,7 @@ weights that are kept are an exponential moving average over the last twentieth 
 
 __all__ = ["Trainer", "Training", "TrainingStep"]
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,10 +18,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...errors import InputError
 from ...registry import Part, option
+from .. import ranks
 from ..capture import captured
 from ..parallel import Execution
 from .data import Turns
@@ -29,6 +30,8 @@ from .data import Turns
 STEPS_UNSEEN = 100
 # Fewest steps that are worth a capture, which takes as long as a few of them.
 WORTHWHILE = 200
+# Numbers to whose multiples weights are aligned.
+ALIGNED = 32
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,8 @@ class Trainer:
         step = TrainingStep(denoiser, self.training, self.execution, n_steps)
         own = [partial(step, each) for each in draws.draws]
         step.rate.fill_(step.rate_of(0))
-        device, label = self.execution.torch_device, f"training of {self.label}"
         if n_steps > WORTHWHILE:
-            own = [captured(each, step.state, device, label) for each in own]
+            own = [step.captured(each, f"training of {self.label}") for each in draws.draws]
         for k in self.track(range(n_steps), self.title):
             step.rate.fill_(step.rate_of(k))
             if k == 3 * n_steps // 4:
@@ -130,7 +132,7 @@ class Trainer:
         loss = float(step.loss)
         if not math.isfinite(loss):
             found = f"a loss of {loss} after {n_steps} steps"
-        elif not torch.stack([p.isfinite().all() for p in step.average]).all():
+        elif not step.average.isfinite().all():
             found = f"weights that are not finite after {n_steps} steps"
         else:
             return
@@ -141,6 +143,10 @@ class Trainer:
 
 class TrainingStep:
     """A step of training, which asks the host for nothing.
+
+    All weights are parts of one tensor, and their gradients of another, so that what is done to all
+    of them is one operation. Several processes share out the images of a step, and add up their
+    gradients.
 
     Parameters
     ----------
@@ -159,28 +165,44 @@ class TrainingStep:
         The learning rate, of shape ``()``.
     loss, total : torch.Tensor
         The last loss, and the sum of all, of shape ``()``.
-    average : list of torch.Tensor
+    average : torch.Tensor
         The moving average of the weights.
     """
 
     def __init__(self, denoiser: nn.Module, training: Training, execution, n_steps: int):
         self.denoiser, self.training, self.n_steps = denoiser, training, n_steps
-        device, precision = execution.torch_device, execution.dtype
-        self.weights = [weight for weight in denoiser.parameters() if weight.requires_grad]
-        self.average = [weight.detach().clone() for weight in self.weights]
+        self.device = execution.torch_device
+        precision = execution.dtype_of(getattr(denoiser, "backbone", None))
+        device, n = self.device, training.batch_size
+        if n < ranks.n_ranks():
+            raise InputError(
+                f"Training.batch_size: found {n} with {ranks.n_ranks()} processes, expected an "
+                "image or more for each"
+            )
+        self._parameters = [weight for weight in denoiser.parameters() if weight.requires_grad]
+        self._weights, parts = _flattened(self._parameters)
+        # The last of the sums is the loss.
+        self._sums = self._weights.new_zeros(len(self._weights) + 1)
+        self._gradient, self.loss = self._sums[:-1], self._sums[-1]
+        self._weights.grad = self._gradient
+        for weight, own, gradient in zip(
+            self._parameters, parts, _parts(self._gradient, self._parameters), strict=True
+        ):
+            weight.data, weight.grad = own, gradient
+        self.average = self._weights.clone()
         self.rate = torch.zeros((), device=device)
-        self.loss = torch.zeros((), device=device)
         self.total = torch.zeros((), dtype=torch.float64, device=device)
-        self._strata = torch.arange(training.batch_size, device=device)
+        self._strata = torch.arange(n, device=device)
+        # Every so many, so that all of them see all noise scales.
+        self._own = self._strata[ranks.rank() :: ranks.n_ranks()]
         self._optimizer = torch.optim.AdamW(
-            self.weights,
+            [self._weights],
             lr=self.rate,
             betas=(0.9, 0.99),
             weight_decay=0.0,
             fused=True,
             capturable=device.type == "cuda",
         )
-        self._move_average = get_ema_multi_avg_fn(1 - 20 / n_steps)
         self._autocast = partial(
             torch.autocast,
             device.type,
@@ -191,19 +213,46 @@ class TrainingStep:
 
     def __call__(self, draw):
         """Train on a batch of ``draw``."""
+        self._find(draw)
+        ranks.sum_(self._sums)
+        self._move()
+
+    def captured(self, draw, label: str) -> Callable[[], None]:
+        """The step on batches of ``draw``, as CUDA graphs where there is CUDA."""
+        if ranks.n_ranks() == 1:
+            return captured(partial(self, draw), self.state, self.device, label)
+        find = captured(partial(self._find, draw), self.state, self.device, label)
+        move = captured(self._move, self.state, self.device, label)
+
+        def step():
+            find()
+            ranks.sum_(self._sums)
+            move()
+
+        return step
+
+    def _find(self, draw):
+        """Find the gradient of this process's share of a batch."""
         n = self.training.batch_size
         x, *given = draw(n)
         t = (self._strata + torch.rand(n, device=x.device)) / n
+        z = torch.randn_like(x)
+        if len(self._own) < n:
+            x, t, z, *given = (part[self._own] for part in (x, t, z, *given))
         with self._autocast():
-            loss = self.denoiser.loss(x, t, torch.randn_like(x), *given).mean()
-        self._optimizer.zero_grad()
+            loss = self.denoiser.loss(x, t, z, *given).sum() / n
+        self._gradient.zero_()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self._optimizer.step()
-        self._move_average(self.average, self.weights, None)
         with torch.no_grad():
             self.loss.copy_(loss)
-            self.total.add_(self.loss)
+
+    @torch.no_grad()
+    def _move(self):
+        """Take a step against the gradient, no longer than of norm 1."""
+        self._gradient.mul_((1 / (self._gradient.norm() + 1e-6)).clip(max=1))
+        self._optimizer.step()
+        self.average.lerp_(self._weights, 20 / self.n_steps)
+        self.total.add_(self.loss)
 
     def rate_of(self, k: int) -> float:
         """The learning rate of step ``k``."""
@@ -213,11 +262,37 @@ class TrainingStep:
     def state(self) -> list[Tensor]:
         """All tensors that a step changes; those that the first step makes come last."""
         made = [value for own in self._optimizer.state.values() for value in own.values()]
-        own = [weight.detach() for weight in self.weights]
-        return [*own, *self.average, *self.denoiser.buffers(), self.loss, self.total, *made]
+        own = [self._weights, self.average, *self.denoiser.buffers(), self._sums, self.total]
+        return [*own, *made]
 
     @torch.no_grad()
     def finish(self):
-        """Give the network the average of its weights."""
-        for weight, average in zip(self.weights, self.average, strict=True):
-            weight.copy_(average)
+        """Give the network the average of its weights, each a tensor of its own again."""
+        ranks.agree([self.average])
+        averages = _parts(self.average, self._parameters)
+        for weight, average in zip(self._parameters, averages, strict=True):
+            weight.data, weight.grad = average.clone(), None
+
+
+def _flattened(tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """A copy of tensors in one tensor, and its parts."""
+    flat = tensors[0].new_zeros(sum(map(_room, tensors)))
+    parts = _parts(flat, tensors)
+    with torch.no_grad():
+        for part, tensor in zip(parts, tensors, strict=True):
+            part.copy_(tensor)
+    return flat, parts
+
+
+def _parts(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Parts of a tensor with the shapes, and the order in memory, of others."""
+    starts = [0, *itertools.accumulate(map(_room, like))]
+    return [
+        flat.as_strided(tensor.shape, tensor.stride(), start)
+        for tensor, start in zip(like, starts, strict=False)
+    ]
+
+
+def _room(tensor: Tensor) -> int:
+    """Numbers that a tensor takes, up to where fast operations like the next one to begin."""
+    return -(-tensor.numel() // ALIGNED) * ALIGNED

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ...registry import Part, Registry, option
+from .. import ranks
 from ..observation import JointObservation
 from ..posteriors.components import Designed
 from ..posteriors.latent import LatentPosterior, latent_posterior
@@ -97,6 +98,9 @@ class WarmStart(Part):
                 loaders, shapes, priors, symmetries, samples, rows, batch_size, track
             )
         for source in shapes:
+            for kind in (priors.gaussians, priors.mixtures):
+                parts = vars(kind[source]).values() if source in kind else ()
+                ranks.agree(part for part in parts if isinstance(part, Tensor))
             priors.sigma_max[source] = priors.noise.top(priors.gaussians[source].rms)
 
     def _grow_mixtures(self, loaders, shapes, priors, batch_size, track):

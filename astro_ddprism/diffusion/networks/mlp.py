@@ -49,6 +49,9 @@ class MLPBackbone(nn.Module):
         Number of feature maps for each element of the output.
     """
 
+    #: What it learns may be thinner than the rounding of a lower precision.
+    precise = True
+
     def __init__(self, options: MLP, shape, n_features: int):
         super().__init__()
         width = options.width

@@ -39,7 +39,8 @@ leaves the minimizer as it is. Along :math:`u` the true output has a variance of
 noise scale. Across it, where it says how the sources share their sum, it has so only where the
 noise scale is small; where it is large, and chains decide whose the light is, it is a small part of
 the whole, which most pixels of an image have little of. So the error across :math:`u` is divided by
-the mean power that the true outputs have there at about the same noise scale [3]_.
+the mean power that the true outputs have there at about the same noise scale [3]_, which is found
+before the training.
 
 References
 ----------
@@ -76,8 +77,9 @@ from .moment_matching import MomentMatching
 SURROUNDINGS = 7
 # Radius about the target, in pixels, in which no pixel may be masked, and the part that may beyond.
 TARGET, FEW = 8, 0.05
-# Bins of time in which the power of true outputs is averaged.
-N_BINS = 16
+# Bins of time in which the power of true outputs is averaged, the simulations of which it is, and
+# those at a time.
+N_BINS, N_WEIGHED, AT_A_TIME = 16, 2048, 64
 
 
 @POSTERIORS.register("amortized")
@@ -144,7 +146,8 @@ class Amortized(PosteriorMethod):
         backbone = self.network.build(shape, AmortizedPosterior.n_features)
         # Its chains begin far above any light: there is no prior to say where it may be.
         schedule = VESchedule(float(schedule.sigma_min), 10 * float(schedule.sigma_max))
-        posterior = AmortizedPosterior(backbone, schedule, data_scale, execution.dtype)
+        precision = execution.dtype_of(backbone)
+        posterior = AmortizedPosterior(backbone, schedule, data_scale, precision)
         return posterior.to(execution.torch_device)
 
     def train(self, learned, simulations, trainer):  # noqa: D102
@@ -159,8 +162,9 @@ class Amortized(PosteriorMethod):
             )
         else:
             n_images = n_images // 3
-        learned.requires_grad_(True).start_training()
+        learned.requires_grad_(True)
         draw = simulations.draws(self.flux_factors, self.templates, self.masks)
+        learned.weigh(draw)
         return learned, trainer.train(learned, draw, n_images)
 
     def serves(self, priors, loader, index):
@@ -233,8 +237,8 @@ class AmortizedPosterior(nn.Module):
         self.schedule = schedule
         self.precision = precision
         self.register_buffer("data_scale", torch.tensor(float(data_scale)))
-        # Of true outputs across the sum, in bins of time: the sum of the power, and the number.
-        self.register_buffer("across", torch.zeros(2, N_BINS), persistent=False)
+        # The power of true outputs across the sum, in bins of time.
+        self.register_buffer("across", torch.ones(N_BINS), persistent=False)
 
     def given(self, observation: JointObservation) -> "_Given":
         """The denoiser of the joint vector of all sources, given observations.
@@ -251,14 +255,30 @@ class AmortizedPosterior(nn.Module):
         """
         return _Given(self, observation)
 
-    def start_training(self):
-        """Forget the weights of an earlier training, so that a fit that is resumed is the same."""
-        self.across.zero_()
+    @torch.no_grad()
+    def weigh(self, draws):
+        """Find what the loss is weighted by: before a training, so that it is the same throughout.
+
+        Parameters
+        ----------
+        draws : `~astro_ddprism.diffusion.learning.data.Turns`
+            The training data.
+        """
+        total, number = self.across.new_zeros(2, N_BINS)
+        for _ in range(N_WEIGHED // AT_A_TIME):
+            x, observation = draws.draws[draws.next()](AT_A_TIME)
+            t = torch.arange(AT_A_TIME, device=x.device) + torch.rand(AT_A_TIME, device=x.device)
+            t = t / AT_A_TIME
+            _, sigma = self.schedule(t)
+            given = self.given(observation)
+            estimate = given.precondition(x + sigma[:, None] * torch.randn_like(x), sigma)
+            _, power = estimate.power(estimate.remove(given.stack(x)))
+            total.index_add_(0, _bin(t), power.to(total))
+            number += torch.bincount(_bin(t), minlength=N_BINS)
+        self.across.copy_(torch.where(number > 0, total / number, 1.0).clip(min=1e-12))
 
     def loss(self, x: Tensor, t: Tensor, z: Tensor, observation: JointObservation) -> Tensor:
         """Mean square error of the network's output, weighted, of shape ``(B,)``.
-
-        The power of true outputs that weights take is the mean over all calls of this training.
 
         Parameters
         ----------
@@ -279,12 +299,8 @@ class AmortizedPosterior(nn.Module):
             estimate = given.precondition(x_t, sigma)
             target = estimate.remove(given.stack(x))
             inputs = given.inputs(x_t, sigma, estimate)
-            _, power = estimate.power(target)
-            time = (N_BINS * t).long().clip(max=N_BINS - 1)
-            self.across.index_add_(1, time, torch.stack([power, torch.ones_like(power)]))
-            mean = (self.across[0] / self.across[1]).clip(min=1e-12)[time]
         along, across = estimate.power(given.output(*inputs) - target)
-        return along + across / mean
+        return along + across / self.across[_bin(t)]
 
 
 class _Given(Denoiser):
@@ -393,6 +409,10 @@ class _Estimate:
 
     def _along(self, output: Tensor) -> Tensor:
         return (self._direction * output).sum(dim=1, keepdim=True)
+
+
+def _bin(t: Tensor) -> Tensor:
+    return (N_BINS * t).long().clip(max=N_BINS - 1)
 
 
 def _surroundings(power: Tensor, seen: Tensor) -> Tensor:

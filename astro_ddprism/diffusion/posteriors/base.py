@@ -18,6 +18,7 @@ from azula.noise import VESchedule
 from torch import Tensor, nn
 
 from ...registry import Part, Registry
+from ..capture import CapturedDenoiser
 from ..networks import Network
 from ..observation import JointObservation
 from ..priors.denoiser import ExtendedDenoiser, SourceDenoiser
@@ -126,8 +127,9 @@ class Beginning:
         if self.denoiser is None:
             return self.x
         steps = max(round(self.start * n_steps), 1)
-        x = sampler.run(self.denoiser, self.x, rows, start=self.start, steps=steps)
-        return self.denoiser(x, time_of(0.0, x.device)).mean
+        denoiser = CapturedDenoiser.of(self.denoiser, steps, self.x.device)
+        x = sampler.run(denoiser, self.x, rows, start=self.start, steps=steps)
+        return denoiser(x, time_of(0.0, x.device)).mean
 
 
 class PosteriorMethod(Part):

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ..jacobian import linearize
 from ..networks.embedding import compressed
-from .schedule import host_time, time_of
+from .schedule import host_time, known
 
 
 class SourceDenoiser(Denoiser):
@@ -161,12 +161,16 @@ class ExtendedDenoiser(Denoiser):
     def at(self, t: Tensor):
         """Which denoiser knows the noise scale of a time, of shape ``()``, and its time of it."""
         own, mine = self.denoiser.schedule, self.schedule
-        lowest, highest = math.log(mine.sigma_min), math.log(mine.sigma_max)
-        log_sigma = lowest + host_time(t) * (highest - lowest)
-        time = (log_sigma - math.log(own.sigma_min)) / math.log(own.sigma_max / own.sigma_min)
-        if time > 1 + 1e-6:  # the top itself, but for rounding, is known
+        range_ = math.log(own.sigma_max / own.sigma_min)
+        start = math.log(mine.sigma_min / own.sigma_min) / range_
+        slope = math.log(mine.sigma_max / mine.sigma_min) / range_
+        if start + slope * host_time(t) > 1 + 1e-6:  # the top itself, but for rounding, is known
             return self.gaussian, t
-        return self.denoiser, time_of(time, t.device)
+        return self.denoiser, known(start + slope * t, start + slope * host_time(t))
+
+    def phase(self, t: Tensor) -> bool:
+        """Whether a time is beyond the network's own noise scales."""
+        return self.at(t)[0] is self.gaussian
 
     def forward(self, x_t: Tensor, t: Tensor, **kwargs) -> DiracPosterior:  # noqa: ARG002
         """Estimate the clean source of ``x_t``, of shape ``(B, *shape)``."""

@@ -1,6 +1,6 @@
 """The noise scales that chains run through."""
 
-__all__ = ["NoiseSchedule", "host_time", "time_of"]
+__all__ = ["NoiseSchedule", "host_time", "known", "time_of"]
 
 from dataclasses import dataclass
 
@@ -48,7 +48,11 @@ class NoiseSchedule(Part):
 
 def time_of(value: float, device: torch.device) -> Tensor:
     """A time on a device, of shape ``()``, which the host knows without asking (`host_time`)."""
-    t = torch.full((), value, dtype=torch.float32, device=device)
+    return known(torch.full((), value, dtype=torch.float32, device=device), value)
+
+
+def known(t: Tensor, value: float) -> Tensor:
+    """A time whose value the host knows."""
     t.on_host = float(value)
     return t
 

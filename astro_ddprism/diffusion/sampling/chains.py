@@ -21,19 +21,23 @@ A chain with :math:`\chi^2 > \max(\chi^2_\mathrm{max}, 1 + 6 \sqrt{2 / n})` cont
 observation. It is drawn again, and if that does not help it is reported as failed.
 
 All random numbers of a chain are its row's own (`~astro_ddprism.diffusion.random.Rows`): a draw
-does not depend on what is drawn beside it.
+does not depend on what is drawn beside it, nor on which of several processes draws it
+(`~astro_ddprism.diffusion.ranks`).
 """
 
 __all__ = ["Chains", "Draws", "draw_sources"]
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...registry import Part, option
+from .. import ranks
+from ..parallel import in_pieces
 from ..random import Rows
 from .samplers import Ancestral, Sampler
 
@@ -176,21 +180,24 @@ def _draw(method, priors, loader, index, rows, *, chains, batch_size, track, fir
     least = LEAST_OF_VECTORS if few else 1
 
     def draw(index, rows, start, first=None):
-        x, chi2, kept = [], [], 0
+        n, own = len(index), ranks.own_rows(len(index))
+        index, rows = index[own], rows[own]
+        first = None if first is None else first[own]
+        dimension = sum(torch.Size(shape).numel() for shape in loader.source_shapes.values())
+        x, chi2, kept = [torch.empty(0, dimension)], [torch.empty(0)], 0
         for i in track(range(0, len(index), batch_size)):
-            n = min(batch_size, len(index) - i)
-            part = np.resize(np.arange(i, i + n), max(n, least))
-            observation = loader.observe(index[part])
-            known = None if first is None else first[part].to(observation.y.device)
-            drawn = method.run(
-                priors, observation, rows[part], chains=chains, start=start, first=known
-            )
-            x.append(drawn[:n])
-            chi2.append(observation.chi2(drawn)[:n])
-            if (len(x) - kept) * drawn.nbytes > MOST_KEPT:
+            batch = slice(i, i + batch_size)
+            known = None if first is None else first[batch]
+            run = partial(_run, method, priors, loader, index[batch], rows[batch], known, least)
+            pieces = in_pieces(partial(run, chains, start), len(index[batch]))
+            for drawn, own_chi2 in pieces:
+                x.append(drawn)
+                chi2.append(own_chi2)
+            if sum(part.nbytes for part in x[kept:]) > MOST_KEPT:
                 x[kept:] = [part.cpu() for part in x[kept:]]
                 kept = len(x)
-        return torch.cat([part.cpu() for part in x]), torch.cat(chi2).cpu()
+        x, chi2 = (torch.cat([part.cpu() for part in parts]) for parts in (x, chi2))
+        return ranks.gathered(x, n), ranks.gathered(chi2, n)
 
     valid = torch.as_tensor(loader.n_valid(index))
     spread = (2 / valid.clip(min=1)).sqrt()
@@ -213,6 +220,16 @@ def _draw(method, priors, loader, index, rows, *, chains, batch_size, track, fir
         candidates.improve(bad, *draw(index[bad.numpy()], attempt, restart))
         redrawn += len(bad)
     return Draws(candidates.x, candidates.chi2, candidates.chi2 <= limit, redrawn)
+
+
+def _run(method, priors, loader, index, rows, first, least, chains, start, piece: slice):
+    """Draws for some of the observations of a batch, and their chi-squared, on the device."""
+    n = piece.stop - piece.start
+    part = np.resize(np.arange(piece.start, piece.stop), max(n, least))
+    observation = loader.observe(index[part])
+    known = None if first is None else first[part].to(observation.y.device)
+    drawn = method.run(priors, observation, rows[part], chains=chains, start=start, first=known)
+    return drawn[:n], observation.chi2(drawn)[:n]
 
 
 class _Candidates:

@@ -5,6 +5,8 @@ __all__ = ["draw_prior"]
 import torch
 from torch import Tensor
 
+from .. import ranks
+from ..capture import CapturedDenoiser
 from ..priors.schedule import time_of
 from ..random import Rows
 from .chains import Chains
@@ -44,12 +46,14 @@ def draw_prior(
     torch.Tensor
         Draws, of shape ``(N, *shape)``, on the CPU.
     """
+    denoiser = CapturedDenoiser.of(denoiser, _FINER * chains.n_steps, gaussian.mean.device)
     _, sigma = denoiser.schedule(time_of(1.0, gaussian.mean.device))
-    steps, draws = _FINER * chains.n_steps, []
+    n, rows = len(rows), rows[ranks.own_rows(len(rows))]
+    steps, draws = _FINER * chains.n_steps, [torch.empty(0, *shape)]
     for i in track(range(0, len(rows), batch_size)):
         own = rows[i : i + batch_size]
         x = gaussian.sample(own).unflatten(1, shape)
         x = x + sigma * own.normal(*shape)
         x = chains.sampler.run(denoiser, x, own, start=1.0, steps=steps)
-        draws.append(denoiser(x, time_of(0.0, x.device)).mean)
-    return torch.cat(draws).cpu()
+        draws.append(denoiser(x, time_of(0.0, x.device)).mean.cpu())
+    return ranks.gathered(torch.cat(draws), n)

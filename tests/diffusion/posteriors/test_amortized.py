@@ -11,6 +11,7 @@ from scipy.linalg import block_diag
 from scipy.ndimage import uniform_filter
 from torch import nn
 
+from astro_ddprism.diffusion.learning.data import Turns
 from astro_ddprism.diffusion.learning.training import Trainer, Training
 from astro_ddprism.diffusion.networks.mlp import MLP
 from astro_ddprism.diffusion.observation import JointObservation
@@ -217,7 +218,8 @@ def test_loss_is_the_error_of_the_output():
     observation, posterior = problem.observation(), make_posterior()
     x, z = torch.tensor(problem.random()), torch.tensor(problem.random(2)) / 5
     answer, direction = outputs(posterior, observation, x, t, z)
-    along = (answer * direction).sum(dim=1).square().mean(dim=(1, 2, 3))
+    along, power = powers(answer, direction)
+    posterior.across[[3, 9]] = power  # of 16 bins of time
     torch.testing.assert_close(posterior.loss(x, t, z, observation), along + 1)
 
     posterior.backbone.answer = answer.flatten(1, 2) / 2
@@ -229,22 +231,48 @@ def test_loss_is_the_error_of_the_output():
     torch.testing.assert_close(given(x + sigma[:, None] * z, t).mean, x)
 
 
-def test_loss_weighs_by_the_mean_power_of_a_training():
-    """Two observations at about the same time, with different light, one after the other."""
+def powers(output, direction):
+    """Mean squares along the direction, and of the rest, (2,) each."""
+    along = (output * direction).sum(dim=1).square()
+    rest = output.square().sum(dim=1) - along
+    return along.mean(dim=(1, 2, 3)), rest.mean(dim=(1, 2, 3))
+
+
+def test_loss_weighs_by_the_mean_power_of_simulations():
+    """Those of two views, with different light, by turns; the loss then stays what it is."""
     problem, posterior = Problem((1.0, 1.0), 1, brightness=30.0), make_posterior()
-    observation, z = problem.observation(), torch.tensor(problem.random(2)) / 5
-    t, powers = torch.tensor([0.5, 0.51]).double(), []
-    for factor in (1.0, 3.0):
-        x = factor * torch.tensor(problem.random())
-        answer, direction = outputs(posterior, observation, x, t, z)
-        along = (answer * direction).sum(dim=1)
-        powers.append((answer.square().sum(dim=1) - along.square()).mean(dim=(1, 2, 3)))
-        expected = along.square().mean(dim=(1, 2, 3)) + powers[-1] / torch.cat(powers).mean()
-        torch.testing.assert_close(posterior.loss(x, t, z, observation), expected)
+    observation, found = problem.observation(), []
+    z = torch.tensor(problem.random(2)) / 5
+    for bright in (1.0, 3.0):
+        x = bright * torch.tensor(problem.random())
+        every = torch.arange(64) % 2
+
+        def draw(n, x=x, every=every):
+            assert n == len(every)
+            return x[every], observation[every]
+
+        found.append(draw)
+    with seeded(1, device=torch.device("cpu")):
+        posterior.weigh(Turns(found, [1, 1]))
     assert "across" not in posterior.state_dict()
-    posterior.start_training()
-    expected = along.square().mean(dim=(1, 2, 3)) + powers[-1] / powers[-1].mean()
-    torch.testing.assert_close(posterior.loss(x, t, z, observation), expected)
+    t, rest = torch.tensor([0.53, 0.53]).double(), []
+    with seeded(2, device=torch.device("cpu")):
+        for _ in range(200):
+            for draw in found:
+                x, t = draw(64)[0][:2], (8 + torch.rand(2).double()) / 16
+                z = torch.randn_like(x)
+                answer, direction = outputs(posterior, observation, x, t, z)
+                along, power = powers(answer, direction)
+                rest.append(power)
+    rest = torch.cat(rest)
+    # 128 draws in a bin against 800: five standard deviations of the difference.
+    error = 5 * rest.std() * (1 / 128 + 1 / 800) ** 0.5
+    assert (posterior.across[8] - rest.mean()).abs() < error < 0.5 * rest.mean()
+    expected = along + power / posterior.across[8]
+    for _ in range(2):
+        torch.testing.assert_close(
+            posterior.loss(x, t, z, observation), expected, check_dtype=False, rtol=1e-5, atol=0
+        )
 
 
 def test_loss_of_one_source():

@@ -1,0 +1,198 @@
+"""Two processes share the work of one, over gloo."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from astropy.io import fits
+
+from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
+from astro_ddprism.cli import main
+from astro_ddprism.diffusion import ranks
+from astro_ddprism.mixing import Identity
+
+FIT = """
+n_em_iterations = 1
+seed = 3
+network = { name = "unet", channels = [4, 8], blocks = [1, 1], embedding = 8 }
+training = { n_first_images = 640, n_images = 160, learning_rate = 1e-3 }
+chains = { n_steps = 4, max_chi2 = 5.0 }
+execution = { device = "cpu", batch_size = 16, precision = "float32" }
+warm_start = { name = "gaussian", iterations = 2 }
+[posterior]
+name = "amortized"
+network = { name = "unet", channels = [4], blocks = [1], embedding = 8 }
+n_images = %d
+"""
+
+
+def make_views(n=23):
+    """Noise at random positions, a blob in the centre of galaxies; an odd number of each."""
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:8, :8] - 3.5
+    blob = 5 * np.exp(-(x**2 + y**2) / 4)
+    views = {"random": ("los",), "galaxy": ("los", "galaxy")}
+    return MultiViewDataset.from_arrays(
+        {
+            name: {
+                "data": rng.normal((len(sources) - 1) * blob, 1.2, (n, 1, 8, 8)),
+                "variance": 1.0,
+                "mixing": dict.fromkeys(sources, Identity((1, 8, 8))),
+            }
+            for name, sources in views.items()
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder of views and options of a fit."""
+    folder = tmp_path_factory.mktemp("ranks")
+    make_views().write(folder / "views.asdf")
+    (folder / "short.toml").write_text(FIT % 960)
+    (folder / "long.toml").write_text(FIT % 48_000)
+    return folder
+
+
+SCRIPT = """
+import sys
+from astro_ddprism.cli import main
+from astro_ddprism.diffusion import ranks
+
+with ranks.joined():
+    for command in " ".join(sys.argv[1:]).split(" then "):
+        if status := main(command.split()):
+            sys.exit(status)
+"""
+
+
+@pytest.fixture
+def start():
+    """Starts two processes of commands, as torchrun does."""
+    started = []
+
+    def start(*arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for k in range(2):
+            of_rank = {"RANK": k, "LOCAL_RANK": k, "WORLD_SIZE": 2, "MASTER_PORT": port}
+            environment = {
+                **os.environ,
+                **{name: str(value) for name, value in of_rank.items()},
+                "MASTER_ADDR": "127.0.0.1",
+                "OMP_NUM_THREADS": "1",
+            }
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, *map(str, arguments)],
+                    env=environment,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        return started[-2:]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def ended(processes):
+    """What each said, and its exit status."""
+    said = [process.communicate(timeout=1800)[1] for process in processes]
+    return said, [process.returncode for process in processes]
+
+
+def weights(path):
+    model = DiffusionSourceSeparator.read(path, "cpu")
+    networks = {**model.priors_, **model.posterior_}
+    return {name: network.state_dict() for name, network in networks.items()}
+
+
+def differences(path, other):
+    """Largest difference of two models' weights, each network's in units of its weights' scale."""
+    own, others = weights(path), weights(other)
+    assert set(own) == set(others) == {"los", "galaxy", ("los", "galaxy")}
+    largest = []
+    for network, values in own.items():
+        scale = torch.cat([v.flatten() for v in values.values()]).square().mean().sqrt()
+        largest += [
+            float((value - others[network][name]).abs().max() / scale)
+            for name, value in values.items()
+        ]
+    return max(largest)
+
+
+def test_two_processes_learn_and_draw_what_one_does(files, start, tmp_path):
+    """Priors, posterior and a product, of 23 observations: shares are odd."""
+    one, two = tmp_path / "one.asdf", tmp_path / "two.asdf"
+    fit = f"fit {files}/views.asdf --config {files}/short.toml -q -o"
+    separate = f"separate {files}/views.asdf --samples 3 --keep-samples -q --model {two} -o"
+    said = ended(start("-c", SCRIPT, f"{fit} {two} then {separate} {tmp_path}/two.fits"))
+    assert said == (["", ""], [0, 0])
+    assert not list(tmp_path.glob("*.checkpoint"))
+    assert main([*fit.split(), str(one)]) == 0
+    assert differences(two, one) < 1e-3
+    assert main([*separate.split(), str(tmp_path / "one.fits")]) == 0
+    with fits.open(tmp_path / "one.fits") as own, fits.open(tmp_path / "two.fits") as other:
+        for name in ("LOS_SAMPLES", "GALAXY_SAMPLES"):
+            np.testing.assert_allclose(own[name].data, other[name].data, rtol=0, atol=1e-4)
+
+
+def test_a_process_that_dies_ends_all(files, start, tmp_path):
+    """With one line and no model; one process goes on from the checkpoint of two."""
+    out = tmp_path / "model.asdf"
+    checkpoint = tmp_path / "model.asdf.checkpoint"
+    fit = f"fit {files}/views.asdf --config {files}/long.toml -q -o {out}"
+    processes = start("-m", "astro_ddprism", *fit.split())
+    deadline = time.monotonic() + 1800
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(processes[1].pid, signal.SIGKILL)
+    (said, _), status = ended(processes)
+    assert status == [2, -signal.SIGKILL]
+    assert said == (
+        "ddprism: error: process 0 of 2: found that another has ended, expected all to go on (fit "
+        "--resume goes on from the last EM iteration, with any number of processes)\n"
+    )
+    assert checkpoint.exists()
+    assert not out.exists()
+
+
+def test_what_all_processes_find_wrong_is_said_once():
+    store = torch.distributed.HashStore()
+    assert [ranks._is_first_to_fail(store) for _ in range(3)] == [True, False, False]
+
+
+def test_one_process_has_it_all():
+    x = torch.arange(6.0).view(3, 2)
+    assert (ranks.n_ranks(), ranks.rank(), ranks.is_first()) == (1, 0, True)
+    assert ranks.own_rows(3) == slice(0, 3)
+    assert ranks.gathered(x, 3) is x
+    before = x.clone()
+    ranks.sum_(x)
+    ranks.agree([x])
+    assert torch.equal(x, before)
+    assert ranks.agreed("this") == "this"
+    with ranks.joined():
+        assert ranks.n_ranks() == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_shares_are_even(size, monkeypatch):
+    rows = np.arange(23)
+    monkeypatch.setattr(ranks, "n_ranks", lambda: size)
+    shares = []
+    for k in range(size):
+        monkeypatch.setattr(ranks, "rank", lambda k=k: k)
+        shares.append(rows[ranks.own_rows(23)])
+    assert np.array_equal(np.concatenate(shares), rows)
+    assert np.ptp([len(share) for share in shares]) <= 1
