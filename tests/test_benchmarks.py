@@ -64,6 +64,44 @@ def test_throughput():
     assert both["today"]["loss"] == pytest.approx(both["reference"]["loss"], rel=0.1)
 
 
+def test_evaluations():
+    """Posteriors against prior times likelihood; exact draws against what chance does."""
+    from benchmarks.evaluations import study as evaluations
+
+    rng = np.random.default_rng(3)
+    priors = evaluations.make_priors(3, rng)
+    y = evaluations.observe(priors, rng)
+    posterior = evaluations.posterior_of(priors, y)
+    x = torch.as_tensor(posterior.means[:2] + rng.normal(size=(2, 4)))
+    log_prob = -0.5 * (x[:, :2] + x[:, 2:] - torch.as_tensor(y)).square().sum(dim=1)
+    log_prob += priors[0].log_prob(x[:, :2]) + priors[1].log_prob(x[:, 2:])
+    found = posterior.log_prob(x)
+    torch.testing.assert_close(found[1] - found[0], log_prob[1] - log_prob[0], rtol=1e-6, atol=1e-5)
+
+    small = {"n_observations": 2, "n_draws": 512, "n_steps": [4, 24], "n_starts": [3]}
+    figures = evaluations.run(evaluations.QUICK | small, torch.device("cpu"))
+    assert len(figures["rows"]) == 8
+    assert figures["default"] in figures["rows"]
+    assert figures["fewest"]["evaluations"] <= figures["default"]["evaluations"]
+    # The mean largest difference of n draws is 0.87 / sqrt(n); Euler's method in 4 steps is crude.
+    assert figures["exact"]["ks"] < 1.5 * 0.87 / np.sqrt(512)
+    assert figures["rows"][0]["ks"] > 2 * figures["exact"]["ks"]
+
+
+def test_scaling():
+    """What one process does, and how times are compared."""
+    from benchmarks.scaling import study as scaling
+
+    small = {"n_draws": 2, "n_matched": 1, "n_steps": 1, "batch_size": 2}
+    times = scaling.work(scaling.QUICK | small, "cpu")
+    assert list(times) == ["amortized draws", "draws by moment matching", "training"]
+    assert all(time > 0 for both in times.values() for time in both)
+    (row,) = scaling.compare(
+        {"training": [8.0, 9.0]}, [{"training": [4.0, 3.0]}, {"training": [2.0, 6.0]}]
+    )
+    assert (row["scaling"], row["scaling_of_clock"], row["processes"]) == (2.0, 1.5, 2)
+
+
 def test_kill_tells_models_apart_and_reads_checkpoints(tmp_path):
     """The parts of the study that judge; that a killed fit goes on, test_separator shows."""
     from benchmarks.kill import study as kill
