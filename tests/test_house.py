@@ -196,7 +196,7 @@ def long_modules(root):
 
 def strangers_in_the_hall(root):
     """What the top level holds beside the hall and folders."""
-    expected = {"__init__.py", "py.typed", *(f"{name}.py" for name in HALL)}
+    expected = {"__init__.py", "__init__.pyi", "py.typed", *(f"{name}.py" for name in HALL)}
     return [path.name for path in root.iterdir() if path.is_file() and path.name not in expected]
 
 

@@ -6,13 +6,16 @@ error. The module of a command is imported once its arguments are known to be ri
 ``ddprism --help`` does not wait for PyTorch.
 """
 
+import contextlib
 import importlib
-import logging
+import json
+import os
 import sys
-from contextlib import contextmanager
+from pathlib import Path
 
 from ..errors import InputError
 from .arguments import parse_arguments
+from .messages import messages
 
 __all__ = ["main"]
 
@@ -39,13 +42,26 @@ def main(argv=None):
     int
         Exit status: 0, or 2 where the input cannot be used.
     """
+    log_file = None
     try:
         args = parse_arguments(argv)
-        with _messages(args.quiet):
+        log_file = args.log_file
+        with messages(args.quiet, log_file) as warned:
             module = importlib.import_module(f".{COMMANDS[args.command]}", __name__)
-            getattr(module, args.command)(args)
+            told = getattr(module, args.command)(args)
+            if getattr(args, "json", False):
+                print(json.dumps({**told, "warnings": warned.texts}, indent=2, default=str))
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough, as head has
+        with contextlib.suppress(OSError):  # of what is left, nothing is flushed at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (InputError, OSError) as error:
-        print(f"ddprism: error: {_one_line(error)}", file=sys.stderr)
+        line = f"ddprism: error: {_one_line(error)}"
+        print(line, file=sys.stderr)
+        if log_file is not None and Path(log_file).is_file():
+            with Path(log_file).open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
         return 2
     except KeyboardInterrupt as interruption:
         notes = getattr(interruption, "__notes__", [])
@@ -58,19 +74,3 @@ def _one_line(error):
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
-
-
-@contextmanager
-def _messages(quiet):
-    """Show on standard error what the package logs."""
-    logger = logging.getLogger("astro_ddprism")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)

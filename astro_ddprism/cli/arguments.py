@@ -7,6 +7,7 @@ import argparse
 import tomllib
 from pathlib import Path
 
+import shtab
 from astropy import units as u
 
 from .. import __version__
@@ -120,7 +121,7 @@ def parse_arguments(argv=None):
 
 def _take_options(args, parser):
     """Fill in the options of a file that are not given as arguments, read as arguments are."""
-    fixed = {"help", "quiet", "config", "images", "output", "overwrite"}
+    fixed = {"help", "quiet", "log_file", "config", "images", "output", "overwrite"}
     actions = {a.dest: a for a in parser._actions if a.dest not in fixed}
     for name, value in read_config(args.config).items():
         if name not in actions:
@@ -150,12 +151,17 @@ def _make_parser():
         description="Separate galaxies from the light on their lines of sight.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    shtab.add_argument_to(
+        parser, "--print-completion", help="print what completes commands and options in a shell"
+    )
     commands = parser.add_subparsers(
         title="commands", dest="command", required=True, metavar="COMMAND"
     )
     for add in (_add_demo, _add_cutouts, _add_fit, _add_separate, _add_info):
         command = add(commands)
         command.add_argument("-q", "--quiet", action="store_true", help="only say what went wrong")
+        command.add_argument("--log-file", type=Path, metavar="FILE",
+                             help="write all messages there, too, with times")  # fmt: skip
     return parser, commands.choices
 
 
@@ -189,6 +195,9 @@ def _add_demo(commands):
     )
     command.add_argument("--out", type=Path, default=Path("ddprism-demo"), metavar="DIR",
                          help="folder for all files (default: %(default)s)")  # fmt: skip
+    command.add_argument("--quick", action="store_true",
+                         help="learn nothing: separate with a model that comes with the package, "
+                         "in less than a minute")  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="default: 0")
     command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
     return command
@@ -222,6 +231,10 @@ def _add_fit(commands):
                          help="options of the method, as tables")  # fmt: skip
     command.add_argument("--method", metavar="NAME",
                          help="diffusion (default), gaussian (a fast first look), ...")  # fmt: skip
+    command.add_argument("--preset", choices=("galaxies", "none"),
+                         help="where the configuration says nothing: what separates galaxies on "
+                         "one pixel grid best, or the defaults (default: what fits the "
+                         "views)")  # fmt: skip
     command.add_argument("--from", dest="initial", type=Path, metavar="MODEL",
                          help="fine-tune this model, a file or a name")  # fmt: skip
     command.add_argument("--resume", action="store_true",
@@ -239,7 +252,21 @@ def _add_separate(commands):
                          help="a file, or the name of one that comes with the package")  # fmt: skip
     _add_output(command, "SEPARATED.fits")
     command.add_argument(
-        "--catalog", type=Path, metavar="CAT.ecsv", help="write the catalog there, too"
+        "--catalog",
+        type=Path,
+        metavar="CAT.ecsv",
+        help="write the catalog there, too: .ecsv, .fits, .vot, .parquet or .csv",
+    )
+    command.add_argument("--tile", type=Path, metavar="TILE.fits",
+                         help="paste the separated galaxies, and the rest, back onto the pixels of "
+                         "the image")  # fmt: skip
+    command.add_argument("--stamps", type=Path, metavar="STAMPS.fits|FOLDER",
+                         help="write every galaxy as an image with its WCS, in one file or each in "
+                         "its own")  # fmt: skip
+    command.add_argument("--all-sources", action="store_true",
+                         help="measure line-of-sight light for the catalog, too")  # fmt: skip
+    command.add_argument(
+        "--json", action="store_true", help="print what was done and written, for programs"
     )
     command.add_argument("--samples", type=int, default=16, metavar="N",
                          help="samples of each observation (default: %(default)s)")  # fmt: skip
@@ -259,6 +286,7 @@ def _add_info(commands):
     command = commands.add_parser("info", help="tell what a file holds")
     command.add_argument("file", type=Path, metavar="FILE",
                          help="or the name of a model that comes with the package")  # fmt: skip
+    command.add_argument("--json", action="store_true", help="for programs")
     return command
 
 

@@ -6,11 +6,17 @@ Outputs that exist already are found before any work begins.
 import logging
 import tempfile
 
+import numpy as np
+
 from ..diffusion import ranks
 from ..errors import InputError
 from ..io.fits import replacing
-from ..posterior.product import plain_catalog, storable
+from ..posterior.canvas import Canvas
+from ..posterior.stamps import write_stamps
+from ..posterior.tables import check_catalog_path, write_catalog
 from ..separator import SourceSeparator
+from ..separator.presets import preset, preset_for
+from ..survey.mosaic import Mosaic
 from ..views.dataset import MultiViewDataset
 from .arguments import read_config
 from .images import check_images, read_tiles
@@ -20,13 +26,6 @@ __all__ = ["cutouts", "fit", "separate"]
 
 logger = logging.getLogger(__name__)
 
-CATALOG_FORMATS = {
-    ".ecsv": "ascii.ecsv",
-    ".csv": "ascii.csv",
-    ".fits": "fits",
-    ".vot": "votable",
-    ".xml": "votable",
-}
 VIEW_ENDINGS = (".asdf",)
 PRODUCT_ENDINGS = (".fits", ".fit", ".fts")
 # Parts of a separator that a fit takes from the model that it starts from.
@@ -55,6 +54,8 @@ def cutouts(args):
     )
     dataset.write(args.output, overwrite=args.overwrite)
     _write_rejected(dataset.rejected, args)
+    counts = ", ".join(f"{len(view)} of view {name}" for name, view in dataset.items())
+    logger.info("wrote %s: %s", args.output, counts)
 
 
 @ranks.joined()
@@ -85,13 +86,18 @@ def fit(args):
         initial = SourceSeparator.read(args.initial, device=config.get("device", "auto"))
         if config["method"] == initial.config["method"]:
             config = _with_parts_of(initial, config)
-    separator = SourceSeparator.from_config({**config, "progress": not args.quiet})
     dataset = MultiViewDataset.read(args.views)
+    if config["method"] == "diffusion":
+        config = _with_preset(args, dataset, config)
+    elif args.preset is not None:
+        raise InputError(f"--preset: found it with the method {config['method']}, expected none")
+    separator = SourceSeparator.from_config({**config, "progress": not args.quiet})
     resume = args.resume and checkpoint.exists()
     separator.fit(dataset, initial=initial, checkpoint=checkpoint, resume=resume)
     if ranks.is_first():
         separator.write(args.output, overwrite=args.overwrite)
         checkpoint.unlink(missing_ok=True)
+        logger.info("wrote %s: model of %s", args.output, ", ".join(separator.sources_))
 
 
 @ranks.joined()
@@ -102,29 +108,84 @@ def separate(args):
     ----------
     args : `argparse.Namespace`
         The arguments.
+
+    Returns
+    -------
+    told : dict
+        For ``--json``: counts, and the files that were written.
     """
-    _check_outputs(args, args.output, args.catalog, _rejected_path(args.output))
+    stamps_file = args.stamps is not None and args.stamps.suffix.lower() in PRODUCT_ENDINGS
+    outputs = [args.output, args.catalog, args.tile, args.stamps if stamps_file else None]
+    _check_outputs(args, *outputs, _rejected_path(args.output))
     _check_ending(args.output, PRODUCT_ENDINGS)
     check_images(args, "TILE.fits or VIEWS.asdf")
-    catalog_format = _catalog_format(args.catalog)
+    if args.catalog is not None:
+        check_catalog_path(args.catalog)
+    if args.tile is not None:
+        _check_ending(args.tile, PRODUCT_ENDINGS)
+        if args.instrument or _is_views(args):
+            raise InputError(
+                f"--tile {args.tile}: found no image of one instrument to paste onto, expected "
+                "TILE.fits in place of views or --instrument"
+            )
 
     separator = SourceSeparator.read(args.model, device=args.device, progress=not args.quiet)
-    view = _view_to_separate(args, separator)
+    view, image = _view_to_separate(args, separator)
     samples = separator.sample(view, n_samples=args.samples, seed=args.seed)
     if not ranks.is_first():
         return
     catalog = samples.catalog(
-        args.aperture, zero_point=_catalog_zero_point(args), progress=not args.quiet
+        args.aperture,
+        sources=view.sources[::-1] if args.all_sources else None,
+        zero_point=_catalog_zero_point(args),
+        progress=not args.quiet,
     )
     samples.write(args.output, overwrite=args.overwrite, samples=args.keep_samples, catalog=catalog)
     if args.catalog is not None:
-        # Only ECSV tells sky coordinates and systems of magnitudes as they are.
-        table = catalog if catalog_format == "ascii.ecsv" else plain_catalog(catalog)
-        if catalog_format == "fits":
-            table = storable(table)
-        with replacing(args.catalog, args.overwrite) as path:
-            table.write(path, format=catalog_format, overwrite=True)
-    _write_rejected(view.rejected, args)
+        write_catalog(catalog, args.catalog, args.overwrite)
+    if args.tile is not None:
+        canvas = Canvas(image)
+        canvas.add(samples)
+        canvas.write(args.tile, args.overwrite)
+    stamps = []
+    if args.stamps is not None:
+        stamps = write_stamps(samples, args.stamps, overwrite=args.overwrite)
+    rejected = _write_rejected(view.rejected, args)
+    files = [path for path in (*outputs[:3], args.stamps, rejected) if path is not None]
+    logger.info(
+        "wrote %s: %d galaxies, %d samples of each",
+        ", ".join(map(str, files)),
+        len(view),
+        args.samples,
+    )
+    return {
+        "model": str(args.model),
+        "view": view.name,
+        "n_observations": len(view),
+        "n_samples": args.samples,
+        "n_flagged": int(np.count_nonzero(catalog["flags"])),
+        "n_rejected": 0 if rejected is None else len(view.rejected),
+        "files": {
+            "product": args.output,
+            "catalog": args.catalog,
+            "tile": args.tile,
+            "stamps": stamps or None,
+            "rejected": rejected,
+        },
+    }
+
+
+def _with_preset(args, dataset, config):
+    """A configuration with a preset where it says nothing: the one for the data, if none is named.
+
+    Who names a posterior, or a model to start from, has chosen already.
+    """
+    chosen = args.initial is not None or "posterior" in config
+    name = args.preset or ("none" if chosen else preset_for(dataset))
+    found = {**preset(name), **config}
+    if name != "none":
+        logger.info("preset %s (--preset none: the defaults)", name)
+    return found
 
 
 def _with_parts_of(initial, config):
@@ -159,7 +220,7 @@ def _is_views(args):
 
 
 def _view_to_separate(args, separator):
-    """The given view of a dataset, or the galaxies of images, cut out as the model wants them."""
+    """The given view of a dataset, or galaxies cut out as the model wants them, and their image."""
     if _is_views(args):
         names = ("positions", "psf", "psf_fwhm", "size", "frame_scale", "frame_size")
         given = [name for name in names if getattr(args, name) is not None]
@@ -171,10 +232,10 @@ def _view_to_separate(args, separator):
             )
         dataset = MultiViewDataset.read(args.images[0])
         if args.view is None:
-            return dataset.richest
+            return dataset.richest, None
         if args.view not in dataset:
             raise InputError(f"--view: found {args.view!r}, expected one of {', '.join(dataset)}")
-        return dataset[args.view]
+        return dataset[args.view], None
     if args.view is not None:
         raise InputError("--view: found it with an image, expected a file of views")
     n_pixels = next(iter(separator.source_shapes_.values()))[-1]
@@ -188,7 +249,10 @@ def _view_to_separate(args, separator):
         size = n_pixels
     if not options.get("psf") and not separator.before_psf_:
         options["psf"] = False  # whatever the image brings along
-    return MultiViewDataset.from_image(images, **options, size=size, n_random=0)["galaxy"]
+    if args.tile is not None and isinstance(images, Mosaic):
+        images = images.load()
+    views = MultiViewDataset.from_image(images, **options, size=size, n_random=0)
+    return views["galaxy"], images
 
 
 def _check_outputs(args, *paths):
@@ -229,19 +293,8 @@ def _write_rejected(table, args):
     path = _rejected_path(args.output)
     if table is None or not len(table):
         path.unlink(missing_ok=True)  # of an output that was replaced
-        return
+        return None
     with replacing(path, args.overwrite) as temporary:
         table.write(temporary, format="ascii.ecsv", overwrite=True)
     logger.warning("%s: %d positions that were not used, with the reason", path, len(table))
-
-
-def _catalog_format(path):
-    if path is None:
-        return None
-    try:
-        return CATALOG_FORMATS[path.suffix.lower()]
-    except KeyError:
-        raise InputError(
-            f"--catalog {path}: found the ending {path.suffix!r}, expected one of "
-            f"{', '.join(CATALOG_FORMATS)}"
-        ) from None
+    return path

@@ -63,7 +63,9 @@ class DemoSettings:
     contamination : float
         Smallest fraction of line-of-sight light in the aperture of the galaxies that are compared.
     n_rows : int
-        Galaxies in the picture.
+        Galaxies in the picture: half of them separated best, half worst.
+    model : str, optional
+        A model that is taken as it is, in place of learning one.
     """
 
     shape: tuple[int, int] = (1536, 1536)
@@ -87,6 +89,11 @@ class DemoSettings:
     aperture: float = 6.0
     contamination: float = 0.1
     n_rows: int = 8
+    model: str | None = None
+
+
+# What ``--quick`` does: the simulated field is like that of the model that comes with the package.
+QUICK = DemoSettings(shape=(1024, 1024), size=32, n_random=0, model="kids-r", n_samples=8)
 
 
 def demo(args):
@@ -97,15 +104,18 @@ def demo(args):
     args : `argparse.Namespace`
         The arguments.
     """
-    run_demo(args.out, seed=args.seed, device=args.device, progress=not args.quiet)
+    settings = QUICK if args.quick else DemoSettings()
+    run_demo(
+        args.out, seed=args.seed, device=args.device, settings=settings, progress=not args.quiet
+    )
 
 
 def run_demo(out="ddprism-demo", *, seed=0, device="auto", settings=None, progress=True):
     """Simulate a field, learn its priors, separate its galaxies and compare with the truth.
 
     Leaves in ``out``, in place of what an earlier run left there: ``field.fits`` (see
-    `~astro_ddprism.simulate.field.SimulatedField.write`), ``views.asdf``, ``model.asdf``,
-    ``separated.fits``, ``catalog.ecsv``, ``demo.png`` and ``metrics.json``.
+    `~astro_ddprism.simulate.field.SimulatedField.write`), ``views.asdf``, ``model.asdf`` (where one
+    is learned), ``separated.fits``, ``catalog.ecsv``, ``demo.png`` and ``metrics.json``.
 
     Parameters
     ----------
@@ -146,41 +156,48 @@ def run_demo(out="ddprism-demo", *, seed=0, device="auto", settings=None, progre
     with clock("cut out galaxies and random positions"):
         views = MultiViewDataset.from_image(
             out / "field.fits",
-            psf=field.psf if settings.deconvolve else None,
+            psf=field.psf if settings.deconvolve else False,
             size=settings.size,
             n_random=settings.n_random,
             detection=settings.detection,
             seed=seed,
         )
         views.write(out / "views.asdf", overwrite=True)
-    with clock("learn the priors"):
-        separator = DiffusionSourceSeparator(
-            sources=("los", "galaxy"),
-            device=device,
-            seed=seed,
-            progress=progress,
-            **settings.separator,
-        ).fit(views)
-        separator.write(out / "model.asdf", overwrite=True)
+    model = settings.model
+    if model is None:
+        model = out / "model.asdf"
+        with clock("learn the priors"):
+            separator = DiffusionSourceSeparator(
+                sources=("los", "galaxy"),
+                device=device,
+                seed=seed,
+                progress=progress,
+                **settings.separator,
+            ).fit(views)
+            separator.write(model, overwrite=True)
     with clock("separate the galaxies"):
-        separator = DiffusionSourceSeparator.read(
-            out / "model.asdf", device=device, progress=progress
-        )
+        separator = DiffusionSourceSeparator.read(model, device=device, progress=progress)
         samples = separator.sample(views["galaxy"], n_samples=settings.n_samples, seed=seed)
         catalog = samples.catalog(settings.aperture, progress=progress)
         samples.write(out / "separated.fits", overwrite=True, catalog=catalog)
         with replacing(out / "catalog.ecsv", overwrite=True) as path:
             catalog.write(path, format="ascii.ecsv", overwrite=True)
     with clock("compare with the truth"):
-        metrics, rows = evaluate(samples, field, settings)
+        metrics, rows, labels = evaluate(samples, field, settings)
         truth = field.truth_of(samples.view)
-        figure = plot_separation(samples, rows, {"galaxy": truth.galaxy, "los": truth.los})
+        figure = plot_separation(
+            samples,
+            rows,
+            {"galaxy": truth.galaxy, "los": truth.los},
+            labels=labels,
+            words={"los": "other light"},
+        )
         with replacing(out / "demo.png", overwrite=True) as path:
             figure.savefig(path, format="png")
 
     metrics |= {
         "n_galaxies": len(views["galaxy"]),
-        "n_randoms": len(views["random"]),
+        "n_randoms": len(views.get("random", ())),
         "wall_time_s": clock.total,
         "times_s": clock.times,
         "peak_memory_bytes": _peak_memory(),
@@ -191,7 +208,10 @@ def run_demo(out="ddprism-demo", *, seed=0, device="auto", settings=None, progre
     with replacing(out / "metrics.json", overwrite=True) as path:
         path.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
     print(format_metrics(metrics))
-    print(f"\nLook at {out / 'demo.png'}; all of it is in {out}")
+    print(
+        f"\nLook at {out / 'demo.png'}: galaxies that were separated well, and badly; all of it is "
+        f"in {out}"
+    )
     return metrics
 
 
@@ -223,7 +243,10 @@ def evaluate(samples, field, settings=None):
         ``coverage_68_contaminated``; and ``residual_std``. A figure that cannot be had of so few
         galaxies or samples is None.
     rows : ndarray of int
-        Observations for the picture: the brightest contaminated ones.
+        Observations for the picture, of the brightest contaminated ones: those whose fluxes are
+        most right, then those whose are most wrong.
+    labels : list of str
+        What to call them, with the errors of their fluxes.
     """
     settings = DemoSettings() if settings is None else settings
     view, radius, unit = samples.view, settings.aperture, field.image.unit
@@ -264,8 +287,16 @@ def evaluate(samples, field, settings=None):
     metrics["residual_std"] = residual_std(samples.residual())
     candidates = np.flatnonzero(compared if compared.any() else used)
     candidates = candidates if len(candidates) else np.arange(len(view))
-    order = np.argsort(-np.nan_to_num(observed[candidates]))
-    return metrics, candidates[order][: settings.n_rows]
+    bright = candidates[np.argsort(-np.nan_to_num(observed[candidates]))][: 4 * settings.n_rows]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        wrong = np.nan_to_num(draws.mean(axis=0) / galaxy - 1, posinf=np.inf)[bright]
+    order = np.argsort(np.abs(wrong))
+    best, worst = np.split(order, [-(-min(settings.n_rows, len(order)) // 2)])
+    worst = worst[len(worst) - min(settings.n_rows // 2, len(worst)) :]
+    names = ["good"] * len(best) + ["bad"] * len(worst)
+    chosen = np.concatenate([best, worst])
+    labels = [f"{name}\nflux {wrong[i]:+.0%}" for name, i in zip(names, chosen, strict=True)]
+    return metrics, bright[chosen], labels
 
 
 def format_metrics(metrics):
@@ -296,7 +327,12 @@ def format_metrics(metrics):
         ("  separated", number("error_separated")),
         ("separated / observed", number("aperture_error_vs_observed", 2)),
         ("separated / photutils", number("aperture_error_vs_photutils", 2)),
-        ("true fluxes in the central 68 % interval", number("coverage_68", 2)),
+        ("true fluxes in the central 68 % interval:", ""),
+        ("  of all galaxies", number("coverage_68", 2)),
+        (
+            f"  of those with over {percent} line-of-sight light",
+            number("coverage_68_contaminated", 2),
+        ),
         ("standard deviation of residuals", number("residual_std", 2)),
         ("wall time", f"{metrics['wall_time_s']:.0f} s on {metrics['device']}"),
         ("peak memory", _gibibytes(metrics["peak_memory_bytes"])),

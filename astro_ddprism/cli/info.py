@@ -4,6 +4,7 @@ from pathlib import Path
 
 import asdf
 import numpy as np
+from astropy import units as u
 
 from ..io.fits_in import open_fits
 from ..models import find_model
@@ -22,12 +23,20 @@ def info(args):
     ----------
     args : `argparse.Namespace`
         The arguments.
+
+    Returns
+    -------
+    told : dict
+        For ``--json``: what the file holds.
     """
     path = find_model(args.file)
     if not path.exists():
         raise FileNotFoundError(2, "No such file or directory", str(path))
+    if args.json:
+        return {"file": str(path), **_facts(path)}
     lines = _asdf_info(path) if is_views(path) else _image_info(path)
     print("\n".join([f"{path}:", *(f"  {line}" for line in lines)]))
+    return {}
 
 
 def is_views(path) -> bool:
@@ -60,6 +69,71 @@ def _head(path):
 def _asdf_info(path):
     head = _head(path).get("astro_ddprism", {})
     return _model_info(path) if head.get("kind") == "model" else _views_info(path)
+
+
+def _facts(path) -> dict:
+    """What a file holds, as numbers, names, lists and dictionaries."""
+    if not is_views(path):
+        return _image_facts(path)
+    if _head(path).get("astro_ddprism", {}).get("kind") == "model":
+        return _model_facts(SourceSeparator.read(path, device="cpu"))
+    dataset = MultiViewDataset.read(path)
+    return {
+        "kind": "views",
+        "unit": str(dataset.unit),
+        "noise_scale": dataset.noise_scale,
+        "views": {
+            name: {
+                "n_observations": len(view),
+                "sources": {s: list(shape) for s, shape in view.source_shapes.items()},
+                "images": {
+                    instrument: {
+                        "n_observations": int(np.count_nonzero(image.n_valid())),
+                        "shape": list(image.observation_shape),
+                        "conditions": image.conditions and image.conditions.state(),
+                    }
+                    for instrument, image in view.images.items()
+                },
+            }
+            for name, view in dataset.items()
+        },
+    }
+
+
+def _model_facts(separator):
+    history = getattr(separator, "history_", None)
+    return {
+        "kind": "model",
+        "sources": {s: list(shape) for s, shape in separator.source_shapes_.items()},
+        "unit": str(separator.unit_),
+        "noise_scale": separator.noise_scale_,
+        "training": separator.training_.state(),
+        "config": separator.config,
+        "history": None
+        if history is None
+        else {name: u.Quantity(history[name]).value.tolist() if name != "source" else
+              list(map(str, history[name])) for name in history.colnames},
+    }  # fmt: skip
+
+
+def _image_facts(path):
+    facts = {"kind": "image"}
+    if not _is_asdf(path):
+        with open_fits(path) as hdus:
+            primary = {c.keyword: c.value for c in hdus[0].header.cards if c.keyword.strip()}
+            primary.pop("HISTORY", None)
+            facts["header"] = {key: str(v) if v is not None else None for key, v in primary.items()}
+            facts["extensions"] = [
+                {
+                    "name": hdu.name,
+                    "shape": [len(hdu.data)] if not hdu.is_image else list(hdu.shape),
+                    "unit": hdu.header.get("BUNIT"),
+                }
+                for hdu in hdus
+            ]
+        if primary.get("CREATOR") == "astro-ddprism":
+            return {**facts, "kind": "product"}
+    return {**facts, "serves_as": describe_image(path)}
 
 
 def _views_info(path):

@@ -15,7 +15,15 @@ from astropy.wcs import WCS
 
 from ..errors import InputError
 
-__all__ = ["WCS_KEYWORDS", "replacing", "row_wcs", "tangent_plane", "wcs_table", "write_fits"]
+__all__ = [
+    "WCS_KEYWORDS",
+    "card_text",
+    "replacing",
+    "row_wcs",
+    "tangent_plane",
+    "wcs_table",
+    "write_fits",
+]
 
 # The keywords of a cutout's WCS that a table row holds: enough for any projection that has no
 # distortion and no parameters, and whose poles are where the standard puts them.
@@ -23,6 +31,23 @@ WCS_KEYWORDS = (
     "CTYPE1", "CTYPE2", "CUNIT1", "CUNIT2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2",
     "CD1_1", "CD1_2", "CD2_1", "CD2_2", "RADESYS", "EQUINOX",
 )  # fmt: skip
+
+
+def card_text(value) -> str:
+    """Text that a FITS header can hold: what is not printable ASCII is escaped, as in Python.
+
+    Parameters
+    ----------
+    value : object
+        What is to be told.
+
+    Returns
+    -------
+    text : str
+    """
+    return "".join(
+        c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in str(value)
+    )
 
 
 @contextlib.contextmanager

@@ -20,10 +20,11 @@ from astropy import units as u
 
 from .. import units
 from ..errors import InputError
+from .columns import describe
 from .photometry import ellipse
 from .quality import Quality, Surroundings, is_bad_fit
 
-__all__ = ["QUANTILES", "make_catalog", "statistics"]
+__all__ = ["QUANTILES", "make_catalog", "sources_of_interest", "statistics"]
 
 QUANTILES = {"p16": 0.16, "p50": 0.5, "p84": 0.84}
 """Quantiles of every measurement, by the ending of their columns."""
@@ -33,7 +34,13 @@ _FLUX_QUANTILES = {"p025": 0.025, **QUANTILES, "p975": 0.975}
 
 
 def make_catalog(
-    posterior, aperture=None, *, zero_point=None, max_masked_fraction=0.0, progress=False
+    posterior,
+    aperture=None,
+    *,
+    sources=None,
+    zero_point=None,
+    max_masked_fraction=0.0,
+    progress=False,
 ):
     """Measure every source of every observation, see `PosteriorSamples.catalog`.
 
@@ -43,6 +50,8 @@ def make_catalog(
         What was sampled.
     aperture : float or Quantity, optional
         Radius of the circular aperture.
+    sources : sequence of str, optional
+        Which sources to measure; by default `sources_of_interest`.
     zero_point : float or Quantity, optional
         Magnitude of a flux of 1 in the view's unit.
     max_masked_fraction : float
@@ -60,7 +69,8 @@ def make_catalog(
     n_valid = table["n_valid"]
     table.remove_column("n_valid")
     own = {}
-    for source, images in posterior.samples.items():
+    for source in sources_of_interest(posterior.view, sources):
+        images = posterior.samples[source]
         if images.ndim != 5:
             continue
         measured = posterior.photometry(source, aperture, progress=progress)
@@ -90,11 +100,46 @@ def make_catalog(
     table["flags"] = np.bitwise_or.reduce([common, *own.values()]).astype(np.int16)
     for source, flags in own.items():
         table[f"{source}_flags"] = (common | flags).astype(np.int16)
+    describe(table, posterior.sources)
+    table.meta["sources"] = list(own)
+    if "sky_coord" in table.colnames:
+        table.meta["frame"] = "ICRS"
     table.meta["aperture"] = "cutout" if aperture is None else str(aperture)
     if magnitudes.unit is not None:
         table.meta["zero_point"] = f"{magnitudes.zero_point:.6g} {magnitudes.unit}"
     table.meta.update(posterior.provenance)
     return table
+
+
+def sources_of_interest(view, sources=None) -> tuple[str, ...]:
+    """The sources that a catalog measures.
+
+    Parameters
+    ----------
+    view : View or MultiInstrumentView
+        What was sampled.
+    sources : sequence of str, optional
+        Those that are asked for, in their order.
+
+    Returns
+    -------
+    sources : tuple of str
+        By default those of the view, the last one (for which the observations were made) first, and
+        no line-of-sight light, ``"los"``, beside others: its flux is that of the cutout's sky.
+
+    Raises
+    ------
+    InputError
+        If the view does not hold one that is asked for.
+    """
+    if sources is None:
+        found = tuple(s for s in view.sources[::-1] if s != "los")
+        return found or view.sources
+    unknown = [source for source in sources if source not in view.sources]
+    if isinstance(sources, str) or unknown:
+        found = repr(sources) if isinstance(sources, str) else ", ".join(unknown)
+        raise InputError(f"sources: found {found}, expected some of {', '.join(view.sources)}")
+    return tuple(sources)
 
 
 def statistics(values, quantiles):

@@ -1,6 +1,8 @@
 """Posterior samples as an object like others: rows of it, joined, copied, kept in a file, shown."""
 
 import copy
+from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 from astropy import units as u
@@ -19,10 +21,10 @@ __all__ = ["SampleContainer"]
 class SampleContainer:
     """What `~astro_ddprism.PosteriorSamples` has in common with lists of observations."""
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.view)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index) -> Self:
         """The samples of some observations.
 
         Parameters
@@ -38,11 +40,11 @@ class SampleContainer:
         chosen = {source: x.value[:, rows] for source, x in self.samples.items()}
         return self._like(chosen, self.view[rows])
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
     @classmethod
-    def join(cls, several, names=None):
+    def join(cls, several, names=None) -> Self:
         """Put the samples of several sets of observations, such as those of tiles, into one.
 
         Parameters
@@ -118,7 +120,7 @@ class SampleContainer:
         write_fits(product_hdus(self, catalog, samples=samples), path, overwrite)
 
     @classmethod
-    def read(cls, path, device="cpu"):
+    def read(cls, path, device="cpu") -> Self:
         """Read a product that was written with its samples.
 
         Parameters
@@ -139,6 +141,15 @@ class SampleContainer:
         """
         samples, view, provenance = read_product(path)
         return cls(samples, view, provenance=provenance, device=device)
+
+    def mean_sample(self) -> Self:
+        """Their mean as one sample, whose light is the mean of theirs.
+
+        Returns
+        -------
+        samples : PosteriorSamples
+        """
+        return self._like({s: x.value[np.newaxis] for s, x in self.mean.items()}, self.view)
 
     def __reduce__(self):
         # What is computed from the samples is not carried along, and their WCS are the view's.

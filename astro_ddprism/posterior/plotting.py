@@ -14,18 +14,20 @@ from matplotlib.figure import Figure
 
 from ..errors import InputError
 from ..views.view import View
+from .grid import pixel_scales
 
 __all__ = ["plot_history", "plot_instruments", "plot_prior", "plot_separation"]
 
 PANEL = 1.35  # inches
 
 
-def plot_separation(samples, rows=None, truth=None, band=0, *, ax=None):
+def plot_separation(samples, rows=None, truth=None, band=0, *, labels=None, words=None, ax=None):
     """Show observations next to their separated sources.
 
     Columns: the observation; what each source contributes to it (through its mixing operator, mean
     over the samples), the last source first; the truth of each, if given; the standardized residual
-    of their sum, from -4 to 4. Masked pixels are blank.
+    of their sum, from -4 to 4. Masked pixels are blank. Bars tell the flux of a pixel in each row's
+    stretch and, where there is a WCS, the scale on the sky.
 
     Parameters
     ----------
@@ -37,6 +39,10 @@ def plot_separation(samples, rows=None, truth=None, band=0, *, ax=None):
         True noise-free images of each source of all observations, as the view sees them.
     band : int
         Which band.
+    labels : sequence of str, optional
+        What the rows are called; by default the ids of the observations.
+    words : mapping of str to str, optional
+        What the sources are called in titles.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
 
@@ -60,11 +66,13 @@ def plot_separation(samples, rows=None, truth=None, band=0, *, ax=None):
             f"samples: found observations of shape {view.data.shape[1:]}, expected (bands, ny, nx)"
         )
     part = _rows_of(samples, rows)
-    residual, mean = part.mean_residual()[:, band], _mean_of(part)
+    residual, mean = part.mean_residual()[:, band], part.mean_sample()
     parts = [mean.component(source).value[0, :, band] for source in sources]
-    titles = ["observed", *sources]
+    words = {source: source for source in sources} | dict(words or {})
+    labels = [str(view.ids[row]) for row in rows] if labels is None else labels
+    titles = ["observed", *(words[source] for source in sources)]
     truth = {source: truth[source] for source in sources if source in truth} if truth else {}
-    titles += [f"true {source}" for source in truth] + ["residual, ±4σ"]
+    titles += [f"true {words[source]}" for source in truth] + ["residual, ±4σ"]
 
     figure, axes = _grid(len(rows), len(titles), ax)
     for i, row in enumerate(rows):
@@ -74,7 +82,10 @@ def plot_separation(samples, rows=None, truth=None, band=0, *, ax=None):
         for axis, image in zip(axes[i], panels, strict=False):
             _show(axis, image, _stretch(observed, sigma))
         _show_residual(axes[i, -1], residual[i])
-        axes[i, 0].set_ylabel(str(view.ids[row]), fontsize=8)
+        axes[i, 0].set_ylabel(labels[i], fontsize=8)
+        _tell_flux(axes[i, -2], view.unit)
+    if view.wcs is not None:
+        _tell_scale(axes[0, 0], view.wcs[rows[0]])
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     return figure
@@ -115,7 +126,7 @@ def plot_instruments(samples, rows=None, bands=None, *, ax=None):
         raise InputError(f"samples: found images of shape {wrong[0]}, expected (bands, ny, nx)")
     part = _rows_of(samples, rows)
     mean, std = part.mean, part.std
-    models = {name: i.model().value[0] for name, i in _mean_of(part).images.items()}
+    models = {name: i.model().value[0] for name, i in part.mean_sample().images.items()}
     images = {name: (i.view, models[name], i.mean_residual()) for name, i in part.images.items()}
     sources, names = samples.sources[::-1], [name or "observed" for name in images]
     titles = [*sources, *(title for n in names for title in (n, "model", "residual, ±4σ"))]
@@ -253,12 +264,6 @@ def _rows_of(samples, rows):
     return type(samples)(chosen, samples.view[rows], device=samples.device)
 
 
-def _mean_of(samples):
-    """Their mean as one sample, whose light is the mean of theirs."""
-    mean = {s: x.value[np.newaxis] for s, x in samples.mean.items()}
-    return type(samples)(mean, samples.view, device=samples.device)
-
-
 def _observed(view, row, band):
     """An observation, NaN at masked pixels, and its typical noise."""
     valid = ~view.mask[row, band]
@@ -268,6 +273,28 @@ def _observed(view, row, band):
 
 def _show(axis, image, norm):
     axis.imshow(image, norm=norm, origin="lower", cmap="gray", interpolation="nearest")
+
+
+def _tell_flux(axis, unit):
+    """A bar of the fluxes that a panel's greys mean, on its right."""
+    image = axis.images[0]
+    bar = axis.figure.colorbar(image, cax=axis.inset_axes([1.02, 0, 0.05, 1]))
+    top = image.norm.vmax
+    bar.set_ticks([0, top / 10, top], labels=["0", f"{top / 10:.2g}", f"{top:.2g}"])
+    bar.ax.tick_params(labelsize=5, pad=1, length=2)
+    if str(unit):
+        bar.ax.set_title(f"{unit:unicode}/pix", fontsize=5, pad=2)
+
+
+def _tell_scale(axis, wcs):
+    """A bar of a round number of arcseconds, about a quarter of a panel long."""
+    pixel = 3600 * float(pixel_scales([wcs])[0])
+    width = axis.images[0].get_array().shape[1]
+    choices = np.outer(10.0 ** np.arange(-3, 4), [1, 2, 5]).ravel()
+    length = choices[np.argmin(np.abs(choices - pixel * width / 4))]
+    x, y = 0.06 * width, 0.08 * width
+    axis.plot([x, x + length / pixel], [y, y], color="white", linewidth=1.5)
+    axis.text(x, 1.5 * y, f'{length:g}"', color="white", fontsize=6)
 
 
 def _show_residual(axis, residual):

@@ -11,10 +11,11 @@ from astropy.io import fits
 from astropy.table import QTable, Table, hstack
 from astropy.time import Time
 
-from ..io.fits import wcs_table
+from ..io.fits import card_text, wcs_table
+from .columns import describe
 from .reading import extension_name, view_hdu
 
-__all__ = ["plain_catalog", "product_hdus", "storable"]
+__all__ = ["catalog_header", "plain_catalog", "product_hdus", "storable", "table_hdu"]
 
 MAX_COLUMNS = 999  # of a FITS table
 
@@ -61,7 +62,7 @@ def product_hdus(posterior, catalog, *, samples=False):
         if image.wcs is not None and posterior.grid.wcs is not image.wcs:
             table = QTable({"id": image.ids})
             table = hstack([table, wcs_table(image.wcs, image.data.shape[-2:])])
-            hdus.append(_table(table, f"WCS{suffix}".upper()))
+            hdus.append(table_hdu(table, f"WCS{suffix}".upper()))
     mean, std = posterior.mean, posterior.std
     for source in posterior.sources:
         hdus.append(_cube(mean[source].value, f"{source}_MEAN", unit))
@@ -77,30 +78,23 @@ def _primary(posterior):
     header = fits.Header()
     header["CREATOR"] = "astro-ddprism"
     header["DATE"] = Time.now().fits, "UTC of this file"
-    header["VIEW"] = _card_text(posterior.view.name), "name of the observed view"
-    sources = _card_text(",".join(posterior.sources))
+    header["VIEW"] = card_text(posterior.view.name), "name of the observed view"
+    sources = card_text(",".join(posterior.sources))
     header["SOURCES"] = sources, "sources, in the order of the extensions"
     header["NSAMPLES"] = posterior.n_samples, "posterior samples of each observation"
     for name, value in posterior.provenance.items():
         if name in _KEYWORDS:
             keyword, comment = _KEYWORDS[name]
             # Long values go on in CONTINUE cards; a comment would be one more.
-            text = value if isinstance(value, int) else _card_text(value)
+            text = value if isinstance(value, int) else card_text(value)
             header[keyword] = (text, comment) if len(str(text)) < 30 else text
         elif name != "n_samples":
-            header.add_history(f"{name} = {_card_text(value)}")
+            header.add_history(f"{name} = {card_text(value)}")
     for name, part in posterior.images.items():
         conditions = getattr(part.view, "conditions", None)
         for line in conditions.provenance if conditions is not None else ():
-            header.add_history(_card_text(f"{name}, {line}" if name else line))
+            header.add_history(card_text(f"{name}, {line}" if name else line))
     return fits.PrimaryHDU(header=header)
-
-
-def _card_text(value):
-    """Text that a FITS header can hold: what is not printable ASCII is escaped, as in Python."""
-    return "".join(
-        c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in str(value)
-    )
 
 
 def storable(table):
@@ -119,8 +113,8 @@ def storable(table):
     table = table.copy()
     for name in table.colnames:
         column = table[name]
-        table.rename_column(name, _card_text(name))
-        name = _card_text(name)
+        table.rename_column(name, card_text(name))
+        name = card_text(name)
         if getattr(column, "dtype", np.dtype(bool)).kind == "U" and not all(
             str(value).isascii() for value in column
         ):
@@ -148,11 +142,12 @@ def plain_catalog(catalog):
             for axis in ("ra", "dec"):
                 # sky_coord, galaxy_sky_centroid_2: ra, galaxy_ra_2
                 own = name.replace("sky_coord", axis).replace("sky_centroid", axis)
-                plain[own] = getattr(column.icrs, axis).to(u.deg)
+                plain[own] = getattr(column.icrs, axis).deg * u.deg
         elif isinstance(column, u.Magnitude):
             plain[name] = column.value * u.mag
         else:
             plain[name] = column
+    describe(plain, catalog.meta.get("sources", ()))
     return plain
 
 
@@ -161,32 +156,71 @@ def _catalogs(posterior, catalog):
     table = plain_catalog(catalog)
     if posterior.grid.wcs is not None:
         table = hstack([table, wcs_table(posterior.grid.wcs, posterior.grid.shape)])
+        describe(table, posterior.sources)
     # Of very many bands, the last columns go to tables of their own.
     prefixes = tuple(f"{source}_" for source in posterior.sources)
     of_sources = [name for name in table.colnames if name.startswith(prefixes)]
     n_moved = max(0, len(table.colnames) - MAX_COLUMNS)
     moved = of_sources[len(of_sources) - n_moved :]
-    hdus = [_table(table[[name for name in table.colnames if name not in set(moved)]], "CATALOG")]
+    hdus = [
+        table_hdu(table[[name for name in table.colnames if name not in set(moved)]], "CATALOG")
+    ]
     for first in range(0, n_moved, MAX_COLUMNS - 1):
         names = ["id", *moved[first : first + MAX_COLUMNS - 1]]
-        hdus.append(_table(table[names], f"CATALOG_{len(hdus) + 1}"))
+        hdus.append(table_hdu(table[names], f"CATALOG_{len(hdus) + 1}"))
     for hdu in hdus:
-        hdu.header["APERTURE"] = catalog.meta["aperture"], "radius of the aperture of fluxes"
-        if "zero_point" in catalog.meta:
-            hdu.header["ZEROPNT"] = catalog.meta["zero_point"], "magnitude of a flux of 1"
+        catalog_header(hdu.header, catalog)
     return hdus
 
 
-def _table(table, name):
+def catalog_header(header, catalog) -> None:
+    """Tell in a table's header what holds for all of a catalog: aperture, zero point, sky frame.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+    catalog : QTable
+        As of `~astro_ddprism.PosteriorSamples.catalog`.
+    """
+    header["APERTURE"] = catalog.meta["aperture"], "radius of the aperture of fluxes"
+    if "zero_point" in catalog.meta:
+        header["ZEROPNT"] = catalog.meta["zero_point"], "magnitude of a flux of 1"
+    if "frame" in catalog.meta and "RADESYS" not in header.values():  # no column has that name
+        header["RADESYS"] = catalog.meta["frame"], "of right ascensions and declinations"
+
+
+def table_hdu(table, name) -> fits.BinTableHDU:
+    """A table as an extension, with units, descriptions (TCOMM) and UCDs (TUCD) of its columns.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        Of columns that FITS holds, such as a `plain_catalog`.
+    name : str
+        Name of the extension.
+
+    Returns
+    -------
+    hdu : BinTableHDU
+    """
+    told = [
+        (table[n].info.description, (table[n].info.meta or {}).get("ucd")) for n in table.colnames
+    ]
     table = storable(table)
     units = {column: values.unit for column, values in table.items() if hasattr(values, "unit")}
     plain = Table(table)
     for column in plain.columns.values():
         column.unit = None
-    hdu = fits.BinTableHDU(plain, name=_card_text(name))
+    hdu = fits.BinTableHDU(plain, name=card_text(name))
     for column, unit in units.items():
         if unit not in (None, u.one):
             hdu.columns[column].unit = _unit(unit)
+    for i, (description, ucd) in enumerate(told, 1):
+        if description:
+            hdu.header[f"TCOMM{i}"] = card_text(description)
+        if ucd:
+            hdu.header[f"TUCD{i}"] = ucd
     return hdu
 
 

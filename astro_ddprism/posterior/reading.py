@@ -13,6 +13,7 @@ from astropy.io import fits
 
 from ..errors import InputError
 from ..io.asdf import read_tree, write_tree
+from ..io.fits import card_text
 from ..io.fits_in import open_fits
 from ..views.dataset import MultiViewDataset
 from ..views.files import format_version, get_extensions
@@ -24,8 +25,7 @@ VIEW = "VIEW"
 
 def extension_name(*words) -> str:
     """Name of an extension: upper case; what is not printable ASCII is escaped, as in Python."""
-    name = "_".join(word for word in words if word).upper()
-    return "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in name)
+    return card_text("_".join(word for word in words if word).upper())
 
 
 def view_hdu(posterior) -> fits.ImageHDU:

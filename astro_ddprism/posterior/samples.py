@@ -87,7 +87,7 @@ class PosteriorSamples(SampleContainer):
                 f"samples: found sources {', '.join(samples) or 'none'}, "
                 f"expected {', '.join(view.sources)}"
             )
-        self.view, self.grid = view, SourceGrid(view)
+        self.view, self.grid, self._told = view, SourceGrid(view), False
         self.provenance, self.device = dict(provenance or {}), device
         n_samples = len(next(iter(samples.values())))
         images = {}
@@ -102,12 +102,12 @@ class PosteriorSamples(SampleContainer):
         self._samples = MappingProxyType(images)
 
     @property
-    def n_samples(self):
+    def n_samples(self) -> int:
         """Number of samples of each observation."""
         return len(self._samples[self.sources[0]])
 
     @property
-    def sources(self):
+    def sources(self) -> tuple[str, ...]:
         """Names of the sources, in the view's order."""
         return self.view.sources
 
@@ -125,12 +125,12 @@ class PosteriorSamples(SampleContainer):
         return self._samples
 
     @property
-    def mean(self):
+    def mean(self) -> dict[str, SourceImages]:
         """Posterior mean of each source: dict of str to SourceImages (N, *source_shape)."""
         return {s: self._images(np.mean(x.value, axis=0), s) for s, x in self.samples.items()}
 
     @property
-    def std(self):
+    def std(self) -> dict[str, SourceImages]:
         """Posterior standard deviation: dict of str to SourceImages (N, *source_shape).
 
         NaN where there is one sample only, from which no spread can be told; the log says so.
@@ -192,7 +192,7 @@ class PosteriorSamples(SampleContainer):
         return self._light.mean_residual.copy()
 
     @property
-    def chi2(self):
+    def chi2(self) -> np.ndarray:
         r"""Reduced :math:`\chi^2`, the mean squared *whitened* residual.
 
         An ndarray of shape (n_samples, N). Where the noise is independent in every pixel, whitened
@@ -203,7 +203,7 @@ class PosteriorSamples(SampleContainer):
         with np.errstate(invalid="ignore"):  # an instrument may not have seen an observation
             return total / self.view.n_valid()
 
-    def flux(self, source, aperture=None):
+    def flux(self, source, aperture=None) -> u.Quantity:
         """Flux of a source in each sample.
 
         Parameters
@@ -281,7 +281,7 @@ class PosteriorSamples(SampleContainer):
         on_grid = source is None or self.samples[source].wcs is not None
         return radius_in_pixels(aperture, self.grid.pixel_scales if on_grid else None)
 
-    def nddata(self, source, i, band=0):
+    def nddata(self, source, i, band=0) -> CCDData:
         """One separated image with its error.
 
         Parameters
@@ -310,13 +310,23 @@ class PosteriorSamples(SampleContainer):
             meta={"OBJECT": str(self.view.ids[i]), "SOURCE": source},
         )
 
-    def catalog(self, aperture=None, *, zero_point=None, max_masked_fraction=0.0, progress=False):
+    def catalog(
+        self,
+        aperture=None,
+        *,
+        sources=None,
+        zero_point=None,
+        max_masked_fraction=0.0,
+        progress=False,
+    ):
         """Fluxes, magnitudes, places, sizes and shapes of every source of every observation.
 
         Parameters
         ----------
         aperture : float or Quantity, optional
             Radius of a circular aperture, as for `flux`. Without one there is no aperture flux.
+        sources : sequence of str, optional
+            Which sources to measure, in this order; by default all but ``"los"``, the last first.
         zero_point : float or Quantity, optional
             Magnitude of a flux of 1 in the view's unit, such as ``27.0`` or ``27.0 * u.ABmag``.
             Fluxes in units like Jy or maggies have AB magnitudes without it, and any others none.
@@ -333,8 +343,9 @@ class PosteriorSamples(SampleContainer):
             ``chi2`` (reduced, mean over the samples); ``n_valid`` (pixels that carry information);
             of several instruments also ``chi2_INSTRUMENT`` and ``n_valid_INSTRUMENT``;
             ``masked_fraction`` of the aperture and ``flags``
-            (`~astro_ddprism.posterior.quality.Quality`). Its ``meta`` holds the aperture, the zero
-            point and the provenance.
+            (`~astro_ddprism.posterior.quality.Quality`). Its ``meta`` holds the sources, the sky
+            frame, the aperture, the zero point and the provenance; every column has a description,
+            and those of physical quantities have a UCD (``catalog[name].info.meta["ucd"]``).
 
             Of the flux of a source, ``SOURCE_flux`` is the posterior mean, ``SOURCE_flux_error``
             the posterior standard deviation, ``SOURCE_flux_p16``, ``_p50`` and ``_p84`` are
@@ -345,7 +356,7 @@ class PosteriorSamples(SampleContainer):
         Raises
         ------
         InputError
-            If the aperture or the zero point is none.
+            If the aperture or the zero point is none, or there is no such source.
 
         Examples
         --------
@@ -369,6 +380,7 @@ class PosteriorSamples(SampleContainer):
         return make_catalog(
             self,
             aperture,
+            sources=sources,
             zero_point=zero_point,
             max_masked_fraction=max_masked_fraction,
             progress=progress,
@@ -395,7 +407,8 @@ class PosteriorSamples(SampleContainer):
         return Light({s: x.value for s, x in self.samples.items()}, self.view, self.device)
 
     def _tell_of_one(self):
-        if self.n_samples == 1:
+        if self.n_samples == 1 and not self._told:
+            self._told = True
             logger.warning(
                 "1 sample of each observation: no errors and no quantiles can be told (they are "
                 "NaN); draw more, n_samples=16"

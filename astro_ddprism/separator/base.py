@@ -17,6 +17,7 @@ import abc
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Self, overload
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ class SourceSeparator(Model):
 
     # -- learning --------------------------------------------------------------------------------
 
-    def fit(self, dataset, *, initial=None, checkpoint=None, resume=False) -> "SourceSeparator":
+    def fit(self, dataset, *, initial=None, checkpoint=None, resume=False) -> Self:
         """Learn the sources of a dataset.
 
         Parameters
@@ -171,6 +172,14 @@ class SourceSeparator(Model):
         return self
 
     # -- drawing ---------------------------------------------------------------------------------
+
+    @overload
+    def sample(
+        self, view: None = None, n_samples: int = 1, *, seed=None
+    ) -> dict[str, u.Quantity]: ...
+
+    @overload
+    def sample(self, view: object, n_samples: int = 1, *, seed=None) -> PosteriorSamples: ...
 
     def sample(self, view=None, n_samples=1, *, seed=None):
         """Draw from the joint posterior of observations, or from the priors.

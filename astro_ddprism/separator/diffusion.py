@@ -2,6 +2,7 @@
 
 __all__ = ["DiffusionSourceSeparator"]
 
+import logging
 import math
 from dataclasses import dataclass, fields, replace
 
@@ -25,7 +26,10 @@ from ..errors import InputError
 from ..registry import option
 from .base import SourceSeparator
 from .configured import SEPARATORS
+from .plan import FitBar, duration_text, plan_fit
 from .trees import draws_from_tree, draws_tree, priors_from_tree, priors_tree
+
+logger = logging.getLogger(__name__)
 
 # Purpose of random numbers outside the fit.
 _LIKELIHOOD = 102
@@ -218,19 +222,24 @@ class DiffusionSourceSeparator(SourceSeparator):
         if state is None:
             state = EMState(Priors(self.schedule, self._networks(shapes)))
         self._check_networks(task, state.priors)
-        em = ExpectationMaximization(
-            task.loaders,
-            symmetries=symmetries_of(self.symmetries, shapes),
-            posterior=self.posterior,
-            warm_start=self.warm_start,
-            trainer=Trainer(self.training, self.execution, task.track),
-            chains=self.chains,
-            n_em_iterations=self._n_em_iterations(shapes),
-            seed=self.seed,
-            track=task.track,
-        )
-        for _ in em.run(state):
-            task.save(state, [s for stage in em.stages[state.stage :] for s in stage.sources])
+        steps = plan_fit(self, task.loaders, shapes, state)
+        seconds = sum(step.seconds for step in steps)
+        text = "the fit takes %s on this machine (%s), in %d steps"
+        logger.info(text, duration_text(seconds), self.device_, len({s.title for s in steps}))
+        with FitBar(steps, self.progress) as track:
+            em = ExpectationMaximization(
+                task.loaders,
+                symmetries=symmetries_of(self.symmetries, shapes),
+                posterior=self.posterior,
+                warm_start=self.warm_start,
+                trainer=Trainer(self.training, self.execution, track),
+                chains=self.chains,
+                n_em_iterations=self._n_em_iterations(shapes),
+                seed=self.seed,
+                track=track,
+            )
+            for _ in em.run(state):
+                task.save(state, [s for stage in em.stages[state.stage :] for s in stage.sources])
         return state
 
     def _draw(self, state, loader, index, rows, track):

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from astropy import units as u
@@ -65,7 +66,7 @@ class Model(Configured, abc.ABC):
         self._fitted = replace(fitted, file=Path(path))
 
     @classmethod
-    def read(cls, path, device="auto", *, progress=True) -> "Model":
+    def read(cls, path, device="auto", *, progress=True) -> Self:
         """Read a model.
 
         Parameters

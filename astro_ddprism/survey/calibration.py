@@ -59,7 +59,9 @@ def _zero_point(zero_point, raw):
 
 
 def calibrated(image, zero_point, raw):
-    """An image of counts in microjansky.
+    """An image of counts, with a zero point, or of maggies, in microjansky.
+
+    Maggies are no unit of the FITS standard: products in microjansky are read everywhere.
 
     Parameters
     ----------
@@ -75,6 +77,9 @@ def calibrated(image, zero_point, raw):
     `~astro_ddprism.survey.SurveyImage`
     """
     if zero_point is None:
+        if image.unit != u.dimensionless_unscaled and image.unit.is_equivalent(u.mgy):
+            raw.origin["unit"] += f", of the AB system: flux in uJy, from {image.unit}"
+            return image.scaled((1 * image.unit).to_value(u.uJy, AB_FLUX), u.uJy)
         if raw.zero_point is None or image.unit != u.dimensionless_unscaled:
             return image
         raw.origin["zero point"] = f"{raw.zero_point:.6g} mag, of the format: flux in uJy"

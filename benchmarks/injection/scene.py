@@ -15,6 +15,7 @@ __all__ = ["Measurement", "Scene", "SceneSettings", "make_scene"]
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
+from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 from photutils.segmentation import detect_sources
@@ -24,6 +25,7 @@ from astro_ddprism.posterior.apertures import aperture_weights
 from astro_ddprism.survey import detect_objects, read_image
 from astro_ddprism.survey.images import pixel_angle
 from astro_ddprism.survey.noise import smooth
+from astro_ddprism.units import AB_FLUX
 from astro_ddprism.views.build import views_from_image
 from astro_ddprism.views.view import View
 
@@ -196,6 +198,7 @@ def make_scene(tile, cosmos, settings: SceneSettings):
     """
     # Maggies, as its zero point of 0 says.
     image = read_image(tile, estimate_noise=True, saturation="auto", unit="mgy")
+    image = image.scaled((1 * image.unit).to_value(u.mgy, AB_FLUX), u.mgy)
     objects = detect_objects(image)
     pixel = pixel_angle(image).to_value("arcsec")
     fine, _ = measure_psf(image, objects)

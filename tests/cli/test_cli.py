@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from astropy.table import QTable, Table
 
 from astro_ddprism import MultiViewDataset, __version__
 from astro_ddprism.cli import main
+from astro_ddprism.cli.demo import DemoSettings
+from astro_ddprism.separator.presets import preset
 from astro_ddprism.simulate.population import simulate_field
 
 
@@ -438,6 +441,36 @@ def test_info_of_views(views, capsys):
     assert "observations of 1 x 16 x 16 pixels, sources los, galaxy" in out
 
 
+def test_info_for_programs(views, tile, capsys):
+    assert run("info", views, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["unit"]) == ("views", "uJy")
+    assert told["views"]["galaxy"]["sources"] == {"los": [1, 16, 16], "galaxy": [1, 16, 16]}
+    assert run("info", "kids-r", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["config"]["posterior"]["name"] == "amortized"
+    assert len(told["history"]["source"]) == len(told["history"]["loss"])
+    assert run("info", tile, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "image"
+    assert any(line.startswith("noise") for line in told["serves_as"])
+
+
+def test_a_reader_that_has_seen_enough(views, monkeypatch):
+    def closed(_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("astro_ddprism.cli.info.info", closed)
+    assert run("info", views) == 0
+
+
+def test_completion(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--print-completion", "bash"])
+    assert stop.value.code == 0
+    assert "--max-masked-fraction" in capsys.readouterr().out
+
+
 def test_info_of_fits(tile, capsys):
     assert run("info", tile) == 0
     out = capsys.readouterr().out
@@ -466,7 +499,10 @@ def test_demo_is_one_call(monkeypatch, tmp_path):
         "astro_ddprism.cli.demo.run_demo", lambda *args, **kwargs: calls.append((args, kwargs))
     )
     assert run("demo", "--out", tmp_path, "--seed", 4, "--device", "cpu", "-q") == 0
-    assert calls == [((tmp_path,), {"seed": 4, "device": "cpu", "progress": False})]
+    options = {"seed": 4, "device": "cpu", "progress": False}
+    assert calls == [((tmp_path,), {**options, "settings": DemoSettings()})]
+    assert run("demo", "--quick") == 0
+    assert calls[1][1]["settings"].model == "kids-r"
 
 
 # --- fit and separate: what the command line adds to the separator --------------------------------
@@ -477,6 +513,7 @@ class FakeSeparator:
 
     calls: list = []  # noqa: RUF012
     source_shapes_ = {"los": (1, 20, 20), "galaxy": (1, 20, 20)}  # noqa: RUF012
+    sources_ = ("los", "galaxy")
     before_psf_ = True
     interrupted = False
 
@@ -521,10 +558,33 @@ def test_fit_passes_its_options_on(fake, views, tmp_path):
     assert run("fit", views, "-o", out, "--config", config, "--device", "cpu", "-q") == 0
     expected = {"n_em_iterations": 3, "seed": 1, "network": {"name": "unet"}, "device": "cpu"}
     expected["method"] = "diffusion"  # where nothing else is said
-    assert fake.calls[0] == ("from_config", {**expected, "progress": False})
+    found = fake.calls[0][1]
+    assert found.pop("posterior") == preset("galaxies")["posterior"]
+    assert found == {**expected, "progress": False}
     assert fake.calls[1] == ("fit", ["random", "galaxy"], "model.asdf.checkpoint", False)
     assert out.exists()
     assert not (tmp_path / "model.asdf.checkpoint").exists()  # the model holds it all
+
+
+def test_presets_of_a_fit(fake, views, tmp_path, capsys):
+    config, out = tmp_path / "fit.toml", tmp_path / "model.asdf"
+    config.write_text('posterior = "moment-matching"\n')
+    common = {"method": "diffusion", "progress": True}
+    chosen = {"posterior": "moment-matching"}
+    for options, expected, told in (
+        ([], preset("galaxies"), True),
+        (["--preset", "none"], {}, False),
+        (["--config", config], chosen, False),
+        (["--config", config, "--preset", "galaxies"], {**preset("galaxies"), **chosen}, True),
+    ):
+        assert run("fit", views, "-o", out, "--overwrite", *options) == 0
+        assert fake.calls[-2] == ("from_config", {**common, **expected})
+        err = capsys.readouterr().err
+        assert ("preset galaxies" in err) is told
+        assert err.splitlines()[-1] == f"wrote {out}: model of los, galaxy"
+    message = fails(capsys, "fit", views, "-o", out, "--overwrite", "--method", "gaussian",
+                    "--preset", "galaxies")  # fmt: skip
+    assert "--preset: found it with the method gaussian" in message
 
 
 def test_fit_is_resumed_only_when_asked_for(fake, views, tmp_path, capsys):
@@ -566,10 +626,45 @@ def test_separate_a_file_of_views(fake, views, tmp_path):
     assert table["id"].tolist() == dataset["galaxy"].ids.tolist()
     assert table["galaxy_flux"].unit == u.uJy
     assert table["galaxy_mag"].unit == u.ABmag
-    assert {"galaxy_aperture_flux", "los_half_light_radius_sky", "flags"} <= set(table.colnames)
+    assert {"galaxy_aperture_flux", "galaxy_half_light_radius_sky", "flags"} <= set(table.colnames)
     with fits.open(out) as hdus:
         hdus.verify("exception")
         assert {"CATALOG", "GALAXY_MEAN", "LOS_STD", "GALAXY_SAMPLES"} <= {h.name for h in hdus}
+
+
+def test_separate_tells_programs_and_people(fake, tile, field, tmp_path, capsys):
+    """What was done in JSON on standard output, what was written in the last line, and in a log."""
+    positions = field.catalog["id", "sky_coord"][field.catalog["kind"] == "galaxy"][:6]
+    positions.write(tmp_path / "galaxies.ecsv")
+    names = {"-o": "s.fits", "--catalog": "c.vot", "--tile": "t.fits", "--stamps": "stamps",
+             "--log-file": "log.txt"}  # fmt: skip
+    files = [word for option, name in names.items() for word in (option, tmp_path / name)]
+    options = ("--positions", tmp_path / "galaxies.ecsv", "--samples", 2, "--json", "--all-sources")
+    command = ("separate", tile, "--model", "m.asdf", *files, *options)
+    assert run(*command) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["n_observations"] + told["n_rejected"] == 6
+    assert told["files"]["tile"] == str(tmp_path / "t.fits")
+    assert len(told["files"]["stamps"]) == told["n_observations"]
+    assert isinstance(told["warnings"], list)
+    last = err.splitlines()[-1] if told["n_rejected"] == 0 else err
+    assert f"wrote {tmp_path / 's.fits'}, {tmp_path / 'c.vot'}, {tmp_path / 't.fits'}" in last
+    log = (tmp_path / "log.txt").read_text()
+    assert "INFO astro_ddprism.cli.commands: wrote" in log
+    with fits.open(tmp_path / "t.fits") as hdus:
+        assert hdus["GALAXY"].shape == field.image.shape
+    table = Table.read(tmp_path / "c.vot")
+    assert table.colnames.index("galaxy_flux") < table.colnames.index("los_flux")
+    assert "existing file" in fails(capsys, *[w for w in command if w != "--json"])
+    assert "ddprism: error: " in (tmp_path / "log.txt").read_text()
+
+
+def test_tiles_need_an_image(fake, views, tmp_path, capsys):
+    command = ("separate", views, "--model", "m.asdf", "-o", tmp_path / "s.fits")
+    assert "found no image of one instrument" in fails(capsys, *command, "--tile", tmp_path / "t")
+    message = fails(capsys, *command, "--log-file", tmp_path / "absent" / "log.txt")
+    assert "log.txt: No such file or directory" in message
 
 
 @pytest.mark.parametrize("ending", ["fits", "csv", "vot"])
@@ -643,6 +738,9 @@ name = "unet"
 channels = [4, 8]
 blocks = [1, 1]
 embedding = 8
+
+[posterior]
+name = "moment-matching"
 """
 
 

@@ -1,6 +1,7 @@
 """The demonstration with a stand-in for the separator, and its figures against an oracle."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from astropy.table import QTable
 
 from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset, PosteriorSamples
 from astro_ddprism.cli import demo
-from astro_ddprism.cli.demo import DemoSettings, evaluate, format_metrics, run_demo
+from astro_ddprism.cli.demo import QUICK, DemoSettings, evaluate, format_metrics, run_demo
 from astro_ddprism.errors import InputError
+from astro_ddprism.posterior.apertures import aperture_flux
 from astro_ddprism.simulate.population import simulate_field
 
 SHAPE = (320, 320)
@@ -92,7 +94,7 @@ def test_figures_against_an_oracle():
     error = sigma * rng.normal(size=(33, len(view), 1, 1, 1))
     draws = galaxy + error[0] + error[1:]
     samples = PosteriorSamples({"los": np.broadcast_to(los, draws.shape), "galaxy": draws}, view)
-    metrics, rows = evaluate(samples, field, DemoSettings(aperture=5.0))
+    metrics, rows, labels = evaluate(samples, field, DemoSettings(aperture=5.0))
     assert metrics["n_used"] > 60
     assert metrics["n_contaminated"] > 10
     # Median of |N(0, 1)| is 0.674; the error is that of 25 pi pixels.
@@ -106,7 +108,12 @@ def test_figures_against_an_oracle():
     assert metrics[f"error_photutils_{method}"] < metrics["error_observed"]
     ratio = metrics["error_separated"] / metrics["error_observed"]
     assert metrics["aperture_error_vs_observed"] == pytest.approx(ratio)
-    assert len(rows) == DemoSettings().n_rows
+    assert len(rows) == len(labels) == DemoSettings().n_rows
+    wrong = aperture_flux(draws, 5.0, samples.positions)[..., 0].mean(axis=0)
+    wrong = np.abs(wrong / aperture_flux(galaxy, 5.0, samples.positions)[:, 0] - 1)[rows]
+    assert (np.diff(wrong) >= 0).all()
+    assert [label.split("\n")[0] for label in labels] == ["good"] * 4 + ["bad"] * 4
+    assert float(labels[-1].split()[-1].strip("+-%")) == pytest.approx(100 * wrong[-1], abs=0.6)
 
 
 def test_figures_that_cannot_be_had_are_none():
@@ -114,14 +121,27 @@ def test_figures_that_cannot_be_had_are_none():
     view = MultiViewDataset.from_image(field.image, size=24, n_random=1)["galaxy"][:4]
     half = np.repeat(view.data[None] / 2, 2, axis=0)
     samples = PosteriorSamples({"los": half, "galaxy": half}, view)
-    metrics, rows = evaluate(samples, field, DemoSettings(contamination=1.0))
+    metrics, rows, labels = evaluate(samples, field, DemoSettings(contamination=1.0))
     assert metrics["n_contaminated"] == 0
     for key in ("aperture_error_vs_observed", "error_separated", "coverage_68"):
         assert metrics[key] is None
     assert len(rows) > 0
     metrics |= {"n_galaxies": 4, "n_randoms": 8, "wall_time_s": 1.0, "peak_memory_bytes": None,
-                "device": "none", "settings": {"aperture": 5.0, "contamination": 1.0}}  # fmt: skip
-    assert "separated / observed" in format_metrics(metrics)
+                "coverage_68_contaminated": None, "device": "none",
+                "settings": {"aperture": 5.0, "contamination": 1.0}}  # fmt: skip
+    table = format_metrics(metrics)
+    assert "separated / observed" in table
+    assert "of those with over 100% line-of-sight light" in table
+    assert labels[-1].startswith("bad")
+
+
+def test_a_model_that_comes_with_the_package(tmp_path, capsys):
+    settings = replace(QUICK, shape=(256, 256), n_samples=2, detection={"min_snr": 60})
+    metrics = run_demo(tmp_path, seed=2, device="cpu", settings=settings, progress=False)
+    assert metrics["n_randoms"] == 0
+    assert not (tmp_path / "model.asdf").exists()
+    assert metrics["residual_std"] == pytest.approx(1, abs=0.15)
+    assert "separated well, and badly" in capsys.readouterr().out
 
 
 def test_out_that_is_no_folder_is_refused(tmp_path):

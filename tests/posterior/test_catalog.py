@@ -11,7 +11,7 @@ from scipy.stats import norm
 from astro_ddprism import PosteriorSamples, View
 from astro_ddprism.errors import InputError
 from astro_ddprism.mixing import Identity
-from astro_ddprism.posterior.catalog import statistics
+from astro_ddprism.posterior.catalog import sources_of_interest, statistics
 from astro_ddprism.posterior.product import plain_catalog
 from astro_ddprism.posterior.quality import Quality
 
@@ -326,19 +326,6 @@ def test_ecsv_keeps_it_as_it_is(catalog, tmp_path):
     assert again["flags"].dtype == np.int16
 
 
-@pytest.mark.parametrize("ending", ["fits", "csv", "vot"])
-def test_plain_tables_are_written_without_a_warning(catalog, tmp_path, ending):
-    plain = plain_catalog(catalog)
-    formats = {"fits": "fits", "csv": "ascii.csv", "vot": "votable"}
-    plain.write(tmp_path / f"c.{ending}", format=formats[ending])
-    again = QTable.read(tmp_path / f"c.{ending}", format=formats[ending])
-    assert again.colnames == plain.colnames
-    assert {"ra", "dec", "galaxy_ra_1", "galaxy_dec_2"} <= set(plain.colnames)
-    if ending == "fits":
-        assert again["galaxy_mag_1"].unit == u.mag
-        assert again["galaxy_half_light_radius_sky_1"].unit == u.arcsec
-
-
 @pytest.mark.parametrize("unit", ["uJy", photometric.nmgy, 3 * u.Jy.si])
 def test_units_of_fits_products(unit, tmp_path):
     draws = scattered(20.0, 2)[0]
@@ -364,6 +351,24 @@ def test_a_product_takes_a_catalog(tmp_path):
     assert table["galaxy_mag"][0].value == pytest.approx(catalog["galaxy_mag"][0].value)
     with pytest.raises(InputError, match="aperture: found it beside a catalog"):
         samples.write(tmp_path / "t.fits", catalog=catalog, aperture=3)
+
+
+def test_sources_that_are_asked_for():
+    los, galaxy = scattered(20.0, 3)[0], scattered(30.0, 3)[0]
+    view = View(np.zeros((1, *galaxy.shape[2:])), variance=1.0, unit="uJy",
+                mixing=dict.fromkeys(("los", "galaxy"), Identity(galaxy.shape[2:])))  # fmt: skip
+    samples = PosteriorSamples({"los": los, "galaxy": galaxy}, view)
+    first = [name.partition("_")[0] for name in samples.catalog().colnames]
+    assert "los" not in first
+    assert samples.catalog().meta["sources"] == ["galaxy"]
+    both = samples.catalog(sources=("galaxy", "los")).colnames
+    assert both.index("galaxy_flux") < both.index("los_flux")
+    assert sources_of_interest(view, ["los"]) == ("los",)
+    only = View(view.data, variance=1.0, mixing={"los": view.mixing["los"]})
+    assert sources_of_interest(only) == ("los",)
+    for wrong in ("los", ["los", "star"]):
+        with pytest.raises(InputError, match=r"sources: found .*expected some of los, galaxy"):
+            samples.catalog(sources=wrong)
 
 
 def test_very_many_bands_fill_several_tables(monkeypatch, tmp_path):

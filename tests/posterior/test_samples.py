@@ -185,7 +185,7 @@ def test_catalog_is_the_statistics_of_the_fluxes(samples, view):
         low, high = (catalog[f"galaxy_{name}_p{p}_2"] for p in (16, 84))
         expected = np.quantile(flux.value, [0.16, 0.84], axis=0, method="weibull")
         np.testing.assert_allclose([low.value, high.value], expected)
-    assert catalog["los_flux_1"].unit == u.uJy
+    assert not [name for name in catalog.colnames if name.startswith("los_")]
     np.testing.assert_allclose(catalog["chi2"], samples.chi2.mean(0))
     assert catalog["n_valid"].tolist() == (~view.mask).sum(axis=(1, 2, 3)).tolist()
     assert catalog.meta["aperture"] == "4.0"

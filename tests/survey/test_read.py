@@ -90,7 +90,7 @@ def test_cube_of_bands(write, pixels):
     [
         ("ELECTRONS/S", u.electron / u.s),
         ("counts", u.count),
-        ("nanomaggy", u.nmgy),
+        ("nanomaggy", u.uJy),
         ("ADU", u.adu),
         ("", u.dimensionless_unscaled),
         ("erg/s/cm2/Angstrom", u.erg / u.s / u.cm**2 / u.AA),

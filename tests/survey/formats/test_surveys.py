@@ -194,10 +194,10 @@ ROWS = {
                       "uJy", 1, 1e-3),
     "lsst": (lsst, {}, "nJy", 1e-3, 1e-5),
     "des": (des, {}, "uJy", 1, 1e-3),
-    "legacy": (legacy, {}, "nmgy", MAGGY / 1e9, 1e-3),
-    "sdss": (sdss, {}, "nmgy", MAGGY / 1e9, 1e-3),
+    "legacy": (legacy, {}, "uJy", 1, 1e-3),
+    "sdss": (sdss, {}, "uJy", 1, 1e-3),
     "panstarrs": (panstarrs, {}, "uJy", 1, 1e-3),
-    "kids": (kids, {}, "mgy", MAGGY, 0.05),  # its weight is scaled to the sky
+    "kids": (kids, {}, "uJy", 1, 0.05),  # its weight is scaled to the sky
     "fits": (generic, {"uncertainty": "RMS", "mask": "FLAGS"}, "Jy", 1e6, 1e-5),
 }  # fmt: skip
 PAGE = (Path(__file__).parents[3] / "docs" / "data_in.rst").read_text("utf-8")
