@@ -133,7 +133,7 @@ def separate(args):
     view, image = _view_to_separate(args, separator)
     samples = separator.sample(view, n_samples=args.samples, seed=args.seed)
     if not ranks.is_first():
-        return
+        return None
     catalog = samples.catalog(
         args.aperture,
         sources=view.sources[::-1] if args.all_sources else None,
