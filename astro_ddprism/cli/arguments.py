@@ -221,7 +221,8 @@ def _add_fit(commands):
     command.add_argument("--config", type=Path, metavar="FILE.toml",
                          help="options of the method, as tables")  # fmt: skip
     command.add_argument("--method", metavar="NAME",
-                         help="diffusion (default), gaussian (a fast first look), ...")  # fmt: skip
+                         help="diffusion (default), gaussian (a fast first look), or a baseline: "
+                         "pcpca, clvm-linear, clvm-vae")  # fmt: skip
     command.add_argument("--from", dest="initial", type=Path, metavar="MODEL",
                          help="fine-tune this model, a file or a name")  # fmt: skip
     command.add_argument("--resume", action="store_true",
