@@ -12,9 +12,12 @@ _MODULES = {
     "DiffusionSourceSeparator": "separator.diffusion",
     "GaussianSourceSeparator": "separator.gaussian",
     "InputError": "errors",
+    "LinearCLVMSourceSeparator": "separator.clvm",
     "MultiInstrumentView": "views.multi",
     "MultiViewDataset": "views.dataset",
+    "PCPCASourceSeparator": "separator.pcpca",
     "PosteriorSamples": "posterior.samples",
+    "VariationalCLVMSourceSeparator": "separator.clvm_vae",
     "View": "views.view",
 }
 
@@ -22,9 +25,12 @@ __all__ = [
     "DiffusionSourceSeparator",
     "GaussianSourceSeparator",
     "InputError",
+    "LinearCLVMSourceSeparator",
     "MultiInstrumentView",
     "MultiViewDataset",
+    "PCPCASourceSeparator",
     "PosteriorSamples",
+    "VariationalCLVMSourceSeparator",
     "View",
     "__version__",
 ]

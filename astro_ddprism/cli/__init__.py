@@ -49,9 +49,8 @@ def main(argv=None):
         with messages(args.quiet, log_file) as warned:
             module = importlib.import_module(f".{COMMANDS[args.command]}", __name__)
             told = getattr(module, args.command)(args)
-            if told is not None and getattr(
-                args, "json", False
-            ):  # of several processes, the first alone tells
+            # Of several processes, the first alone tells.
+            if told is not None and getattr(args, "json", False):
                 print(json.dumps({**told, "warnings": warned.texts}, indent=2, default=str))
             sys.stdout.flush()
     except BrokenPipeError:  # who reads has seen enough, as head has

@@ -230,7 +230,8 @@ def _add_fit(commands):
     command.add_argument("--config", type=Path, metavar="FILE.toml",
                          help="options of the method, as tables")  # fmt: skip
     command.add_argument("--method", metavar="NAME",
-                         help="diffusion (default), gaussian (a fast first look), ...")  # fmt: skip
+                         help="diffusion (default), gaussian (a fast first look), or a baseline: "
+                         "pcpca, clvm-linear, clvm-vae")  # fmt: skip
     command.add_argument("--preset", choices=("galaxies", "none"),
                          help="where the configuration says nothing: what separates galaxies on "
                          "one pixel grid best, or the defaults (default: what fits the "

@@ -6,9 +6,10 @@ of Gaussians (`~astro_ddprism.diffusion.priors.mixture`). It takes seconds and n
 first look at data, and a baseline.
 """
 
-__all__ = ["GaussianSourceSeparator"]
+__all__ = ["GaussianPriorSeparator", "GaussianSourceSeparator"]
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ import torch
 from ..diffusion.learning.stages import plan_stages
 from ..diffusion.learning.symmetries import SYMMETRIES, symmetries_of
 from ..diffusion.learning.warmstart import WarmStart
-from ..diffusion.posteriors.base import Priors
+from ..diffusion.posteriors.base import PosteriorMethod, Priors
+from ..diffusion.posteriors.exact import ExactGaussian
 from ..diffusion.posteriors.moment_matching import MomentMatching
 from ..diffusion.priors.schedule import NoiseSchedule
 from ..diffusion.random import Rows, seeded
@@ -30,9 +32,76 @@ from .trees import priors_from_tree, priors_tree
 _WARM_START, _DRAWS = range(2)
 
 
+@dataclass(eq=False)
+class GaussianPriorSeparator(SourceSeparator):
+    """What separators have in common whose priors are Gaussians: draws, densities and files.
+
+    A method writes ``_fit``, which returns `~astro_ddprism.diffusion.posteriors.base.Priors`.
+
+    Parameters
+    ----------
+    sources, device, execution, seed, progress
+        See `~astro_ddprism.separator.base.SourceSeparator`.
+    schedule : NoiseSchedule
+        Its ``sigma_min`` is the finest detail of a prior: the scatter about the subspace of a
+        Gaussian prior in `log_prob`.
+
+    Attributes
+    ----------
+    posterior_method : PosteriorMethod
+        How joint draws are made.
+    priors_ : dict of str to GaussianPrior or GaussianMixture
+        The prior of each source.
+    """
+
+    posterior_method: ClassVar[PosteriorMethod] = ExactGaussian()
+
+    schedule: NoiseSchedule = option(NoiseSchedule())
+
+    @property
+    def priors_(self):
+        """The prior of each source."""
+        priors = self._learned.state
+        return {**priors.gaussians, **priors.mixtures}
+
+    def _draw(self, state, loader, index, rows, track):
+        return draw_sources(
+            self.posterior_method,
+            state,
+            loader,
+            np.asarray(index),
+            rows,
+            chains=Chains(),
+            batch_size=self.execution.n_at_a_time,
+            track=track,
+        )
+
+    def _draw_prior(self, state, source, rows, track):  # noqa: ARG002
+        prior, size = self.priors_[source], self.execution.n_at_a_time
+        batches = track(range(0, len(rows), size))
+        return torch.cat([prior.sample(rows[i : i + size]).float().cpu() for i in batches])
+
+    def _log_prob(self, state, source, values, *, n_probes, seed, track):  # noqa: ARG002
+        sigma = torch.tensor(self.schedule.sigma_min, dtype=torch.float64, device=values.device)
+        x, prior = values.flatten(1).double(), self.priors_[source]
+        if source in state.mixtures:
+            log_prob = prior.to(dtype=torch.float64).log_prob(x)
+        else:
+            log_prob = prior.to(dtype=torch.float64).log_prob(x, sigma)
+        return log_prob, torch.zeros_like(log_prob)
+
+    def _state_tree(self, state, *, draws):  # noqa: ARG002
+        return priors_tree(state)
+
+    def _from_tree(self, tree, source_shapes):
+        return priors_from_tree(
+            tree, source_shapes, self.schedule, self.posterior_method, self.execution
+        )
+
+
 @SEPARATORS.register("gaussian")
 @dataclass(eq=False)
-class GaussianSourceSeparator(SourceSeparator):
+class GaussianSourceSeparator(GaussianPriorSeparator):
     """Gaussian priors of several sources, learned from views, and the posterior under them.
 
     Under mixtures it is exact. Under Gaussian priors the first source also takes what a draw leaves
@@ -75,15 +144,11 @@ class GaussianSourceSeparator(SourceSeparator):
     True
     """
 
-    warm_start: WarmStart = option(WarmStart())
-    schedule: NoiseSchedule = option(NoiseSchedule())
-    symmetries: dict[str, tuple[str, ...]] | None = option(None, choices=SYMMETRIES)
+    # In closed form where no source has a network.
+    posterior_method: ClassVar[PosteriorMethod] = MomentMatching()
 
-    @property
-    def priors_(self):
-        """The prior of each source."""
-        priors = self._learned.state
-        return {**priors.gaussians, **priors.mixtures}
+    warm_start: WarmStart = option(WarmStart())
+    symmetries: dict[str, tuple[str, ...]] | None = option(None, choices=SYMMETRIES)
 
     def _fit(self, task):
         priors, samples = Priors(self.schedule), {}
@@ -107,40 +172,6 @@ class GaussianSourceSeparator(SourceSeparator):
             if k + 1 < len(stages):  # the next stage looks for what these do not explain
                 samples |= self._draws_of(k, stage, loaders, priors, task.track)
         return priors
-
-    def _draw(self, state, loader, index, rows, track):
-        return draw_sources(
-            MomentMatching(),  # in closed form where no source has a network
-            state,
-            loader,
-            np.asarray(index),
-            rows,
-            chains=Chains(),
-            batch_size=self.execution.n_at_a_time,
-            track=track,
-        )
-
-    def _draw_prior(self, state, source, rows, track):  # noqa: ARG002
-        prior, size = self.priors_[source], self.execution.n_at_a_time
-        batches = track(range(0, len(rows), size))
-        return torch.cat([prior.sample(rows[i : i + size]).float().cpu() for i in batches])
-
-    def _log_prob(self, state, source, values, *, n_probes, seed, track):  # noqa: ARG002
-        sigma = torch.tensor(self.schedule.sigma_min, dtype=torch.float64, device=values.device)
-        x, prior = values.flatten(1).double(), self.priors_[source]
-        if source in state.mixtures:
-            log_prob = prior.to(dtype=torch.float64).log_prob(x)
-        else:
-            log_prob = prior.to(dtype=torch.float64).log_prob(x, sigma)
-        return log_prob, torch.zeros_like(log_prob)
-
-    def _state_tree(self, state, *, draws):  # noqa: ARG002
-        return priors_tree(state)
-
-    def _from_tree(self, tree, source_shapes):
-        return priors_from_tree(
-            tree, source_shapes, self.schedule, MomentMatching(), self.execution
-        )
 
     def _draws_of(self, k, stage, loaders, priors, track):
         samples = {source: [] for source in stage.sources}

@@ -603,7 +603,11 @@ def test_a_mixture_draws_the_exact_posterior(views, flat, tmp_path):
 
 @pytest.mark.parametrize(
     "posterior",
-    [{"name": "moment-matching"}, {"name": "gibbs", "n_rounds": 3}, {"name": "langevin"}],
+    [
+        {"name": "moment-matching"},
+        {"name": "gibbs", "n_rounds": 3},
+        {"name": "langevin", "n_repeats": 3},
+    ],
     ids=lambda table: table["name"],
 )
 def test_given_priors_that_sources_share(

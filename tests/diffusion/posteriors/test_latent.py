@@ -208,7 +208,7 @@ def test_evidence(linear_problem):
         A = problem.matrices[i][rows] / std[:, None]
         predicted = A @ covariance @ A.T + np.eye(len(A))
         expected = multivariate_normal(A @ mean, predicted).logpdf(problem.y[i][rows] / std)
-        np.testing.assert_allclose(float(posterior.log_evidence[i]), expected, rtol=1e-7)
+        np.testing.assert_allclose(float(posterior.log_evidence[i]), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -1,0 +1,5 @@
+"""Run the study: ``python -m benchmarks.grassy_mnist``."""
+
+from .study import main
+
+main()

@@ -1,0 +1,1 @@
+"""The tables of arXiv:2510.05205, with published values beside this package's."""
