@@ -20,6 +20,7 @@ ROOT = Path(astro_ddprism.__file__).parent
 
 # Rooms that a room may import; and those that they may, and so on.
 ARROWS = {
+    "__main__": ("cli",),
     "cli": ("separator", "simulate", "evaluate"),
     "separator": ("posterior", "diffusion", "models"),
     "evaluate": ("posterior",),
@@ -196,7 +197,8 @@ def long_modules(root):
 
 def strangers_in_the_hall(root):
     """What the top level holds beside the hall and folders."""
-    expected = {"__init__.py", "__init__.pyi", "py.typed", *(f"{name}.py" for name in HALL)}
+    whole = {"__init__.py", "__init__.pyi", "__main__.py", "py.typed"}
+    expected = whole | {f"{name}.py" for name in HALL}
     return [path.name for path in root.iterdir() if path.is_file() and path.name not in expected]
 
 
