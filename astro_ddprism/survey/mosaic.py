@@ -18,7 +18,7 @@ from ..io.fits_in import find_extension, only_window, open_fits
 from .find import detect_stars
 from .formats.base import read_raw
 from .images import SurveyImage, stack_bands
-from .psf import stellar_fwhm
+from .psf import MIN_STARS, STAR_SNR, stellar_fwhm
 from .read import provenance_of, read_bands, read_image
 
 __all__ = [
@@ -205,7 +205,7 @@ def measure_stars(image, *, enough=True):
         known += islice(parts, n_windows - len(known))
         typical = _side_by_side(image, known)
         stars = detect_stars(typical) if enough else None
-        if not enough or (stars is not None and stellar_fwhm(typical, stars) is not None):
+        if not enough or (stars is not None and _is_enough(typical, stars)):
             break
     if isinstance(image, Mosaic):
         masked = f"masked: {typical.mask.mean():.2%} of the pixels of a sample"
@@ -217,6 +217,12 @@ def measure_stars(image, *, enough=True):
             image.filename, n_windows, WINDOW, WINDOW,
         )  # fmt: skip
     return typical, stars
+
+
+def _is_enough(typical, stars):
+    """Whether stars tell a width, or so few are bright that more windows would not hold enough."""
+    few = MIN_STARS * N_WINDOWS[0] / N_WINDOWS[-1]
+    return np.sum(stars["snr"] > STAR_SNR) < few or stellar_fwhm(typical, stars) is not None
 
 
 def _windows(image):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy import units as u
@@ -126,6 +128,8 @@ def test_stars_are_measured_on_a_sample(field, small_is_large, tmp_path, caplog)
     typical, stars = measure_stars(whole)
     assert typical.shape == (1, 128, 128 * 8)
     assert stars is not None
+    faint = replace(whole, data=whole.data / 100)
+    assert measure_stars(faint)[0].shape == (1, 128, 128 * 4)  # more windows would not tell
     assert "windows of 128 x 128 pixels" in caplog.text
     noise = np.median(np.sqrt(whole.variance[~whole.mask]))
     assert np.median(np.sqrt(typical.variance[~typical.mask])) == pytest.approx(noise, rel=0.05)
