@@ -269,7 +269,8 @@ def test_the_package_is_in_order(check):
 
 
 def test_all_rooms_are_there():
-    assert {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} == set(ARROWS)
+    rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set(ARROWS) - {"__main__"}
     # Neither is anything passed over, nor are there fewer modules than files.
     assert len(modules(ROOT)) == len(list(ROOT.rglob("*.py"))) > 100
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ..masks import lost_pixels
 from ..observation import simulate
-from .masks import lost_pixels
 from .symmetries import permutations, permuted
 from .templates import symmetric_templates
 

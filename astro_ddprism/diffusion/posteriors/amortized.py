@@ -65,7 +65,7 @@ from azula.noise import VESchedule
 
 from ...errors import InputError
 from ...registry import option
-from ..learning.masks import MOST
+from ..masks import MOST
 from ..networks import Network, UNet
 from ..networks.embedding import compressed
 from ..priors.schedule import time_of
@@ -104,7 +104,7 @@ class Amortized(PosteriorMethod):
         first.
     masks : float
         Part of the simulated observations that lose pixels as real ones do, at the target too
-        (`~astro_ddprism.diffusion.learning.masks`). If it is 0, observations with masked pixels
+        (`~astro_ddprism.diffusion.masks`). If it is 0, observations with masked pixels
         near the target are drawn by ``otherwise``; else only those that lose more than the network
         has seen, or whose pixels share noise.
     sampler : Sampler

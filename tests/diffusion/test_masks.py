@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from astro_ddprism.diffusion.learning.masks import MOST, lost_pixels
+from astro_ddprism.diffusion.masks import MOST, lost_pixels
 from astro_ddprism.diffusion.random import seeded
 
 CPU = torch.device("cpu")

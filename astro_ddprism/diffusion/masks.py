@@ -43,7 +43,7 @@ def lost_pixels(n: int, shape: tuple[int, int, int], device: torch.device) -> Te
     Examples
     --------
     >>> import torch
-    >>> from astro_ddprism.diffusion.learning.masks import lost_pixels
+    >>> from astro_ddprism.diffusion.masks import lost_pixels
     >>> lost = lost_pixels(5, (2, 32, 32), torch.device("cpu"))
     >>> lost.shape, bool(lost.float().mean(dim=(2, 3)).max() <= 0.4)
     (torch.Size([5, 2, 32, 32]), True)
