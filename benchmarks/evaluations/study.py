@@ -9,8 +9,9 @@ distribution functions, averaged over coordinates and observations, and ``covera
 ``coverage_95`` are the parts of the draws within central intervals. ``exact`` draws show what the
 number of draws does.
 
-``fewest`` is the setting of fewest evaluations whose ``ks`` is no more than that of the default by
-a tenth, and whose coverages are as near to what they should be, to 0.005.
+``before`` is the setting that chains had before the study, ``fewest`` that of fewest evaluations
+whose ``ks`` is no more than that by a tenth, and whose coverages are as near to what they should
+be, to 0.005.
 
     python -m benchmarks.evaluations --out benchmarks/results/evaluations.json
 """
@@ -38,7 +39,8 @@ FULL = {
     "sigma_min": 0.1,
     "sigma_max": 1000.0,
 }
-QUICK = FULL | {"n_observations": 3, "n_draws": 1024, "n_steps": [8, 24], "n_starts": [1, 3]}
+QUICK = FULL | {"n_observations": 3, "n_draws": 1024, "n_steps": [8, 12, 24]}
+BEFORE = Amortized(sampler=AdamsBashforth(2), n_steps=24, n_starts=3)
 SAMPLERS = {f"adams-bashforth {k}": AdamsBashforth(k) for k in (1, 2, 3)} | {"heun": Heun()}
 SIZE = 2
 # Components that count for nothing.
@@ -143,18 +145,20 @@ def run(configuration: dict, device) -> dict:  # noqa: ARG001
                 evaluations = each * n_steps + n_starts + 1
                 rows.append({**settings, "evaluations": evaluations, **judge(torch.cat(u, dim=1))})
         print(name, rows[-1], flush=True)
-    default = next(row for row in rows if _is_default(row))
-    able = [row for row in rows if _is_as_good(row, default)]
-    return {
-        "exact": judge(torch.cat(exact, dim=1)),
+    before, default = (
+        next(row for row in rows if _is_of(row, method)) for method in (BEFORE, Amortized())
+    )
+    able = [row for row in rows if _is_as_good(row, before)]
+    found = {
+        "exact": judge(torch.cat(exact, dim=1)) | {"evaluations": 0},
+        "before": before,
         "default": default,
         "fewest": min(able, key=lambda row: row["evaluations"]),
-        "rows": rows,
     }
+    return found | {"compared": [{"setting": k, **row} for k, row in found.items()], "rows": rows}
 
 
-def _is_default(row) -> bool:
-    method = Amortized()
+def _is_of(row, method: Amortized) -> bool:
     return (SAMPLERS[row["sampler"]], row["n_steps"], row["n_starts"]) == (
         method.sampler,
         method.n_steps,

@@ -1,7 +1,7 @@
 """How near training and drawing come to the networks that they have to evaluate.
 
 A *step* of training is timed against the forward and backward pass of its bare network at the same
-batch in the same precision; a *draw* of the amortized posterior against the 28 evaluations of its
+batch in the same precision; a *draw* of the amortized posterior against the 14 evaluations of its
 network; an evaluation of moment matching against the forward passes and vector-Jacobian products
 that it needs. All take turns in one process. On a processor times are processor times, so that
 other work on the machine does not count; on a GPU they are those of the clock, and both a training

@@ -122,9 +122,9 @@ class Amortized(PosteriorMethod):
     flux_factors: dict[str, tuple[float, float]] = option({}, above=0)
     templates: tuple[str, ...] = ()
     masks: float = option(0.0, least=0, most=1)
-    sampler: Sampler = option(AdamsBashforth())
-    n_steps: int = option(24, least=1)
-    n_starts: int = option(3, least=0)
+    sampler: Sampler = option(AdamsBashforth(3))
+    n_steps: int = option(12, least=1)
+    n_starts: int = option(1, least=0)
     otherwise: MomentMatching = option(MomentMatching())
 
     def __post_init__(self):
