@@ -7,7 +7,7 @@ import warnings
 
 from astropy.io import fits
 
-__all__ = ["WCS_NUMBER", "leave_out_malformed", "without_orphans"]
+__all__ = ["WCS_NUMBER", "leave_out_malformed", "without_unneeded"]
 
 logger = logging.getLogger(__name__)
 
@@ -16,8 +16,8 @@ WCS_NUMBER = re.compile(r"(CRVAL|CRPIX|CDELT|CROTA)\d|(CD|PC)\d_\d|LONPOLE|LATPO
 TEXT = re.compile(r"BUNIT|CTYPE\d|CUNIT\d|RADESYS")  # may come without quotes
 
 
-def without_orphans(stream):
-    """A file whose first header has no CONTINUE card that continues nothing: astropy gives up.
+def without_unneeded(stream):
+    """A file whose first header has no card at which astropy gives up, though nobody needs it.
 
     Parameters
     ----------
@@ -27,18 +27,19 @@ def without_orphans(stream):
     Returns
     -------
     binary file
-        Another, in memory.
+        Another, in memory, without CONTINUE cards that continue nothing and, where the first header
+        has no pixels, without their scale.
     """
     stream.seek(0)
     content = stream.read()
     cards = [content[i : i + 80] for i in range(0, min(len(content), MAX_HEADER), 80)]
+    cards = cards[: 1 + next((i for i, c in enumerate(cards) if c.startswith(b"END     ")), 0)]
+    no_pixels = any(re.match(rb"NAXIS   = +0 ", card) for card in cards)
     for i, card in enumerate(cards):
-        if card.startswith(b"CONTINUE") and not cards[i - 1].partition(b"/")[0].rstrip().endswith(
-            b"&'"
-        ):
+        orphan = card.startswith(b"CONTINUE") and not cards[i - 1].partition(b"/")[0].rstrip(
+        ).endswith(b"&'")  # fmt: skip
+        if orphan or (no_pixels and card[:8] in {b"BSCALE  ", b"BZERO   ", b"BLANK   "}):
             content = content[: 80 * i] + b" " * 80 + content[80 * i + 80 :]
-        if card.startswith(b"END     "):
-            break
     return io.BytesIO(content)
 
 

@@ -14,7 +14,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError
-from .cards import leave_out_malformed, without_orphans
+from .cards import leave_out_malformed, without_unneeded
 
 __all__ = [
     "NAMES",
@@ -71,13 +71,14 @@ def open_fits(path):
                     hdus = fits.open(stream, memmap=False, lazy_load_hdus=False)
                 except OSError:
                     caught.clear()
-                    hdus = fits.open(without_orphans(stream), memmap=False, lazy_load_hdus=False)
+                    hdus = fits.open(without_unneeded(stream), memmap=False, lazy_load_hdus=False)
             except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise InputError(f"{path}: not a FITS file ({reason})") from error
         for warning in caught:
             if DAMAGE.search(str(warning.message)):
-                raise InputError(f"{path}: the file is truncated or damaged ({warning.message})")
+                told = " ".join(str(warning.message).split())
+                raise InputError(f"{path}: the file is truncated or damaged ({told})")
         with hdus:
             for hdu in hdus:
                 leave_out_malformed(hdu, path)

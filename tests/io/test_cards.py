@@ -77,6 +77,24 @@ def test_a_unit_without_quotes_is_read(tmp_path, header):
     assert str(read_image(path, uncertainty=np.ones(SHAPE)).unit) == "uJy"
 
 
+@pytest.mark.parametrize("card", ["BSCALE  = 0,01", "BZERO   = 1.0 2.0", "BLANK   = nan"])
+def test_a_scale_of_no_pixels_stops_nothing(tmp_path, header, card):
+    """Where there are pixels, it is needed."""
+    primary = fits.PrimaryHDU(header=fits.Header({"PLACE": "HOLDER"}))
+    header["PLACE"] = "HOLDER"
+    path = write(tmp_path / "a.fits", fits.ImageHDU(PIXELS, header, name="SCI"), primary=primary)
+    whole = path.read_bytes()
+    first = whole.index(b"PLACE   ")
+    for place in (first, whole.index(b"PLACE   ", first + 80)):
+        path.write_bytes(whole[:place] + card.ljust(80).encode() + whole[place + 80 :])
+        if place == first:
+            found = read_image(path, uncertainty=np.ones(SHAPE))
+            assert_array_equal(found.data[0], PIXELS)
+        else:
+            with pytest.raises(InputError, match=rf"a.fits: .*Unparsable card .{card[:5].strip()}"):
+                read_image(path, uncertainty=np.ones(SHAPE))
+
+
 @pytest.mark.parametrize(
     ("card", "message"),
     [
