@@ -45,13 +45,6 @@ class Canvas:
         Sum of the separated galaxies, in ``image.unit``; 0 where there is none.
     coverage : ndarray of int, shape (ny, nx)
         Number of cutouts that hold a pixel.
-
-    Examples
-    --------
-    >>> from astro_ddprism.posterior.canvas import Canvas
-    >>> canvas = Canvas(image)  # doctest: +SKIP
-    >>> canvas.add(samples)  # doctest: +SKIP
-    >>> canvas.write("galaxies.fits")  # doctest: +SKIP
     """
 
     def __init__(self, image):

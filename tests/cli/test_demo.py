@@ -109,8 +109,8 @@ def test_figures_against_an_oracle():
     ratio = metrics["error_separated"] / metrics["error_observed"]
     assert metrics["aperture_error_vs_observed"] == pytest.approx(ratio)
     assert len(rows) == len(labels) == DemoSettings().n_rows
-    wrong = aperture_flux(draws, 5.0, samples.positions)[..., 0].mean(axis=0)
-    wrong = np.abs(wrong / aperture_flux(galaxy, 5.0, samples.positions)[:, 0] - 1)[rows]
+    separated = aperture_flux(draws, 5.0, samples.positions)[..., 0].mean(axis=0)[rows]
+    wrong = np.abs(separated / aperture_flux(galaxy, 5.0, samples.positions)[rows, 0] - 1)
     assert (np.diff(wrong) >= 0).all()
     assert [label.split("\n")[0] for label in labels] == ["good"] * 4 + ["bad"] * 4
     assert float(labels[-1].split()[-1].strip("+-%")) == pytest.approx(100 * wrong[-1], abs=0.6)

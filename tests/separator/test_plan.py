@@ -1,6 +1,7 @@
 """What a fit is said to do, against what it does."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -51,7 +52,10 @@ def test_a_fit_does_what_it_says(parameters, dataset, tracked, request, caplog):
             assert n == planned[title]
     assert all(step.seconds > 0 for step in tracked["plan"])
     assert tracked["at"] == pytest.approx(1)
-    assert "the fit takes less than a minute on this machine (cpu), in" in caplog.text
+    # How long, depends on who else computes here.
+    assert re.search(
+        rf"the fit takes .* on this machine \(cpu\), in {len(planned)} steps", caplog.text
+    )
 
 
 def test_one_bar_for_all_steps(capfd, monkeypatch):
