@@ -8,11 +8,13 @@ error. The module of a command is imported once its arguments are known to be ri
 
 import importlib
 import logging
+import os
 import sys
 from contextlib import contextmanager
 
 from ..errors import InputError
 from .arguments import parse_arguments
+from .streams import Terminated, open_streams, patient_errors, terminable
 
 __all__ = ["main"]
 
@@ -37,26 +39,47 @@ def main(argv=None):
     Returns
     -------
     int
-        Exit status: 0, or 2 where the input cannot be used.
+        Exit status: 0; 2 where the input cannot be used, 130 where the user interrupts, or 128 and
+        the number of the signal that ended it.
     """
-    try:
+    open_streams()
+    with patient_errors():
+        try:
+            return _run(argv)
+        except (InputError, OSError, MemoryError) as error:
+            print(f"ddprism: error: {_one_line(error)}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("ddprism: interrupted", file=sys.stderr)
+            return 130
+        except Terminated as error:
+            print(f"ddprism: ended by signal {error.number}", file=sys.stderr)
+            return 128 + error.number
+
+
+def _run(argv):
+    with terminable():
         args = parse_arguments(argv)
         with _messages(args.quiet):
             module = importlib.import_module(f".{COMMANDS[args.command]}", __name__)
-            getattr(module, args.command)(args)
-    except (InputError, OSError) as error:
-        print(f"ddprism: error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("ddprism: interrupted", file=sys.stderr)
-        return 130
+            try:
+                getattr(module, args.command)(args)
+                sys.stdout.flush()
+            except BrokenPipeError:  # nobody reads on, as with "ddprism info x | head -1"
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+                return 128 + 13
+            except RuntimeError as error:
+                if "allocate memory" in str(error) or "out of memory" in str(error):  # torch
+                    raise MemoryError(str(error).partition(". ")[0]) from error
+                raise
     return 0
 
 
 def _one_line(error):
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    return f"not enough memory ({text[:200]})" if isinstance(error, MemoryError) else text
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """The commands that work with views and models: ``ddprism cutouts | fit | separate``.
 
-Outputs that exist already are found before any work begins.
+Outputs are reserved before any work begins, and are all there at its end, or none.
 """
 
 import logging
-import tempfile
+import math
 
 from ..errors import InputError
-from ..io.fits import replacing
+from ..io.outputs import replacing, reserved
+from ..io.reading import check_input
 from ..posterior.product import plain_catalog, storable
 from ..separator import SourceSeparator
+from ..separator.tiles import separate_view
 from ..views.dataset import MultiViewDataset
 from .arguments import read_config
 from .images import check_images, read_tiles
@@ -40,20 +42,22 @@ def cutouts(args):
     args : `argparse.Namespace`
         The arguments.
     """
-    _check_outputs(args, args.output, _rejected_path(args.output))
-    _check_ending(args.output, VIEW_ENDINGS)
-    check_images(args)
-    images, options = read_tiles(args)
-    dataset = MultiViewDataset.from_image(
-        images,
-        **options,
-        size=32 if args.size is None else args.size,
-        n_random=args.n_random,
-        random_distance=args.random_distance,
-        crowded_fraction=args.crowded_fraction,
-    )
-    dataset.write(args.output, overwrite=args.overwrite)
-    _write_rejected(dataset.rejected, args)
+    with reserved(args.output, _rejected_path(args.output), overwrite=args.overwrite):
+        _check_ending(args.output, VIEW_ENDINGS)
+        check_images(args)
+        if args.config is not None:
+            check_input(args.config)  # which was read before
+        images, options = read_tiles(args)
+        dataset = MultiViewDataset.from_image(
+            images,
+            **options,
+            size=32 if args.size is None else args.size,
+            n_random=args.n_random,
+            random_distance=args.random_distance,
+            crowded_fraction=args.crowded_fraction,
+        )
+        dataset.write(args.output)
+        _write_rejected(dataset.rejected, args)
 
 
 def fit(args):
@@ -64,15 +68,32 @@ def fit(args):
     args : `argparse.Namespace`
         The arguments.
     """
-    _check_outputs(args, args.output)
-    _check_ending(args.output, VIEW_ENDINGS)
     checkpoint = args.output.with_name(args.output.name + ".checkpoint")
-    if checkpoint.exists() and not (args.resume or args.overwrite):
-        raise InputError(
-            f"{checkpoint}: found an unfinished fit, expected --resume to go on with it or "
-            "--overwrite to begin anew"
-        )
+    for path in (args.views, args.initial, args.config):
+        if path is not None and path.exists() and checkpoint.exists() and path.samefile(checkpoint):
+            raise InputError(f"{path}: found as input and as checkpoint, expected two files")
+    if args.resume and args.output.is_file():
+        separator, dataset, initial = _fit_inputs(args)
+        if separator.has_learned(dataset, args.output, initial=initial):
+            logger.warning("%s: the fit is done", args.output)
+            checkpoint.unlink(missing_ok=True)
+            return
+    with reserved(args.output, overwrite=args.overwrite):
+        _check_ending(args.output, VIEW_ENDINGS)
+        if checkpoint.exists() and not (args.resume or args.overwrite):
+            raise InputError(
+                f"{checkpoint}: found an unfinished fit, expected --resume to go on with it or "
+                "--overwrite to begin anew"
+            )
+        separator, dataset, initial = _fit_inputs(args)
+        resume = args.resume and checkpoint.exists()
+        separator.fit(dataset, initial=initial, checkpoint=checkpoint, resume=resume)
+        separator.write(args.output)
+    checkpoint.unlink(missing_ok=True)
 
+
+def _fit_inputs(args):
+    """The separator that shall learn, the views that it learns from, and what it starts from."""
     config = read_config(args.config) if args.config else {}
     for name in ("device", "seed", "method"):
         if getattr(args, name) is not None:
@@ -84,11 +105,7 @@ def fit(args):
         if config["method"] == initial.config["method"]:
             config = _with_parts_of(initial, config)
     separator = SourceSeparator.from_config({**config, "progress": not args.quiet})
-    dataset = MultiViewDataset.read(args.views)
-    resume = args.resume and checkpoint.exists()
-    separator.fit(dataset, initial=initial, checkpoint=checkpoint, resume=resume)
-    separator.write(args.output, overwrite=args.overwrite)
-    checkpoint.unlink(missing_ok=True)
+    return separator, MultiViewDataset.read(args.views), initial
 
 
 def separate(args):
@@ -99,26 +116,43 @@ def separate(args):
     args : `argparse.Namespace`
         The arguments.
     """
-    _check_outputs(args, args.output, args.catalog, _rejected_path(args.output))
-    _check_ending(args.output, PRODUCT_ENDINGS)
-    check_images(args, "TILE.fits or VIEWS.asdf")
-    catalog_format = _catalog_format(args.catalog)
+    outputs = [args.output, _rejected_path(args.output)]
+    outputs += [args.catalog] if args.catalog is not None else []
+    with reserved(*outputs, overwrite=args.overwrite):
+        _check_ending(args.output, PRODUCT_ENDINGS)
+        check_images(args, "TILE.fits or VIEWS.asdf")
+        catalog_format = _catalog_format(args.catalog)
+        zero_point = _catalog_zero_point(args)
+        separator = SourceSeparator.read(args.model, device=args.device, progress=not args.quiet)
+        view = _view_to_separate(args, separator)
+        # What cannot be written shows before the work.
+        _write_catalog(view.table(), args.catalog, catalog_format)
+        catalog = separate_view(
+            separator,
+            view,
+            args.output,
+            n_samples=args.samples,
+            seed=args.seed,
+            keep_samples=args.keep_samples,
+            aperture=args.aperture,
+            zero_point=zero_point,
+        )
+        _write_catalog(catalog, args.catalog, catalog_format)
+        _write_rejected(view.rejected, args)
 
-    separator = SourceSeparator.read(args.model, device=args.device, progress=not args.quiet)
-    view = _view_to_separate(args, separator)
-    samples = separator.sample(view, n_samples=args.samples, seed=args.seed)
-    catalog = samples.catalog(
-        args.aperture, zero_point=_catalog_zero_point(args), progress=not args.quiet
-    )
-    samples.write(args.output, overwrite=args.overwrite, samples=args.keep_samples, catalog=catalog)
-    if args.catalog is not None:
-        # Only ECSV tells sky coordinates and systems of magnitudes as they are.
-        table = catalog if catalog_format == "ascii.ecsv" else plain_catalog(catalog)
-        if catalog_format == "fits":
-            table = storable(table)
-        with replacing(args.catalog, args.overwrite) as path:
-            table.write(path, format=catalog_format, overwrite=True)
-    _write_rejected(view.rejected, args)
+
+def _write_catalog(catalog, path, catalog_format):
+    if path is None:
+        return
+    # Only ECSV tells sky coordinates and systems of magnitudes as they are.
+    table = catalog if catalog_format == "ascii.ecsv" else plain_catalog(catalog)
+    if catalog_format == "fits":
+        table = storable(table)
+    with replacing(path) as part:
+        try:
+            table.write(part, format=catalog_format, overwrite=True)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: cannot be written: {error}") from error
 
 
 def _with_parts_of(initial, config):
@@ -139,6 +173,8 @@ def _catalog_zero_point(args):
         return None
     try:
         (zero_point,) = map(float, args.zero_point)
+        if not math.isfinite(zero_point):
+            raise ValueError(zero_point)
     except ValueError:
         raise InputError(
             f"--zero-point: found {', '.join(args.zero_point)} for {args.images[0]}, expected one "
@@ -185,27 +221,6 @@ def _view_to_separate(args, separator):
     return MultiViewDataset.from_image(images, **options, size=size, n_random=0)["galaxy"]
 
 
-def _check_outputs(args, *paths):
-    """Find out before the work whether its outcome can be written."""
-    paths = [path for path in paths if path is not None]
-    for path in paths:
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: found no folder {path.parent}, expected one to write into")
-        if path.is_dir():
-            raise InputError(f"{path}: found a folder, expected a file to write")
-        if path.exists() and not args.overwrite:
-            raise InputError(f"{path}: found an existing file, expected a new one or --overwrite")
-        try:
-            tempfile.TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            raise InputError(
-                f"{path}: found a folder that cannot be written into ({error.strerror}), expected "
-                "another"
-            ) from error
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise InputError(f"{paths[0]}: found as two outputs, expected two files")
-
-
 def _check_ending(path, endings):
     """Refuse a name that tells other programs of another kind of file."""
     if path.suffix and path.suffix.lower() not in endings:
@@ -220,12 +235,11 @@ def _rejected_path(path):
 
 def _write_rejected(table, args):
     """Write the positions that were not used beside the output, and tell of them."""
-    path = _rejected_path(args.output)
     if table is None or not len(table):
-        path.unlink(missing_ok=True)  # of an output that was replaced
-        return
-    with replacing(path, args.overwrite) as temporary:
-        table.write(temporary, format="ascii.ecsv", overwrite=True)
+        return  # what an output that is replaced has left goes with it
+    path = _rejected_path(args.output)
+    with replacing(path) as part:
+        table.write(part, format="ascii.ecsv", overwrite=True)
     logger.warning("%s: %d positions that were not used, with the reason", path, len(table))
 
 

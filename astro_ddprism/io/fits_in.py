@@ -8,13 +8,13 @@ import warnings
 import zlib
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError
+from .fits_checks import check_fits, check_packed_size
+from .reading import open_input, reading, reason_of
 
 __all__ = [
     "NAMES",
@@ -26,6 +26,7 @@ __all__ = [
     "only_window",
     "open_fits",
     "read_extension",
+    "role_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -60,10 +61,7 @@ DAMAGE = re.compile("truncated|Error validating header", re.IGNORECASE)
 @contextmanager
 def open_fits(path):
     """Open a FITS file; what is wrong with it becomes an `InputError` that names it."""
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: found a folder, expected a FITS file")
-    with path.open("rb") as stream:  # astropy leaves it open where reading fails
+    with reading(path, "a FITS file"), open_input(path) as stream:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -78,7 +76,9 @@ def open_fits(path):
         for warning in caught:
             if DAMAGE.search(str(warning.message)):
                 raise InputError(f"{path}: the file is truncated or damaged ({warning.message})")
+        replaced = any("on-ASCII" in str(warning.message) for warning in caught)
         with hdus:
+            check_fits(path, hdus, replaced)
             for hdu in hdus:
                 leave_out_malformed(hdu, path)
             yield hdus
@@ -127,6 +127,11 @@ def leave_out_malformed(hdu, path=None):
             if not fine:
                 dropped[card.keyword] = text.partition("=")[2].partition("/ ")[0].strip(" '")
                 del header[i]
+    if "EXTNAME" in dropped and path is not None:
+        raise InputError(
+            f"{path}: found the card EXTNAME {dropped['EXTNAME']!r}, which cannot be read, "
+            "expected the name of an extension: the header is damaged"
+        )
     if "BUNIT" in dropped:
         header["BUNIT"] = dropped["BUNIT"]
     if dropped and path is not None:
@@ -403,6 +408,7 @@ def read_extension(hdu, path):
     if len(hdu.shape) < 2:
         found = f"{len(hdu.shape)} dimensions" if hdu.shape else "no data"
         raise InputError(f"{label}: found {found}, expected an image of two or three dimensions")
+    check_packed_size(hdu, label)
     shape, part = _WINDOW.get() or (None, None)
     blank, zero, scale = (
         hdu.header.get(k, d) for k, d in (("BLANK", None), ("BZERO", 0), ("BSCALE", 1))
@@ -412,9 +418,9 @@ def read_extension(hdu, path):
             data = np.asarray(hdu.section[(slice(None),) * (len(hdu.shape) - 2) + part])
         else:
             data = hdu.data
-    except (OSError, TypeError, ValueError, IndexError, RuntimeError, AstropyUserWarning) as error:
+    except Exception as error:  # those who unpack tiles raise of every kind
         raise InputError(
-            f"{label}: the pixels cannot be read, the file is damaged ({error})"
+            f"{label}: the pixels cannot be read, the file is damaged ({reason_of(error)})"
         ) from error
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
     if blank is not None and data.dtype.kind == "u" and zero and scale == 1:

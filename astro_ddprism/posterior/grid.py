@@ -11,6 +11,8 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
+from .apertures import radius_in_pixels
+
 __all__ = ["SourceGrid", "SourceImages", "pixel_positions", "pixel_scales"]
 
 
@@ -89,6 +91,10 @@ class SourceGrid:
     def pixel_scales(self) -> np.ndarray | None:
         """Sides of each observation's pixels in degrees: ndarray, shape (N,); None without WCS."""
         return None if self.wcs is None else pixel_scales(self.wcs)
+
+    def aperture_radius(self, aperture):
+        """Radius of an aperture in pixels: float or ndarray, shape (N,); see `radius_in_pixels`."""
+        return radius_in_pixels(aperture, self.pixel_scales, self.shape)
 
     def to_sky(self, pixels) -> SkyCoord:
         """Where pixels of each observation's sources are on the sky.

@@ -16,6 +16,7 @@ __all__ = ["SourceSeparator", "Task"]
 import abc
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,9 +26,11 @@ from astropy import units as u
 from ..diffusion.random import Rows
 from ..errors import InputError
 from ..io.asdf import write_tree
+from ..io.outputs import locked
 from ..posterior.samples import PosteriorSamples
 from ..progress import Progress
 from ..units import AB_FLUX
+from .checks import usable
 from .configured import SEPARATORS
 from .loader import ViewLoader
 from .model import Model
@@ -135,26 +138,30 @@ class SourceSeparator(Model):
         self._check_dataset(dataset)
         if initial is not None and not isinstance(initial, SourceSeparator):
             initial = type(self).read(initial, self.execution.device)
-        fitted = FittedState.before(dataset, None if initial is None else initial._learned)
         fingerprint = self._fingerprint(dataset, initial)
+        fitted = FittedState.before(dataset, None if initial is None else initial._learned)
+        fitted = replace(fitted, fingerprint=fingerprint)
         begin = None
-        if resume:
-            fitted = self._resume(checkpoint, fingerprint)
-            begin = fitted.state
-        elif initial is not None:
-            begin = self._begin_from(initial, fitted)
+        with nullcontext() if checkpoint is None else locked(checkpoint):
+            if resume:
+                fitted = self._resume(checkpoint, fingerprint)
+                begin = fitted.state
+            elif initial is not None:
+                begin = self._begin_from(initial, fitted)
 
-        def save(state, unfinished):
-            if checkpoint is not None:
-                own = {"fingerprint": fingerprint, "unfinished": list(unfinished)}
-                tree = self._tree(replace(fitted, state=state), draws=True)
-                write_tree(checkpoint, {**tree, **own}, overwrite=True)
+            def save(state, unfinished):
+                if checkpoint is not None:
+                    tree = self._tree(replace(fitted, state=state), draws=True)
+                    write_tree(checkpoint, {**tree, "unfinished": list(unfinished)}, overwrite=True)
 
-        loaders = {
-            name: ViewLoader(view, fitted.scale(view), self.execution.torch_device)
-            for name, view in dataset.items()
-        }
-        state = self._fit(Task(loaders, fitted.source_shapes, Progress(self.progress), begin, save))
+            loaders = {
+                name: ViewLoader(
+                    view[usable(view)], fitted.scale(view), self.execution.torch_device
+                )
+                for name, view in dataset.items()
+            }
+            progress = Progress(self.progress)
+            state = self._fit(Task(loaders, fitted.source_shapes, progress, begin, save))
         self._fitted = replace(fitted, state=state)
         return self
 
@@ -194,12 +201,13 @@ class SourceSeparator(Model):
             }
         fitted.check_view(view)
         scale, device = fitted.scale(view), self.device_
-        index = np.repeat(np.arange(len(view)), n_samples)
+        used = usable(view)
+        index = np.repeat(used, n_samples)
         rows = Rows.of(
             seed,
             _POSTERIOR,
             ids=view.ids[index],
-            samples=np.tile(np.arange(n_samples), len(view)),
+            samples=np.tile(np.arange(n_samples), len(used)),
             device=device,
         )
         progress = Progress(self.progress)
@@ -219,7 +227,8 @@ class SourceSeparator(Model):
                 failed,
                 len(index),
             )
-        x = draws.x.unflatten(0, (len(view), n_samples)).transpose(0, 1).numpy()
+        x = np.full((n_samples, len(view), draws.x.shape[1]), np.nan, np.float32)
+        x[:, used] = draws.x.unflatten(0, (len(used), n_samples)).transpose(0, 1).numpy()
         sizes = np.cumsum([np.prod(self.source_shapes_[s]) for s in view.sources])[:-1]
         samples = {
             source: part.reshape(n_samples, len(view), *self.source_shapes_[source]) * scale

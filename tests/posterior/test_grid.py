@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from astropy import units as u
 
-from astro_ddprism import View
-from astro_ddprism.mixing import DenseMatrix
+from astro_ddprism import InputError, View
+from astro_ddprism.mixing import DenseMatrix, Identity
 from astro_ddprism.posterior.grid import SourceGrid
 
 
@@ -32,3 +32,12 @@ def test_matrices_are_believed(n):
     matrix = DenseMatrix(np.ones((12, n)), (n,) if n != 12 else (3, 4), (3, 4))
     view = View(np.ones((2, 3, 4)), variance=1.0, mixing={"a": matrix}, unit=u.nJy)
     assert SourceGrid(view).holds("a") == (n == 12)
+
+
+@pytest.mark.parametrize("aperture", [1e9, 0.0, -1.0, np.nan, 30 * u.pix])
+def test_apertures_that_cannot_be(aperture):
+    view = View(np.ones((1, 1, 20, 20)), variance=1.0, mixing={"a": Identity((1, 20, 20))})
+    with pytest.raises(
+        InputError, match=r"aperture: found a radius of .* up to 28.28, the diagonal"
+    ):
+        SourceGrid(view).aperture_radius(aperture)
