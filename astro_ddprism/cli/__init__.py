@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import InputError
 from .arguments import parse_arguments
 from .messages import messages
+from .streams import Terminated, open_streams, patient_errors, terminable
 
 __all__ = ["main"]
 
@@ -40,38 +41,62 @@ def main(argv=None):
     Returns
     -------
     int
-        Exit status: 0, or 2 where the input cannot be used.
+        Exit status: 0; 2 where the input cannot be used, 130 where the user interrupts, or 128 and
+        the number of the signal that ended it.
     """
-    log_file = None
-    try:
-        args = parse_arguments(argv)
-        log_file = args.log_file
-        with messages(args.quiet, log_file) as warned:
-            module = importlib.import_module(f".{COMMANDS[args.command]}", __name__)
-            told = getattr(module, args.command)(args)
-            # Of several processes, the first alone tells.
-            if told is not None and getattr(args, "json", False):
-                print(json.dumps({**told, "warnings": warned.texts}, indent=2, default=str))
-            sys.stdout.flush()
-    except BrokenPipeError:  # who reads has seen enough, as head has
-        with contextlib.suppress(OSError):  # of what is left, nothing is flushed at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (InputError, OSError) as error:
-        line = f"ddprism: error: {_one_line(error)}"
+    open_streams()
+    told = _Log()
+    with patient_errors():
+        try:
+            return _run(argv, told)
+        except (InputError, OSError, MemoryError) as error:
+            told.last(f"ddprism: error: {_one_line(error)}")
+            return 2
+        except KeyboardInterrupt as interruption:
+            notes = getattr(interruption, "__notes__", [])
+            told.last("ddprism: interrupted" + "".join(f"; {note}" for note in notes))
+            return 130
+        except Terminated as error:
+            told.last(f"ddprism: ended by signal {error.number}")
+            return 128 + error.number
+
+
+class _Log:
+    """Where the last line of a run that did not end well goes: standard error, and the log file."""
+
+    file = None
+
+    def last(self, line):
         print(line, file=sys.stderr)
-        if log_file is not None and Path(log_file).is_file():
-            with Path(log_file).open("a", encoding="utf-8") as file:
+        if self.file is not None and Path(self.file).is_file():
+            with Path(self.file).open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
-        return 2
-    except KeyboardInterrupt as interruption:
-        notes = getattr(interruption, "__notes__", [])
-        print("ddprism: interrupted" + "".join(f"; {note}" for note in notes), file=sys.stderr)
-        return 130
+
+
+def _run(argv, log):
+    with terminable():
+        args = parse_arguments(argv)
+        log.file = args.log_file
+        with messages(args.quiet, args.log_file) as warned:
+            module = importlib.import_module(f".{COMMANDS[args.command]}", __name__)
+            try:
+                told = getattr(module, args.command)(args)
+                # Of several processes, the first alone tells.
+                if told is not None and getattr(args, "json", False):
+                    print(json.dumps({**told, "warnings": warned.texts}, indent=2, default=str))
+                sys.stdout.flush()
+            except BrokenPipeError:  # who reads has seen enough, as head has
+                with contextlib.suppress(OSError):  # of what is left, nothing is flushed at the end
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except RuntimeError as error:
+                if "allocate memory" in str(error) or "out of memory" in str(error):  # torch
+                    raise MemoryError(str(error).partition(". ")[0]) from error
+                raise
     return 0
 
 
 def _one_line(error):
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    return f"not enough memory ({text[:200]})" if isinstance(error, MemoryError) else text

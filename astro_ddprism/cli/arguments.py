@@ -8,10 +8,11 @@ import tomllib
 from pathlib import Path
 
 import shtab
-from astropy import units as u
 
 from .. import __version__
 from ..errors import InputError
+from ..io.reading import open_input, reading
+from .values import angle, gain, number, quantity, saturation, size, weights, whole
 
 __all__ = ["parse_arguments", "read_config"]
 
@@ -25,53 +26,6 @@ INSTRUMENT_OPTIONS = (
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise InputError(f"{message} (see {self.prog} --help)")
-
-
-def _quantity(text):
-    """A number, or a number with a unit."""
-    try:
-        quantity = u.Quantity(text)
-    except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError(
-            f"found {text!r}, expected a number or 'NUMBER UNIT'"
-        ) from None
-    return float(quantity.value) if quantity.unit == u.one else quantity
-
-
-def _saturation(text):
-    if text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number or auto") from None
-
-
-def _gain(text):
-    """A number, with a unit or without, or else the name of what holds it."""
-    try:
-        return _quantity(text)
-    except argparse.ArgumentTypeError:
-        return text
-
-
-def _angle(text):
-    """An angle; a number is one in arcseconds."""
-    quantity = u.Quantity(_quantity(text))
-    quantity = quantity * u.arcsec if quantity.unit == u.one else quantity
-    if not quantity.unit.is_equivalent(u.arcsec) or not 0 < quantity.value < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive angle")
-    return quantity
-
-
-def _weights(text):
-    """Rows of numbers, with colons between the numbers and slashes between the rows."""
-    try:
-        return [[float(number) for number in row.split(":")] for row in text.split("/")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"bands: found {text!r}, expected numbers such as 0.2:0.8, and / between rows"
-        ) from None
 
 
 def _instrument(text):
@@ -88,8 +42,8 @@ def _instrument(text):
                 f"found {part!r} for {name}, expected OPTION=VALUE with one of "
                 f"{', '.join(INSTRUMENT_OPTIONS)}"
             )
-        read = {"psf_scale": _angle, "oversampling": _quantity, "bands": _weights,
-                "effective_gain": _gain, "saturation": _saturation}.get(key, str)  # fmt: skip
+        read = {"psf_scale": angle, "oversampling": size, "bands": weights,
+                "effective_gain": gain, "saturation": saturation}.get(key, str)  # fmt: skip
         options[key] = read(value)
     return name, Path(path), options
 
@@ -183,10 +137,11 @@ def read_config(path) -> dict:
     InputError
         If it is no TOML file.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error})") from error
+    with reading(path, "a TOML file"), open_input(path) as file:
+        try:
+            return tomllib.load(file)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not a TOML file ({error})") from error
 
 
 def _add_demo(commands):
@@ -198,7 +153,7 @@ def _add_demo(commands):
     command.add_argument("--quick", action="store_true",
                          help="learn nothing: separate with a model that comes with the package, "
                          "in less than a minute")  # fmt: skip
-    command.add_argument("--seed", type=int, default=0, help="default: 0")
+    command.add_argument("--seed", type=whole(0), default=0, help="default: 0")
     command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
     return command
 
@@ -211,11 +166,11 @@ def _add_cutouts(commands):
     command.add_argument("--config", type=Path, metavar="FILE.toml",
                          help="the options below by their names, such as n_random = 500; what is "
                          "given here as well holds")  # fmt: skip
-    command.add_argument("--n-random", type=int, help="random positions (default: 2 a galaxy)")
-    command.add_argument("--random-distance", type=_quantity, metavar="DISTANCE",
+    command.add_argument("--n-random", type=whole(0), help="random positions (default: 2 a galaxy)")
+    command.add_argument("--random-distance", type=quantity, metavar="DISTANCE",
                          help="keep random positions so far from detections, in pixels or as "
                          "'5 arcsec' (default: do not avoid them)")  # fmt: skip
-    command.add_argument("--crowded-fraction", type=float, default=0.0, metavar="PART",
+    command.add_argument("--crowded-fraction", type=number(0, 1), default=0.0, metavar="PART",
                          help="part of the random positions that lie beside detections, for a "
                          "model that has seen many blends (default: 0)")  # fmt: skip
     _add_image_options(command)
@@ -241,7 +196,7 @@ def _add_fit(commands):
     command.add_argument("--resume", action="store_true",
                          help="go on with a fit that was interrupted")  # fmt: skip
     command.add_argument("--device", help="cpu, cuda, ... (default: auto)")
-    command.add_argument("--seed", type=int)
+    command.add_argument("--seed", type=whole(0))
     return command
 
 
@@ -269,11 +224,11 @@ def _add_separate(commands):
     command.add_argument(
         "--json", action="store_true", help="print what was done and written, for programs"
     )
-    command.add_argument("--samples", type=int, default=16, metavar="N",
+    command.add_argument("--samples", type=whole(1), default=16, metavar="N",
                          help="samples of each observation (default: %(default)s)")  # fmt: skip
     command.add_argument("--keep-samples", action="store_true",
                          help="write the samples, not only mean and deviation")  # fmt: skip
-    command.add_argument("--aperture", type=_quantity, metavar="RADIUS",
+    command.add_argument("--aperture", type=size, metavar="RADIUS",
                          help="radius for the catalog's aperture fluxes, in pixels or as "
                          "'2 arcsec' (default: total fluxes only)")  # fmt: skip
     command.add_argument("--view", help="which view of VIEWS.asdf (default: that of most sources)")
@@ -311,21 +266,27 @@ def _add_image_options(command):
         "id, objectId, NUMBER, ...)")  # fmt: skip
     add("--psf", action="append", type=Path, metavar="FITS", help="point spread function (one, or "
         "one for each band); the sources are then the light before it")  # fmt: skip
-    add("--psf-scale", type=_angle, metavar="ARCSEC", help="angle of the PSF's pixels, where its "
+    add("--psf-scale", type=angle, metavar="ARCSEC", help="angle of the PSF's pixels, where its "
         "header does not tell (default: those of the image)")  # fmt: skip
-    add("--psf-oversampling", type=_quantity, metavar="N", help="or how many of them fit on one of "
+    add("--psf-oversampling", type=size, metavar="N", help="or how many of them fit on one of "
         "the image")  # fmt: skip
-    add("--psf-fwhm", action="append", type=_angle, metavar="ANGLE", help="FWHM of the stars, in "
+    add("--psf-fwhm", action="append", type=angle, metavar="ANGLE", help="FWHM of the stars, in "
         "arcseconds or with a unit, once or for each band (default: measured)")  # fmt: skip
-    add("--size", type=int, help="side in pixels (default: 32, or that of the model)")
-    add("--max-masked-fraction", type=float, default=0.2, metavar="F", help="default: %(default)s")
-    add("--seed", type=int, default=0, help="default: 0")
+    add("--size", type=whole(1), help="side in pixels (default: 32, or that of the model)")
+    add(
+        "--max-masked-fraction",
+        type=number(0, 1),
+        default=0.2,
+        metavar="F",
+        help="default: %(default)s",
+    )
+    add("--seed", type=whole(0), default=0, help="default: 0")
 
     detection = command.add_argument_group("detection").add_argument
-    detection("--threshold", type=float, help="in units of the noise (default: 1.5)")
-    detection("--min-snr", type=float, help="least signal-to-noise ratio (default: 10)")
-    detection("--min-flux", type=_quantity, metavar="FLUX", help="a number or 'NUMBER UNIT'")
-    detection("--max-flux", type=_quantity, metavar="FLUX")
+    detection("--threshold", type=number(1e-3), help="in units of the noise (default: 1.5)")
+    detection("--min-snr", type=number(0), help="least signal-to-noise ratio (default: 10)")
+    detection("--min-flux", type=quantity, metavar="FLUX", help="a number or 'NUMBER UNIT'")
+    detection("--max-flux", type=quantity, metavar="FLUX")
     detection("--keep-stars", action="store_true", help="do not reject stars")
 
     image = command.add_argument_group(
@@ -351,16 +312,16 @@ def _add_image_options(command):
     )
     image("--estimate-noise", action="store_true", help="measure the noise in the image's sky")
     image("--subtract-background", action="store_true", help="subtract the level of the sky")
-    image("--effective-gain", action="append", type=_gain, metavar="GAIN|KEYWORD|EXT|FITS",
+    image("--effective-gain", action="append", type=gain, metavar="GAIN|KEYWORD|EXT|FITS",
           help="* electrons for each unit of flux, for photon noise of the sources: a number, a "
           "keyword of the header, or an extension or file with a map of exposure")  # fmt: skip
-    image("--saturation", action="append", type=_saturation, metavar="LEVEL|auto",
+    image("--saturation", action="append", type=saturation, metavar="LEVEL|auto",
           help="* saturation level, or auto to find it (default: SATURATE)")  # fmt: skip
     image("--unit", help="unit of the pixels, instead of BUNIT")
     image("--zero-point", action="append", metavar="MAG|KEYWORD|header",
           help="* AB magnitude of a pixel value of 1, the keyword that tells it, or header for "
           "what the format knows; fluxes are then in microjansky")  # fmt: skip
-    image("--correlated-noise", type=int, nargs="?", const=3, metavar="LAG",
+    image("--correlated-noise", type=whole(1), nargs="?", const=3, metavar="LAG",
           help="measure how neighbouring pixels share their noise, up to this distance "
           "(default: independent; without a number: 3)")  # fmt: skip
 
@@ -374,7 +335,7 @@ def _add_instrument_options(command):
             "one; and format, hdu (SCI:2 for SCI,2), uncertainty, variance, ivar, weight, mask, "
             "bad_bits (SAT|CR), effective_gain, saturation, unit, zero_point, as for "
             "TILE.fits")  # fmt: skip
-    several("--frame-scale", type=_angle, metavar="ARCSEC",
+    several("--frame-scale", type=angle, metavar="ARCSEC",
             help="pixels of the sources (default: the smallest of all images)")  # fmt: skip
-    several("--frame-size", type=_angle, metavar="ARCSEC",
+    several("--frame-size", type=angle, metavar="ARCSEC",
             help="side of the sources (default: that of the model, or all images)")  # fmt: skip

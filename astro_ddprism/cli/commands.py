@@ -1,21 +1,24 @@
 """The commands that work with views and models: ``ddprism cutouts | fit | separate``.
 
-Outputs that exist already are found before any work begins.
+Outputs are reserved before any work begins, and are all there at its end, or none.
 """
 
 import logging
-import tempfile
+import math
+from contextlib import nullcontext
 
 import numpy as np
 
 from ..diffusion import ranks
 from ..errors import InputError
-from ..io.fits import replacing
+from ..io.outputs import replacing, reserved
+from ..io.reading import check_input
 from ..posterior.canvas import Canvas
 from ..posterior.stamps import write_stamps
 from ..posterior.tables import check_catalog_path, write_catalog
 from ..separator import SourceSeparator
 from ..separator.presets import preset, preset_for
+from ..separator.tiles import separate_view
 from ..survey.mosaic import Mosaic
 from ..views.dataset import MultiViewDataset
 from .arguments import read_config
@@ -40,20 +43,22 @@ def cutouts(args):
     args : `argparse.Namespace`
         The arguments.
     """
-    _check_outputs(args, args.output, _rejected_path(args.output))
-    _check_ending(args.output, VIEW_ENDINGS)
-    check_images(args)
-    images, options = read_tiles(args)
-    dataset = MultiViewDataset.from_image(
-        images,
-        **options,
-        size=32 if args.size is None else args.size,
-        n_random=args.n_random,
-        random_distance=args.random_distance,
-        crowded_fraction=args.crowded_fraction,
-    )
-    dataset.write(args.output, overwrite=args.overwrite)
-    _write_rejected(dataset.rejected, args)
+    with reserved(args.output, _rejected_path(args.output), overwrite=args.overwrite):
+        _check_ending(args.output, VIEW_ENDINGS)
+        check_images(args)
+        if args.config is not None:
+            check_input(args.config)  # which was read before
+        images, options = read_tiles(args)
+        dataset = MultiViewDataset.from_image(
+            images,
+            **options,
+            size=32 if args.size is None else args.size,
+            n_random=args.n_random,
+            random_distance=args.random_distance,
+            crowded_fraction=args.crowded_fraction,
+        )
+        dataset.write(args.output)
+        _write_rejected(dataset.rejected, args)
     counts = ", ".join(f"{len(view)} of view {name}" for name, view in dataset.items())
     logger.info("wrote %s: %s", args.output, counts)
 
@@ -67,15 +72,35 @@ def fit(args):
     args : `argparse.Namespace`
         The arguments.
     """
-    _check_outputs(args, args.output)
-    _check_ending(args.output, VIEW_ENDINGS)
     checkpoint = args.output.with_name(args.output.name + ".checkpoint")
-    if checkpoint.exists() and not (args.resume or args.overwrite):
-        raise InputError(
-            f"{checkpoint}: found an unfinished fit, expected --resume to go on with it or "
-            "--overwrite to begin anew"
-        )
+    for path in (args.views, args.initial, args.config):
+        if path is not None and path.exists() and checkpoint.exists() and path.samefile(checkpoint):
+            raise InputError(f"{path}: found as input and as checkpoint, expected two files")
+    if args.resume and args.output.is_file():
+        separator, dataset, initial = _fit_inputs(args)
+        if separator.has_learned(dataset, args.output, initial=initial):
+            logger.warning("%s: the fit is done", args.output)
+            checkpoint.unlink(missing_ok=True)
+            return
+    with _reserved(args, args.output):
+        _check_ending(args.output, VIEW_ENDINGS)
+        if checkpoint.exists() and not (args.resume or args.overwrite):
+            raise InputError(
+                f"{checkpoint}: found an unfinished fit, expected --resume to go on with it or "
+                "--overwrite to begin anew"
+            )
+        separator, dataset, initial = _fit_inputs(args)
+        resume = args.resume and checkpoint.exists()
+        separator.fit(dataset, initial=initial, checkpoint=checkpoint, resume=resume)
+        if ranks.is_first():
+            separator.write(args.output)
+    if ranks.is_first():
+        checkpoint.unlink(missing_ok=True)
+        logger.info("wrote %s: model of %s", args.output, ", ".join(separator.sources_))
 
+
+def _fit_inputs(args):
+    """The separator that shall learn, the views that it learns from, and what it starts from."""
     config = read_config(args.config) if args.config else {}
     for name in ("device", "seed", "method"):
         if getattr(args, name) is not None:
@@ -91,13 +116,7 @@ def fit(args):
         config = _with_preset(args, dataset, config)
     elif args.preset is not None:
         raise InputError(f"--preset: found it with the method {config['method']}, expected none")
-    separator = SourceSeparator.from_config({**config, "progress": not args.quiet})
-    resume = args.resume and checkpoint.exists()
-    separator.fit(dataset, initial=initial, checkpoint=checkpoint, resume=resume)
-    if ranks.is_first():
-        separator.write(args.output, overwrite=args.overwrite)
-        checkpoint.unlink(missing_ok=True)
-        logger.info("wrote %s: model of %s", args.output, ", ".join(separator.sources_))
+    return SourceSeparator.from_config({**config, "progress": not args.quiet}), dataset, initial
 
 
 @ranks.joined()
@@ -116,41 +135,50 @@ def separate(args):
     """
     stamps_file = args.stamps is not None and args.stamps.suffix.lower() in PRODUCT_ENDINGS
     outputs = [args.output, args.catalog, args.tile, args.stamps if stamps_file else None]
-    _check_outputs(args, *outputs, _rejected_path(args.output))
-    _check_ending(args.output, PRODUCT_ENDINGS)
-    check_images(args, "TILE.fits or VIEWS.asdf")
-    if args.catalog is not None:
-        check_catalog_path(args.catalog)
-    if args.tile is not None:
-        _check_ending(args.tile, PRODUCT_ENDINGS)
-        if args.instrument or _is_views(args):
-            raise InputError(
-                f"--tile {args.tile}: found no image of one instrument to paste onto, expected "
-                "TILE.fits in place of views or --instrument"
-            )
+    with _reserved(args, *outputs, _rejected_path(args.output)):
+        _check_ending(args.output, PRODUCT_ENDINGS)
+        check_images(args, "TILE.fits or VIEWS.asdf")
+        if args.catalog is not None:
+            check_catalog_path(args.catalog)
+        if args.tile is not None:
+            _check_ending(args.tile, PRODUCT_ENDINGS)
+            if args.instrument or _is_views(args):
+                raise InputError(
+                    f"--tile {args.tile}: found no image of one instrument to paste onto, "
+                    "expected TILE.fits in place of views or --instrument"
+                )
+        zero_point = _catalog_zero_point(args)
+        separator = SourceSeparator.read(args.model, device=args.device, progress=not args.quiet)
+        view, image = _view_to_separate(args, separator)
+        if args.catalog is not None and ranks.is_first():
+            write_catalog(view.table(), args.catalog)  # what cannot be written shows now
+        stamps = []
 
-    separator = SourceSeparator.read(args.model, device=args.device, progress=not args.quiet)
-    view, image = _view_to_separate(args, separator)
-    samples = separator.sample(view, n_samples=args.samples, seed=args.seed)
-    if not ranks.is_first():
-        return None
-    catalog = samples.catalog(
-        args.aperture,
-        sources=view.sources[::-1] if args.all_sources else None,
-        zero_point=_catalog_zero_point(args),
-        progress=not args.quiet,
-    )
-    samples.write(args.output, overwrite=args.overwrite, samples=args.keep_samples, catalog=catalog)
-    if args.catalog is not None:
-        write_catalog(catalog, args.catalog, args.overwrite)
-    if args.tile is not None:
-        canvas = Canvas(image)
-        canvas.add(samples)
-        canvas.write(args.tile, args.overwrite)
-    stamps = []
-    if args.stamps is not None:
-        stamps = write_stamps(samples, args.stamps, overwrite=args.overwrite)
-    rejected = _write_rejected(view.rejected, args)
+        def each(samples):
+            if args.tile is not None:
+                canvas = Canvas(image)
+                canvas.add(samples)
+                canvas.write(args.tile)
+            if args.stamps is not None:
+                stamps.extend(write_stamps(samples, args.stamps, overwrite=args.overwrite))
+
+        catalog = separate_view(
+            separator,
+            view,
+            args.output,
+            n_samples=args.samples,
+            seed=args.seed,
+            keep_samples=args.keep_samples,
+            aperture=args.aperture,
+            sources=view.sources[::-1] if args.all_sources else None,
+            zero_point=zero_point,
+            whole=each if args.tile is not None or args.stamps is not None else None,
+        )
+        if catalog is None:
+            return None
+        if args.catalog is not None:
+            write_catalog(catalog, args.catalog)
+        rejected = _write_rejected(view.rejected, args)
     files = [path for path in (*outputs[:3], args.stamps, rejected) if path is not None]
     logger.info(
         "wrote %s: %d galaxies, %d samples of each",
@@ -173,6 +201,14 @@ def separate(args):
             "rejected": rejected,
         },
     }
+
+
+def _reserved(args, *paths):
+    """The outputs, reserved by the first of several processes for all of them."""
+    if not ranks.is_first():
+        return nullcontext()
+    paths = [path for path in paths if path is not None]
+    return reserved(*paths, overwrite=args.overwrite)
 
 
 def _with_preset(args, dataset, config):
@@ -206,6 +242,8 @@ def _catalog_zero_point(args):
         return None
     try:
         (zero_point,) = map(float, args.zero_point)
+        if not math.isfinite(zero_point):
+            raise ValueError(zero_point)
     except ValueError:
         raise InputError(
             f"--zero-point: found {', '.join(args.zero_point)} for {args.images[0]}, expected one "
@@ -255,27 +293,6 @@ def _view_to_separate(args, separator):
     return views["galaxy"], images
 
 
-def _check_outputs(args, *paths):
-    """Find out before the work whether its outcome can be written."""
-    paths = [path for path in paths if path is not None]
-    for path in paths:
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: found no folder {path.parent}, expected one to write into")
-        if path.is_dir():
-            raise InputError(f"{path}: found a folder, expected a file to write")
-        if path.exists() and not args.overwrite:
-            raise InputError(f"{path}: found an existing file, expected a new one or --overwrite")
-        try:
-            tempfile.TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            raise InputError(
-                f"{path}: found a folder that cannot be written into ({error.strerror}), expected "
-                "another"
-            ) from error
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise InputError(f"{paths[0]}: found as two outputs, expected two files")
-
-
 def _check_ending(path, endings):
     """Refuse a name that tells other programs of another kind of file."""
     if path.suffix and path.suffix.lower() not in endings:
@@ -290,11 +307,10 @@ def _rejected_path(path):
 
 def _write_rejected(table, args):
     """Write the positions that were not used beside the output, and tell of them."""
-    path = _rejected_path(args.output)
     if table is None or not len(table):
-        path.unlink(missing_ok=True)  # of an output that was replaced
-        return None
-    with replacing(path, args.overwrite) as temporary:
-        table.write(temporary, format="ascii.ecsv", overwrite=True)
+        return None  # what an output that is replaced has left goes with it
+    path = _rejected_path(args.output)
+    with replacing(path) as part:
+        table.write(part, format="ascii.ecsv", overwrite=True)
     logger.warning("%s: %d positions that were not used, with the reason", path, len(table))
     return path

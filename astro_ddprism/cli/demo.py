@@ -22,7 +22,7 @@ from .. import __version__
 from ..errors import InputError
 from ..evaluate.deblended import deblended_aperture_flux
 from ..evaluate.metrics import interval_coverage, median_absolute_error, residual_std
-from ..io.fits import replacing
+from ..io.outputs import replacing
 from ..posterior.apertures import aperture_flux, aperture_weights
 from ..posterior.plotting import plot_separation
 from ..separator import DiffusionSourceSeparator

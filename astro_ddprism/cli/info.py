@@ -1,12 +1,11 @@
 """``ddprism info``: what files hold."""
 
-from pathlib import Path
-
 import asdf
 import numpy as np
 from astropy import units as u
 
 from ..io.fits_in import open_fits
+from ..io.reading import open_input
 from ..models import find_model
 from ..separator import SourceSeparator
 from ..separator.checks import TrainingData
@@ -30,8 +29,6 @@ def info(args):
         For ``--json``: what the file holds.
     """
     path = find_model(args.file)
-    if not path.exists():
-        raise FileNotFoundError(2, "No such file or directory", str(path))
     if args.json:
         return {"file": str(path), **_facts(path)}
     lines = _asdf_info(path) if is_views(path) else _image_info(path)
@@ -55,20 +52,23 @@ def is_views(path) -> bool:
 
 
 def _is_asdf(path):
-    with Path(path).open("rb") as file:
+    with open_input(path) as file:
         return file.read(5) == b"#ASDF"
 
 
 def _head(path):
     try:
-        return asdf.util.load_yaml(path)
+        with open_input(path) as file:
+            head = asdf.util.load_yaml(file)
     except Exception:  # a damaged file: reading it says how  # noqa: BLE001
-        return {}
+        head = None
+    return head if isinstance(head, dict) else {}
 
 
 def _asdf_info(path):
-    head = _head(path).get("astro_ddprism", {})
-    return _model_info(path) if head.get("kind") == "model" else _views_info(path)
+    head = _head(path).get("astro_ddprism")
+    is_model = isinstance(head, dict) and head.get("kind") == "model"
+    return _model_info(path) if is_model else _views_info(path)
 
 
 def _facts(path) -> dict:

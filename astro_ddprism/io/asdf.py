@@ -8,24 +8,21 @@ are stored by asdf-astropy; of the package's own objects nothing is known here: 
 them hands in the `asdf` extensions that know them.
 """
 
-import struct
+import hashlib
+import io
 import warnings
 from pathlib import Path
 
 import asdf
-import yaml
-from asdf.exceptions import (
-    AsdfConversionWarning,
-    AsdfPackageVersionWarning,
-    AsdfWarning,
-    ValidationError,
-)
+from asdf.exceptions import AsdfConversionWarning, AsdfPackageVersionWarning, AsdfWarning
 
 from .. import __version__
 from ..errors import InputError
-from .fits import replacing
+from .blocks import NO_CHECKSUM, check_arrays, check_head, read_blocks, read_head, write_checksum
+from .outputs import replacing
+from .reading import open_input, reason_of
 
-__all__ = ["FORMAT_VERSIONS", "read_tree", "write_tree"]
+__all__ = ["FORMAT_VERSIONS", "open_checked", "read_file", "read_tree", "write_tree"]
 
 FORMAT_VERSIONS = {"views": 3, "model": 4}
 """Versions of the layouts of trees; they grow when an older reader would misread a file.
@@ -35,20 +32,6 @@ How trees of earlier versions become today's, `~astro_ddprism.io.migrations` kno
 
 _KINDS = {"views": "a dataset of views", "model": "a model"}
 _ROOT = "astro_ddprism"
-# What asdf raises on a damaged file, as found by cutting files short and flipping their bytes.
-_DAMAGE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    yaml.YAMLError,
-    ValidationError,
-    AsdfWarning,
-)
 
 
 def write_tree(
@@ -77,6 +60,11 @@ def write_tree(
     ------
     InputError
         If the file exists and may not be replaced, or cannot be made.
+
+    Returns
+    -------
+    sha256 : str
+        Of the file.
     """
     if tree.get("kind") not in _KINDS:
         raise InputError(f"kind: found {tree.get('kind')!r}, expected one of {', '.join(_KINDS)}")
@@ -84,13 +72,23 @@ def write_tree(
         "kind": tree["kind"],
         "format_version": format_version or FORMAT_VERSIONS[tree["kind"]],
         "software": {"name": "astro-ddprism", "version": __version__},
+        "checksum": NO_CHECKSUM,
     }
     file = asdf.AsdfFile({_ROOT: {**head, **tree}}, extensions=list(extensions))
-    with replacing(path, overwrite) as temporary:
-        file.write_to(temporary, all_array_compression=compression)
+    # asdf writes to a stream: to a path, it writes beside it first, and leaves that there.
+    with replacing(path, overwrite) as temporary, open(temporary, "rb+") as stream:
+        file.write_to(stream, all_array_compression=compression)
+        write_checksum(stream)
+        stream.seek(0)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_tree(path, kind, extensions=(), *, label=None):
+def read_tree(path, kind, extensions=(), *, label=None) -> dict:
+    """The tree of `read_file`, for who needs no more."""
+    return read_file(path, kind, extensions, label=label)[0]
+
+
+def read_file(path, kind, extensions=(), *, label=None) -> tuple[dict, str]:
     """Read an ASDF file that `write_tree` wrote.
 
     Parameters
@@ -108,6 +106,8 @@ def read_tree(path, kind, extensions=(), *, label=None):
     -------
     tree : dict
         What was written. Arrays are in memory and the file is closed.
+    sha256 : str
+        Of the bytes that were read.
 
     Raises
     ------
@@ -117,61 +117,90 @@ def read_tree(path, kind, extensions=(), *, label=None):
     """
     path = Path(path)
     label = label or path
-    _check_magic(path, label)
     try:
-        # The plain YAML comes first: the objects of a newer version may have no converter here.
-        _check_head(label, asdf.util.load_yaml(path).get(_ROOT, {}), kind)
-        with warnings.catch_warnings():
-            # asdf goes on, with a warning, where bytes between blocks or nodes make no sense.
-            warnings.filterwarnings("error", message="Read invalid bytes", category=AsdfWarning)
-            warnings.simplefilter("error", AsdfConversionWarning)
-            # Whether this software can read the file, its format version tells.
-            warnings.simplefilter("ignore", AsdfPackageVersionWarning)
-            return _load(path, extensions)
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200]
+        stream = open_input(path)
+    except OSError as error:
+        raise InputError(f"{label}: cannot be read: {error.strerror}") from error
+    with stream:
+        content = stream.read()  # all at once: whoever replaces the file now, changes nothing
+    _check_magic(content[:5], label)
+    try:
+        return _load(content, kind, extensions), hashlib.sha256(content).hexdigest()
+    except _UnsuitableError as error:
+        raise InputError(f"{label}: {error}") from error
+    except Exception as error:  # asdf, and what it builds, raise of every kind
+        reason = str(error) if isinstance(error, InputError) else reason_of(error)
         raise InputError(
-            f"{label}: found a truncated or damaged ASDF file ({type(error).__name__}: {reason}), "
-            f"expected {_KINDS[kind]}"
+            f"{label}: found a truncated or damaged ASDF file ({reason}), expected {_KINDS[kind]}"
         ) from error
 
 
-def _load(path, extensions):
-    with asdf.open(
-        path,
-        lazy_load=False,
-        memmap=False,
-        validate_checksums=True,
-        extensions=list(extensions),
-    ) as file:
-        return dict(file[_ROOT])
+def open_checked(path) -> asdf.AsdfFile:
+    """Open an ASDF file of others, once all its arrays are known to lie in it.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    file : `asdf.AsdfFile`
+        To be closed; its arrays are in memory.
+
+    Raises
+    ------
+    InputError
+        If an array or a block is not in the file.
+    """
+    with open_input(path) as stream:
+        content = io.BytesIO(stream.read())
+    check_arrays(read_head(content), read_blocks(content))
+    content.seek(0)
+    return asdf.open(content, memmap=False, lazy_load=False)
 
 
-def _check_magic(path, label):
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(5)
-    except OSError as error:
-        raise InputError(f"{label}: cannot be read: {error.strerror}") from error
+class _UnsuitableError(InputError):
+    """A whole file that holds something else."""
+
+
+def _load(content, kind, extensions):
+    stream = io.BytesIO(content)
+    head = read_head(stream)
+    # The plain YAML comes first: the objects of a newer version may have no converter here.
+    tree = check_arrays(head, read_blocks(stream)).get(_ROOT, {})
+    _check_head(tree, kind)
+    check_head(head)
+    stream.seek(0)
+    options = {"lazy_load": False, "memmap": False, "validate_checksums": True}
+    with warnings.catch_warnings():
+        # asdf goes on, with a warning, where bytes between blocks or nodes make no sense.
+        warnings.filterwarnings("error", message="Read invalid bytes", category=AsdfWarning)
+        warnings.simplefilter("error", AsdfConversionWarning)
+        # Whether this software can read the file, its format version tells.
+        warnings.simplefilter("ignore", AsdfPackageVersionWarning)
+        with asdf.open(stream, extensions=list(extensions), **options) as file:
+            return dict(file[_ROOT])
+
+
+def _check_magic(magic, label):
     if magic != b"#ASDF":
         found = {b"": "an empty file", b"SIMPL": "a FITS file"}.get(magic, "something else")
         raise InputError(f"{label}: found {found}, expected an ASDF file")
 
 
-def _check_head(path, tree, kind):
+def _check_head(tree, kind):
     version, found = tree.get("format_version"), tree.get("kind")
     if version is None or found is None:
-        raise InputError(
-            f"{path}: found an ASDF file that astro-ddprism did not write, expected {_KINDS[kind]}"
+        raise _UnsuitableError(
+            f"found an ASDF file that astro-ddprism did not write, expected {_KINDS[kind]}"
         )
     latest = FORMAT_VERSIONS.get(found, max(FORMAT_VERSIONS.values()))
     if int(version) > latest:
         software = tree.get("software", {}).get("version", "unknown")
-        raise InputError(
-            f"{path}: found format version {version}, written by astro-ddprism {software}; this is "
+        raise _UnsuitableError(
+            f"found format version {version}, written by astro-ddprism {software}; this is "
             f"astro-ddprism {__version__}, which reads versions up to {latest}: update it"
         )
     if found != kind:
-        raise InputError(f"{path}: found {_KINDS.get(found, found)}, expected {_KINDS[kind]}")
+        raise _UnsuitableError(f"found {_KINDS.get(found, found)}, expected {_KINDS[kind]}")

@@ -7,6 +7,8 @@ import warnings
 
 from astropy.io import fits
 
+from ..errors import InputError
+
 __all__ = ["WCS_NUMBER", "leave_out_malformed", "without_unneeded"]
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,11 @@ def leave_out_malformed(hdu, path=None):
             if not fine:
                 dropped[card.keyword] = text.partition("=")[2].partition("/ ")[0].strip(" '")
                 del header[i]
+    if "EXTNAME" in dropped and path is not None:
+        raise InputError(
+            f"{path}: found the card EXTNAME {dropped['EXTNAME']!r}, which cannot be read, "
+            "expected the name of an extension: the header is damaged"
+        )
     for name, value in dropped.items():
         if WCS_NUMBER.fullmatch(name) or TEXT.fullmatch(name):  # who reads a number refuses it
             header[name] = value

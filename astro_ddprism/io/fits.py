@@ -1,24 +1,15 @@
-"""FITS products: files written whole or not at all, and the WCS of cutouts as table columns.
-
-A file is written under a temporary name in the folder where it shall lie, flushed to the disk and
-then renamed: a write that is killed leaves the old file, or none, and never half of one.
-"""
-
-import contextlib
-import os
-import tempfile
-from pathlib import Path
+"""FITS products: files written whole or not at all, and the WCS of cutouts as table columns."""
 
 import numpy as np
 from astropy.table import Table
 from astropy.wcs import WCS
 
 from ..errors import InputError
+from .outputs import replacing
 
 __all__ = [
     "WCS_KEYWORDS",
     "card_text",
-    "replacing",
     "row_wcs",
     "tangent_plane",
     "wcs_table",
@@ -48,55 +39,6 @@ def card_text(value) -> str:
     return "".join(
         c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in str(value)
     )
-
-
-@contextlib.contextmanager
-def replacing(path, overwrite=False):
-    """A temporary path that becomes ``path`` when the block ends without an error.
-
-    Parameters
-    ----------
-    path : path-like
-        The file to be.
-    overwrite : bool
-        Whether an existing file is replaced.
-
-    Yields
-    ------
-    pathlib.Path
-        A path in the same folder, at which to write.
-
-    Raises
-    ------
-    InputError
-        If the file exists and may not be replaced, or cannot be made.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: found no folder {path.parent}, expected one to write into")
-    if path.is_dir() or (path.exists() and not overwrite):
-        what = "a folder" if path.is_dir() else "an existing file"
-        raise InputError(f"{path}: found {what}, expected a new file (or overwrite=True)")
-    path = path.resolve()  # what a link points to is replaced, not the link
-    try:
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".part", dir=path.parent
-        )
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(temporary)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads; a product is as readable as any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_fits(hdus, path, overwrite=False):

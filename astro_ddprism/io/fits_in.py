@@ -7,14 +7,14 @@ import warnings
 import zlib
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError
 from .cards import leave_out_malformed, without_unneeded
+from .fits_checks import check_fits, check_packed_size
+from .reading import open_input, reading, reason_of
 
 __all__ = [
     "NAMES",
@@ -26,6 +26,7 @@ __all__ = [
     "only_window",
     "open_fits",
     "read_extension",
+    "role_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -60,10 +61,7 @@ DAMAGE = re.compile("truncated|Error validating header", re.IGNORECASE)
 @contextmanager
 def open_fits(path):
     """Open a FITS file; what is wrong with it becomes an `InputError` that names it."""
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: found a folder, expected a FITS file")
-    with path.open("rb") as stream:  # astropy leaves it open where reading fails
+    with reading(path, "a FITS file"), open_input(path) as stream:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -79,7 +77,9 @@ def open_fits(path):
             if DAMAGE.search(str(warning.message)):
                 told = " ".join(str(warning.message).split())
                 raise InputError(f"{path}: the file is truncated or damaged ({told})")
+        replaced = any("on-ASCII" in str(warning.message) for warning in caught)
         with hdus:
+            check_fits(path, hdus, replaced)
             for hdu in hdus:
                 leave_out_malformed(hdu, path)
             yield hdus
@@ -361,15 +361,16 @@ def read_extension(hdu, path):
             "%s: found floats with BZERO %d, that of unsigned integers, which is added; if it is "
             "left over, all is too bright by it", label, UNSIGNED,
         )  # fmt: skip
+    check_packed_size(hdu, label)
     shape, part = _WINDOW.get() or (None, None)
     blank, zero, scale = (
         hdu.header.get(k, d) for k, d in (("BLANK", None), ("BZERO", 0), ("BSCALE", 1))
     )
     try:
         data = _section(hdu, *part) if hdu.shape[-2:] == shape else hdu.data
-    except (OSError, TypeError, ValueError, IndexError, RuntimeError, AstropyUserWarning) as error:
+    except Exception as error:  # those who unpack tiles raise of every kind
         raise InputError(
-            f"{label}: the pixels cannot be read, the file is damaged ({error})"
+            f"{label}: the pixels cannot be read, the file is damaged ({reason_of(error)})"
         ) from error
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
     if blank is not None and data.dtype.kind == "u" and zero and scale == 1:

@@ -23,6 +23,7 @@ __all__ = ["celestial_wcs", "has_tables", "pack_wcs", "unpack_wcs"]
 
 logger = logging.getLogger(__name__)
 
+MOST = 1e9  # degrees or pixels, beyond which no image lies
 _SIP = ("a", "b", "ap", "bp")
 
 
@@ -60,6 +61,7 @@ def celestial_wcs(wcs, label) -> WCS:
             f"{label}: found no celestial WCS ({found}), expected one with right ascension and "
             "declination (CTYPE1, CTYPE2, CRVAL1, ...)"
         )
+    _check_numbers(wcs, label)
     if wcs.naxis > 2:
         if has_tables(wcs):
             raise InputError(
@@ -74,6 +76,20 @@ def celestial_wcs(wcs, label) -> WCS:
         wcs = wcs.deepcopy()
         wcs.sip = None
     return wcs
+
+
+def _check_numbers(wcs, label):
+    """Refuse a WCS of which the reference pixel or the pixels' size is no number."""
+    wcs.wcs.set()
+    matrix = wcs.pixel_scale_matrix
+    size = abs(np.linalg.det(matrix)) if np.isfinite(matrix).all() else np.nan
+    numbers = np.concatenate([wcs.wcs.crval, wcs.wcs.crpix, [size]])
+    if not (np.abs(numbers) < MOST).all() or not size > 0:
+        raise InputError(
+            f"{label}: found a WCS with CRVAL {wcs.wcs.crval.tolist()}, CRPIX "
+            f"{wcs.wcs.crpix.tolist()} and pixels of {size:.3g} square degrees, expected one of "
+            "the sky"
+        )
 
 
 def _unwrapped(wcs, label):

@@ -9,7 +9,7 @@ from ..errors import InputError
 __all__ = ["aperture_flux", "aperture_weights", "radius_in_pixels"]
 
 
-def radius_in_pixels(aperture, pixel_scales=None):
+def radius_in_pixels(aperture, pixel_scales=None, shape=None):
     """Radius of an aperture in pixels.
 
     Parameters
@@ -18,6 +18,8 @@ def radius_in_pixels(aperture, pixel_scales=None):
         In pixels or as an angle.
     pixel_scales : ndarray, shape (N,), optional
         Sides of the pixels of each image in degrees, where they are known.
+    shape : tuple of int, optional
+        ``(ny, nx)`` of the images.
 
     Returns
     -------
@@ -26,13 +28,22 @@ def radius_in_pixels(aperture, pixel_scales=None):
     Raises
     ------
     InputError
-        If it is neither, or an angle where no pixel scale is known.
+        If it is neither, or an angle where no pixel scale is known; or it is not positive, or
+        larger than the images' diagonal.
     """
     if not isinstance(aperture, u.Quantity) or aperture.unit == u.pix:
-        return u.Quantity(aperture, u.pix).value
-    if pixel_scales is None or not aperture.unit.is_equivalent(u.deg):
+        radius = u.Quantity(aperture, u.pix).value
+    elif pixel_scales is None or not aperture.unit.is_equivalent(u.deg):
         raise InputError(f"aperture: found {aperture}, expected pixels, or an angle and a WCS")
-    return aperture.to_value(u.deg) / pixel_scales
+    else:
+        radius = aperture.to_value(u.deg) / pixel_scales
+    most = np.inf if shape is None else np.hypot(*shape)
+    if not np.all((np.asarray(radius) > 0) & (np.asarray(radius) <= most)):
+        raise InputError(
+            f"aperture: found a radius of {np.max(radius):g} pixels, expected a positive one up to "
+            f"{most:.4g}, the diagonal of the images"
+        )
+    return radius
 
 
 def aperture_weights(positions, radius, shape):

@@ -14,6 +14,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
 from ..io.wcs import pack_wcs, unpack_wcs
 from ..units import AB_FLUX
+from .apertures import radius_in_pixels
 
 __all__ = ["SourceGrid", "SourceImages", "pixel_positions", "pixel_scales"]
 
@@ -182,6 +183,10 @@ class SourceGrid:
     def pixel_scales(self) -> np.ndarray | None:
         """Sides of each observation's pixels in degrees: ndarray, shape (N,); None without WCS."""
         return None if self.wcs is None else pixel_scales(self.wcs)
+
+    def aperture_radius(self, aperture):
+        """Radius of an aperture in pixels: float or ndarray, shape (N,); see `radius_in_pixels`."""
+        return radius_in_pixels(aperture, self.pixel_scales, self.shape)
 
     def to_sky(self, pixels) -> SkyCoord:
         """Where pixels of each observation's sources are on the sky.

@@ -117,14 +117,14 @@ def is_bad_fit(chi2, n_valid):
     Parameters
     ----------
     chi2 : ndarray
-        Reduced chi-squared.
+        Reduced chi-squared; NaN where there are no samples.
     n_valid : ndarray of int
         Number of pixels that carry information.
 
     Returns
     -------
     bad : ndarray of bool
-        False where there is none.
+        False where no pixel does.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def is_bad_fit(chi2, n_valid):
     """
     n_valid = np.asarray(n_valid)
     limit = chi2_distribution.isf(BAD_FIT_PROBABILITY, np.maximum(n_valid, 1))
-    return (n_valid > 0) & (np.nan_to_num(chi2) * n_valid > limit)
+    return (n_valid > 0) & ~(np.asarray(chi2) * n_valid <= limit)  # NaN is no fit at all
 
 
 def _magnification(image, grid):

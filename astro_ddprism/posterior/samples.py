@@ -276,10 +276,11 @@ class PosteriorSamples(SampleContainer):
         Raises
         ------
         InputError
-            If it is neither, or an angle while the source has no WCS.
+            If it is neither, too large, or an angle while the source has no WCS.
         """
-        on_grid = source is None or self.samples[source].wcs is not None
-        return radius_in_pixels(aperture, self.grid.pixel_scales if on_grid else None)
+        if source is None or self.samples[source].wcs is not None:
+            return self.grid.aperture_radius(aperture)
+        return radius_in_pixels(aperture, shape=self.samples[source].shape[-2:])
 
     def nddata(self, source, i, band=0) -> CCDData:
         """One separated image with its error.
@@ -398,9 +399,8 @@ class PosteriorSamples(SampleContainer):
     @functools.cached_property
     def _instruments(self):
         """Samples before the images of each of several instruments, which keep their light."""
-        options = {"provenance": self.provenance, "device": self.device}
-        images = self.view.images.items()
-        return {name: PosteriorSamples(self.samples, image, **options) for name, image in images}
+        options, images = {"provenance": self.provenance, "device": self.device}, self.view.images
+        return {name: PosteriorSamples(self.samples, i, **options) for name, i in images.items()}
 
     @functools.cached_property
     def _light(self):

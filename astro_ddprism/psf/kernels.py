@@ -24,6 +24,7 @@ from photutils.psf import GriddedPSFModel, fit_fwhm
 
 from ..errors import InputError
 from ..io.fits_in import open_fits
+from ..io.reading import reading
 from .base import PSF, BandPSFs, pad_kernel
 from .fields import PSFExPSF
 from .images import GriddedPSF, ImagePSF
@@ -82,10 +83,15 @@ def open_psf(psf, *, pixel_scale=None, wcs=None, oversampling=None, scale=None, 
     if not isinstance(psf, str | Path):
         told = oversampling is not None or scale is not None
         return ImagePSF(psf, **(options if told else {"oversampling": 1}))
-    found = read_psf_file(psf, pixel_scale, fine=fine)
+    with reading(psf, "a PSF", f"psf {psf}"):
+        return _of_file(psf, pixel_scale, wcs, fine, options)
+
+
+def _of_file(path, pixel_scale, wcs, fine, options):
+    found = read_psf_file(path, pixel_scale, fine=fine)
     if found is None:
-        return _of_many_places(psf, wcs)
-    if oversampling is None and scale is None:
+        return _of_many_places(path, wcs)
+    if options["oversampling"] is None and options["scale"] is None:
         _check_agree(found, pixel_scale)
         if found.scale is not None and pixel_scale is None and not fine:
             # Where the image's pixels are not known, only its own word can tell.

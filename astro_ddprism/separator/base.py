@@ -16,6 +16,7 @@ __all__ = ["SourceSeparator", "Task"]
 import abc
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Self, overload
 
@@ -27,10 +28,11 @@ from ..diffusion import ranks
 from ..diffusion.random import Rows
 from ..errors import InputError
 from ..io.asdf import write_tree
+from ..io.outputs import locked
 from ..posterior.samples import PosteriorSamples
 from ..progress import Progress
 from ..units import AB_FLUX
-from .checks import as_dataset, as_seed, as_view
+from .checks import as_dataset, as_seed, as_view, usable
 from .configured import SEPARATORS
 from .loader import ViewLoader
 from .model import Model
@@ -139,35 +141,39 @@ class SourceSeparator(Model):
         self._check_dataset(dataset)
         if initial is not None and not isinstance(initial, SourceSeparator):
             initial = type(self).read(initial, self.execution.device)
-        fitted = FittedState.before(dataset, None if initial is None else initial._learned)
         fingerprint = self._fingerprint(dataset, initial)
+        fitted = FittedState.before(dataset, None if initial is None else initial._learned)
+        fitted = replace(fitted, fingerprint=fingerprint)
         begin = None
-        if resume:
-            fitted = self._resume(checkpoint, fingerprint)
-            begin = fitted.state
-        elif initial is not None:
-            begin = self._begin_from(initial, fitted)
+        alone = checkpoint is not None and ranks.is_first()
+        with locked(checkpoint) if alone else nullcontext():
+            if resume:
+                fitted = self._resume(checkpoint, fingerprint)
+                begin = fitted.state
+            elif initial is not None:
+                begin = self._begin_from(initial, fitted)
 
-        saved = resume
+            saved = resume
 
-        def save(state, unfinished):
-            nonlocal saved
-            saved = saved or checkpoint is not None
-            if checkpoint is not None and ranks.is_first():
-                own = {"fingerprint": fingerprint, "unfinished": list(unfinished)}
-                tree = self._tree(replace(fitted, state=state), draws=True)
-                write_tree(checkpoint, {**tree, **own}, overwrite=True)
+            def save(state, unfinished):
+                nonlocal saved
+                saved = saved or checkpoint is not None
+                if checkpoint is not None and ranks.is_first():
+                    tree = self._tree(replace(fitted, state=state), draws=True)
+                    write_tree(checkpoint, {**tree, "unfinished": list(unfinished)}, overwrite=True)
 
-        loaders = {
-            name: ViewLoader(view, fitted.scale(view), self.execution.torch_device)
-            for name, view in dataset.items()
-        }
-        task = Task(loaders, fitted.source_shapes, self._bars, begin, save)
-        try:
-            state = self._fit(task)
-        except KeyboardInterrupt as interruption:
-            interruption.add_note(_how_to_go_on(checkpoint, saved))
-            raise
+            loaders = {
+                name: ViewLoader(
+                    view[usable(view)], fitted.scale(view), self.execution.torch_device
+                )
+                for name, view in dataset.items()
+            }
+            task = Task(loaders, fitted.source_shapes, self._bars, begin, save)
+            try:
+                state = self._fit(task)
+            except KeyboardInterrupt as interruption:
+                interruption.add_note(_how_to_go_on(checkpoint, saved))
+                raise
         self._fitted = replace(fitted, state=state)
         return self
 
@@ -217,12 +223,13 @@ class SourceSeparator(Model):
         view = as_view(view)
         fitted.check_view(view)
         scale, device = fitted.scale(view), self.device_
-        index = np.repeat(np.arange(len(view)), n_samples)
+        used = usable(view)
+        index = np.repeat(used, n_samples)
         rows = Rows.of(
             seed,
             _POSTERIOR,
             ids=view.ids[index],
-            samples=np.tile(np.arange(n_samples), len(view)),
+            samples=np.tile(np.arange(n_samples), len(used)),
             device=device,
         )
         progress = self._bars
@@ -242,7 +249,8 @@ class SourceSeparator(Model):
                 failed,
                 len(index),
             )
-        x = draws.x.unflatten(0, (len(view), n_samples)).transpose(0, 1).numpy()
+        x = np.full((n_samples, len(view), draws.x.shape[1]), np.nan, np.float32)
+        x[:, used] = draws.x.unflatten(0, (len(used), n_samples)).transpose(0, 1).numpy()
         sizes = np.cumsum([np.prod(self.source_shapes_[s]) for s in view.sources])[:-1]
         samples = {
             source: part.reshape(n_samples, len(view), *self.source_shapes_[source]) * scale

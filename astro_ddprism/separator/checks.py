@@ -38,6 +38,7 @@ __all__ = [
     "check_conditions",
     "check_view",
     "is_before_psf",
+    "usable",
 ]
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 SCALE_TOLERANCE = 0.1
 FWHM_TOLERANCE = 0.2
 NOISE_FACTOR = 2.0
+MOST_NOISE = 2.0**24
 
 
 # What a user may have in place of views, and how views are made of it.
@@ -294,6 +296,46 @@ def _compare_noise(found, expected, label):
             worst,
             meaning,
         )
+
+
+def usable(view) -> np.ndarray:
+    """The observations of a view in which every number is one that can be computed with.
+
+    A flux of over :math:`2^{24}` times its noise is one beside which single precision does not hold
+    the noise any more: damage, not light. It would spoil what is learned from all others.
+
+    Parameters
+    ----------
+    view : `~astro_ddprism.views.base.Observations`
+        The view.
+
+    Returns
+    -------
+    rows : ndarray of int
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    absurd = np.zeros(len(view), dtype=bool)
+    for image in view.images.values():
+        with np.errstate(over="ignore", invalid="ignore"):
+            limit = MOST_NOISE * np.sqrt(image.variance.astype(float))
+            here = ~image.mask & ~(np.abs(image.data) <= limit)
+        absurd |= here.reshape(len(view), -1).any(axis=1)
+    if absurd.all():
+        raise InputError(
+            f"view {view.name!r}: found pixels of over {MOST_NOISE:.2g} times their noise in all "
+            "observations, expected some without"
+        )
+    if absurd.any():
+        logger.warning(
+            "view %r: %d of %d observations hold pixels of over %.2g times their noise, and are "
+            "left out: %s",
+            view.name, absurd.sum(), len(view), MOST_NOISE, ", ".join(view.ids[absurd][:5]),
+        )  # fmt: skip
+    return np.flatnonzero(~absurd)
 
 
 def is_before_psf(view, source) -> bool:

@@ -23,6 +23,7 @@ from ..diffusion.random import seeded
 from ..diffusion.sampling.chains import Chains, draw_sources
 from ..diffusion.sampling.prior import draw_prior
 from ..errors import InputError
+from ..io.reading import reason_of
 from ..registry import option
 from .base import SourceSeparator
 from .configured import SEPARATORS
@@ -354,14 +355,19 @@ class DiffusionSourceSeparator(SourceSeparator):
 
     def _check_networks(self, task, priors):
         """Find out before the work what cannot be built."""
-        with seeded(self.seed, device=self.device_):
-            for source, shape in task.source_shapes.items():
-                build_denoiser(priors.networks[source], shape, priors.schedule(source), 1.0)
-            for loader in task.loaders.values():
-                shapes = loader.source_shapes
-                method = self.posterior.method_for(shapes)
-                if method.learns:
-                    method.build(shapes, 1.0, priors.schedule(*shapes), self.execution)
+        try:
+            with seeded(self.seed, device=self.device_):
+                for source, shape in task.source_shapes.items():
+                    build_denoiser(priors.networks[source], shape, priors.schedule(source), 1.0)
+                for loader in task.loaders.values():
+                    shapes = loader.source_shapes
+                    method = self.posterior.method_for(shapes)
+                    if method.learns:
+                        method.build(shapes, 1.0, priors.schedule(*shapes), self.execution)
+        except InputError:
+            raise
+        except Exception as error:  # whatever those who build networks raise, memory among it
+            raise InputError(f"network: cannot be built as it is ({reason_of(error)})") from error
 
     def _check_dataset(self, dataset):
         super()._check_dataset(dataset)

@@ -3,8 +3,6 @@
 __all__ = ["Model"]
 
 import abc
-import contextlib
-import hashlib
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -15,8 +13,9 @@ from astropy import units as u
 from .. import __version__
 from ..diffusion.parallel import Execution
 from ..errors import InputError, NotFittedError
-from ..io.asdf import read_tree, write_tree
+from ..io.asdf import read_file, write_tree
 from ..io.migrations import migrate
+from ..io.reading import file_name, reading, reason_of
 from ..models import find_model
 from ..registry import option
 from .configured import Configured
@@ -30,7 +29,7 @@ class Model(Configured, abc.ABC):
     sources: tuple[str, ...] | None = None
     device: InitVar[str | None] = None
     execution: Execution = option(Execution())
-    seed: int = option(0, least=0)
+    seed: int = option(0, least=0, most=2**63 - 1)
     progress: bool = True
 
     def __post_init__(self, device):
@@ -62,8 +61,8 @@ class Model(Configured, abc.ABC):
         tree = self._tree(fitted, draws=False)
         if weights == "float16":
             tree["state"] = in_half_precision(tree["state"])
-        write_tree(path, tree, overwrite=overwrite, compression="zlib")
-        self._fitted = replace(fitted, file=Path(path))
+        sha256 = write_tree(path, tree, overwrite=overwrite, compression="zlib")
+        self._fitted = replace(fitted, file=Path(path), sha256=sha256)
 
     @classmethod
     def read(cls, path, device="auto", *, progress=True) -> Self:
@@ -91,18 +90,50 @@ class Model(Configured, abc.ABC):
             an unfinished fit; or there is no model of this name.
         """
         path = find_model(path)
-        tree = _read(path)
-        try:
-            separator = cls.from_config({**tree["config"], "device": device, "progress": progress})
-        except (InputError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: no model of this version: {error}") from error
+        tree, sha256 = _read(path)
+        with reading(path, "a model of this version"):
+            config = {**tree["config"], "device": device, "progress": progress}
+            try:
+                separator = cls.from_config(config)
+            except InputError as error:
+                raise InputError(f"{path}: no model of this version: {error}") from error
         if tree.get("unfinished"):
             raise InputError(
                 f"{path}: an unfinished fit, still learning {', '.join(tree['unfinished'])}; "
                 "expected a model whose fit has ended (go on with fit and resume)"
             )
-        separator._fitted = replace(separator._load(tree, path), file=Path(path))
+        fitted = separator._load(tree, path)
+        separator._fitted = replace(fitted, file=Path(path), sha256=sha256)
         return separator
+
+    def has_learned(self, dataset, path, *, initial=None) -> bool:
+        """Whether a model is what a fit of this separator to a dataset ends with.
+
+        Parameters
+        ----------
+        dataset : MultiViewDataset
+            The views.
+        path : path-like
+            The model's file.
+        initial : SourceSeparator, optional
+            The model that the fit starts from.
+
+        Returns
+        -------
+        bool
+
+        Raises
+        ------
+        InputError
+            If the file is no model.
+        """
+        found = type(self).read(path, "cpu")._learned.fingerprint
+        return found == self._fingerprint(dataset, initial)
+
+    def digest(self) -> str:
+        """SHA-256 of all that draws depend on: the configuration, and what was learned."""
+        tree = self._tree(replace(self._learned, fingerprint=""), draws=False)
+        return digest({**tree, "state": {**tree["state"], "history": []}})
 
     def _facts(self):
         if self._fitted is None:
@@ -123,13 +154,14 @@ class Model(Configured, abc.ABC):
         try:
             fitted = FittedState.from_tree(tree)
             return replace(fitted, state=self._from_tree(tree["state"], fitted.source_shapes))
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise InputError(f"{path}: no model of this version: {error}") from error
+        except Exception as error:  # what libraries raise where weights do not fit their networks
+            reason = str(error) if isinstance(error, InputError) else reason_of(error)
+            raise InputError(f"{path}: no model of this version: {reason}") from error
 
     def _resume(self, checkpoint, fingerprint) -> FittedState:
         if checkpoint is None:
             raise InputError("resume: no checkpoint; expected the file to go on from")
-        tree = _read(checkpoint)
+        tree, _ = _read(checkpoint)
         if tree.get("fingerprint") != fingerprint:
             raise InputError(
                 f"{checkpoint}: the checkpoint of a fit to other data or with another "
@@ -153,11 +185,9 @@ class Model(Configured, abc.ABC):
 
     def _provenance(self, seed):
         provenance = {"version": __version__, "seed": seed}
-        file = self._learned.file
-        if file is not None:
-            with contextlib.suppress(OSError):
-                sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-                provenance |= {"model": file.name, "sha256": sha256}
+        fitted = self._learned
+        if fitted.file is not None:
+            provenance |= {"model": file_name(fitted.file), "sha256": fitted.sha256}
         return provenance
 
     # -- what was learned ------------------------------------------------------------------------
@@ -212,9 +242,8 @@ class Model(Configured, abc.ABC):
         """The state that a tree of `_state_tree` tells."""
 
 
-def _read(path) -> dict:
-    """The tree of a model's file, in today's layout."""
-    try:
-        return migrate(read_tree(path, "model"))
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: no model of this version: {error}") from error
+def _read(path) -> tuple[dict, str]:
+    """The tree of a model's file, in today's layout, and the SHA-256 of what was read."""
+    tree, sha256 = read_file(path, "model")
+    with reading(path, "a model"):
+        return migrate(tree), sha256

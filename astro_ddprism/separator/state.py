@@ -1,9 +1,17 @@
 """What a fit has learned, as one record: whoever holds it has all of it, or none."""
 
-__all__ = ["FittedState", "contents", "digest", "in_half_precision"]
+__all__ = [
+    "FittedState",
+    "checked_numbers",
+    "contents",
+    "digest",
+    "in_half_precision",
+    "positive",
+]
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +24,7 @@ from .checks import TrainingData, check_view, is_before_psf
 
 logger = logging.getLogger(__name__)
 
+MOST = 1e100  # beyond which no flux and no noise scale is one
 # Parts of the tree of a state that hold weights of networks.
 _NETWORKS = ("denoisers", "learned")
 
@@ -42,6 +51,11 @@ class FittedState:
         What the method has learned.
     file : pathlib.Path, optional
         The file that holds the model, if any does.
+    sha256 : str
+        Of that file, as it was read or written; empty if there is none.
+    fingerprint : str
+        Of the dataset, the configuration and the model that the fit began with; empty in older
+        files.
     """
 
     sources: tuple[str, ...]
@@ -52,6 +66,8 @@ class FittedState:
     training: TrainingData
     state: object = None
     file: Path | None = None
+    sha256: str = ""
+    fingerprint: str = ""
 
     @classmethod
     def before(cls, dataset, initial=None) -> "FittedState":
@@ -104,12 +120,14 @@ class FittedState:
             "noise_scale": self.noise_scale,
             "before_psf": self.before_psf,
             "training": self.training.state(),
+            "fingerprint": self.fingerprint,
         }
 
     @classmethod
     def from_tree(cls, tree) -> "FittedState":
         """What `tree` told."""
         sources = tuple(tree["sources"])
+        positive("noise_scale", tree["noise_scale"])
         return cls(
             sources=sources,
             source_shapes={s: tuple(tree["source_shapes"][s]) for s in sources},
@@ -117,6 +135,7 @@ class FittedState:
             noise_scale=float(tree["noise_scale"]),
             before_psf={s: list(found) for s, found in tree["before_psf"].items()},
             training=TrainingData.from_state(tree["training"]),
+            fingerprint=str(tree.get("fingerprint", "")),
         )
 
     def scale(self, view) -> float:
@@ -167,6 +186,34 @@ class FittedState:
         self.scale(view)
         through_psf = not any(is_before_psf(view, source) for source in view.sources)
         check_view(view, self.training, through_psf=through_psf)
+
+
+def positive(name, number) -> float:
+    """A number of a file that is finite and above 0.
+
+    Raises
+    ------
+    InputError
+        Naming what it is, if it is another.
+    """
+    if not (isinstance(number, int | float) and 0 < number < MOST):
+        raise InputError(f"{name}: found {number!r}, expected a positive finite number")
+    return float(number)
+
+
+def checked_numbers(tree, name):
+    """Refuse a tree with floating-point numbers that are none.
+
+    Raises
+    ------
+    InputError
+        Naming the first of them.
+    """
+    parts = tree.items() if isinstance(tree, Mapping) else ()
+    for key, part in enumerate(tree) if isinstance(tree, list) else parts:
+        checked_numbers(part, f"{name}, {key}")
+    if isinstance(tree, float | np.ndarray) and not np.all(np.isfinite(tree)):
+        raise InputError(f"{name}: found numbers that are not finite, expected finite ones")
 
 
 def _flux(quantity, unit) -> float:

@@ -12,6 +12,7 @@ from ..diffusion.priors.build import build_denoiser
 from ..diffusion.priors.gaussian import GaussianPrior
 from ..diffusion.priors.mixture import GaussianMixture
 from ..diffusion.sampling.chains import Draws
+from .state import checked_numbers, positive
 
 
 def priors_tree(priors: Priors) -> dict:
@@ -65,6 +66,8 @@ def priors_from_tree(tree, source_shapes, noise, posterior, execution) -> Priors
     priors : Priors
     """
     device = execution.torch_device
+    for name in ("gaussians", "mixtures", "denoisers", "learned"):
+        checked_numbers(tree.get(name, {}), name)
     gaussians, mixtures = (
         {
             source: kind(**{k: torch.tensor(array, device=device) for k, array in arrays.items()})
@@ -77,7 +80,10 @@ def priors_from_tree(tree, source_shapes, noise, posterior, execution) -> Priors
         {source: Network.from_tree(network) for source, network in tree["networks"].items()},
         gaussians,
         mixtures,
-        {source: float(top) for source, top in tree["sigma_max"].items()},
+        {
+            source: positive(f"sigma_max of {source}", top)
+            for source, top in tree["sigma_max"].items()
+        },
     )
     for source, arrays in tree["denoisers"].items():
         weights = {name: torch.tensor(array) for name, array in arrays.items()}

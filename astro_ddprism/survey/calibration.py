@@ -10,6 +10,8 @@ from .formats.pixels import pixel_area
 
 __all__ = ["calibrated", "flux_per_pixel"]
 
+MOST = 100  # magnitudes
+
 
 def flux_per_pixel(image, raw):
     """An image of surface brightness as one of flux for a pixel: times the area of a pixel.
@@ -50,7 +52,7 @@ def _zero_point(zero_point, raw):
         number = float(zero_point)
     except (TypeError, ValueError):
         number = np.nan
-    if not np.isfinite(number):
+    if not abs(number) < MOST:  # NaN is not
         raise InputError(
             f"{raw.label}: zero_point: found {zero_point!r}, expected an AB magnitude or a keyword "
             "of the header that tells it"

@@ -12,6 +12,7 @@ from astropy.table import Table
 
 from ..errors import InputError
 from ..io.fits_in import open_fits
+from ..io.reading import open_input, reading
 
 __all__ = ["find_column", "find_pair", "id_column", "object_ids", "read_table", "some"]
 
@@ -69,11 +70,9 @@ def read_table(path, label, format=None, as_text=()):  # noqa: A002
         If it is no table.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(2, "No such file or directory", str(path))
-    with path.open("rb") as file:
-        is_fits = file.read(9) == b"SIMPLE  ="
-    try:
+    with reading(path, "a table that astropy reads; positions_format names its format", label):
+        with open_input(path) as file:
+            is_fits = file.read(9) == b"SIMPLE  ="
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # units that astropy does not know, and the like
             if format is not None:
@@ -81,18 +80,12 @@ def read_table(path, label, format=None, as_text=()):  # noqa: A002
             if is_fits or path.suffix.lower() == ".fz":
                 return _decoded(Table.read(path, format="fits", hdu=_table_hdu(path, label)))
             return _decoded(_read_other(path, as_text))
-    except InputError:
-        raise
-    except Exception as error:  # each of the many readers raises its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{label}: no table that astropy reads ({reason}); positions_format names its format"
-        ) from error
 
 
 def _read_other(path, as_text):
     suffix = path.suffix.lower()
-    head = path.read_bytes()[:4096].decode("utf-8", "replace")
+    with open_input(path) as file:
+        head = file.read(4096).decode("utf-8", "replace")
     if suffix in {".ecsv"} or head.startswith("# %ECSV"):
         return Table.read(path, format="ascii.ecsv")
     if suffix in {".parquet", ".pq", ".vot", ".votable", ".xml", ".hdf5", ".h5", ".asdf"}:

@@ -26,6 +26,8 @@ __all__ = ["Cutouts", "cut_out", "cut_stamps"]
 
 logger = logging.getLogger(__name__)
 
+SIDE = 1024  # pixels
+
 
 @dataclass(frozen=True)
 class Cutouts:
@@ -210,7 +212,8 @@ def _cut_all(image, positions, size):
     variance = np.full(data.shape, np.inf)
     mask, saturated = np.ones(data.shape, dtype=bool), np.zeros(data.shape, dtype=bool)
     gain = np.full(data.shape, np.inf) if image.has_gain else None
-    for i in np.flatnonzero(inside):
+    # Neighbours after each other: a large image is read a part at a time.
+    for i in sorted(np.flatnonzero(inside), key=lambda i: (y0[i] // SIDE, x0[i] // SIDE)):
         rows, columns = (
             slice(max(start, 0), min(start + size, end))
             for start, end in ((y0[i], ny), (x0[i], nx))

@@ -26,7 +26,7 @@ from ..psf.kernels import half_light_radius
 from .noise import measure_background, smooth
 from .stars import flag_stars
 
-__all__ = ["detect_objects"]
+__all__ = ["detect_objects", "measure_objects"]
 
 EDGE = 2  # pixels
 RING = (3, 5)  # radii of the ring around an object, in units of the smoothing
@@ -80,6 +80,35 @@ def detect_objects(
     ------
     InputError
         If nothing is detected.
+    """
+    objects = measure_objects(
+        image,
+        psf=psf,
+        threshold=threshold,
+        n_pixels=n_pixels,
+        smoothing=smoothing,
+        deblend_contrast=deblend_contrast,
+        box_size=box_size,
+        progress=progress,
+    )
+    flag_stars(objects, psf)
+    return objects
+
+
+def measure_objects(
+    image,
+    *,
+    psf=None,
+    threshold=1.5,
+    n_pixels=5,
+    smoothing=None,
+    deblend_contrast=0.005,
+    box_size=64,
+    progress=False,
+):
+    """Detect, deblend and measure all objects; which are stars is not told yet.
+
+    Parameters are those of `detect_objects`, and so is the table but for ``star``.
     """
     data, error, mask = _detection_image(image)
     scale = np.median(error[~mask])  # photutils squares fluxes, which may be tiny
@@ -135,7 +164,6 @@ def detect_objects(
     objects["contrast"] = _contrast(
         np.where(mask, np.nan, data / error), smoothed / error, objects, smoothing
     )
-    flag_stars(objects, psf)
     return objects
 
 

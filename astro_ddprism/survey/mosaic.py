@@ -103,22 +103,25 @@ def _middle(shape):
     return tuple(slice(max(0, n // 2 - MARGIN), n // 2 + MARGIN) for n in shape)
 
 
-def open_image(bands):
+def open_image(bands, large=None):
     """An image, or what reads parts of it where it is large.
 
     Parameters
     ----------
     bands : sequence of (path or NDData, dict)
         File of each band, and options of `read_image`.
+    large : int, optional
+        Pixels beyond which an image is not read as a whole, by default 4 million.
 
     Returns
     -------
     `SurveyImage` or `Mosaic`
     """
+    large = LARGE if large is None else large
     shapes = {_shape(image, options) for image, options in bands}
     if len(shapes) == 1 and None not in shapes:
         (shape,) = shapes
-        if shape[0] * shape[1] > LARGE:
+        if shape[0] * shape[1] > large:
             return Mosaic(bands, shape)
     return stack_bands([read_image(image, **options) for image, options in bands])
 

@@ -11,6 +11,7 @@ Masked, saturated and non-finite pixels and those of zero weight carry no inform
 """
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from astropy.nddata import Cutout2D, NDData
 
 from ..errors import InputError
 from ..io.fits_in import NOISE_NAMES, as_float
+from ..io.reading import file_name, printable, reading
 from ..io.wcs import celestial_wcs
 from .calibration import calibrated, flux_per_pixel
 from .coverage import without_data
@@ -145,30 +147,25 @@ def read_image(
         raise InputError(f"found {' and '.join(planes)}, expected at most one of them")
     if planes and estimate_noise:
         raise InputError(f"found {next(iter(planes))} and estimate_noise, expected one of them")
-    raw = read_raw(
-        image,
-        format,
-        hdu=hdu,
-        noise=planes or None,
-        mask=mask,
-        unit=unit,
-        effective_gain=effective_gain,
-    )
-    if raw.mask is not None:
-        raw.mask = bad_pixels(raw, bad_bits)
-    elif bad_bits is not None:
-        raise InputError(f"{raw.label}: found bad_bits and no mask, expected one")
-    image = _assemble(
-        raw,
-        estimate=estimate_noise,
-        subtract=subtract_background,
-        saturation=saturation,
-        name=name,
-        partial=partial,
-    )
-    image = flux_per_pixel(image, raw)
-    image = calibrated(image, zero_point, raw)
-    lines = provenance_of(raw)
+    options = {"hdu": hdu, "noise": planes or None, "mask": mask, "unit": unit}
+    with reading(image, "an image") if isinstance(image, str | Path) else nullcontext():
+        raw = read_raw(image, format, **options, effective_gain=effective_gain)
+        raw.file, raw.label = file_name(raw.file), printable(raw.label)
+        if raw.mask is not None:
+            raw.mask = bad_pixels(raw, bad_bits)
+        elif bad_bits is not None:
+            raise InputError(f"{raw.label}: found bad_bits and no mask, expected one")
+        image = _assemble(
+            raw,
+            estimate=estimate_noise,
+            subtract=subtract_background,
+            saturation=saturation,
+            name=name,
+            partial=partial,
+        )
+        image = flux_per_pixel(image, raw)
+        image = calibrated(image, zero_point, raw)
+    lines = tuple(printable(line) for line in provenance_of(raw))
     for line in () if partial else lines:
         logger.info("%s: %s", raw.file or raw.label, line)
     return replace(image, provenance=lines)

@@ -9,6 +9,7 @@ import torch
 from astropy.coordinates import SkyCoord
 
 from ..errors import InputError
+from ..io.reading import file_name
 from ..mixing import Convolution, Identity
 from ..psf.kernels import kernel_fwhm, kernel_of, kernels_at, open_psf, stack_kernels
 from ..survey.conditions import SurveyConditions, image_conditions
@@ -20,6 +21,7 @@ from ..survey.mosaic import Mosaic, is_sparse, measure_stars, open_bands
 from ..survey.positions import read_positions
 from ..survey.randoms import place_randoms
 from ..survey.read import read_image
+from ..survey.sections import SectionedImage, find_in_sections
 from ..survey.stamps import stack_stamps
 from .noise import noise_of
 from .view import View
@@ -108,7 +110,7 @@ def views_from_image(
         )
     few = positions is not None and n_random == 0 and is_sparse(image, len(positions), size)
     if isinstance(image, Mosaic) and not few:
-        image = image.load()
+        image = SectionedImage(image) if n_random == 0 else image.load()
     shape = (image.n_bands, size, size)
     scale = pixel_angle(image)
     psf = _opened(psf, image)
@@ -116,10 +118,15 @@ def views_from_image(
     if psf is not None:
         kernel = kernel_of(psf.at(image_middle(image)), image.n_bands, scale)
         _tell(psf, kernel)
-    galaxies, avoid = find_galaxies(image, psf=kernel, positions=positions, detection=detection)
+    if isinstance(image, SectionedImage) and positions is None:
+        galaxies, avoid = find_in_sections(image, psf=kernel, detection=detection)
+    else:
+        galaxies, avoid = find_galaxies(image, psf=kernel, positions=positions, detection=detection)
     typical, stars = image, avoid
-    if positions is not None:  # a catalog's objects tell nothing of stars
-        typical, stars = measure_stars(image, enough=psf is None and psf_fwhm is None)
+    # A catalog's objects tell nothing of stars, and those of a large image are too many to look at.
+    if positions is not None or isinstance(image, SectionedImage):
+        whole = image.mosaic if isinstance(image, SectionedImage) else image
+        typical, stars = measure_stars(whole, enough=psf is None and psf_fwhm is None)
     conditions = image_conditions(typical, objects=stars, psf=kernel, psf_fwhm=psf_fwhm)
     cuts = {"galaxy": cut_out(image, galaxies, size=size, max_masked_fraction=max_masked_fraction)}
     logger.info("%s: %d galaxies", image.filename, len(cuts["galaxy"].ids))
@@ -250,7 +257,7 @@ def view_of_cutouts(
         wcs=stamps.wcs,
         coordinates=SkyCoord([c.ra for c in centres], [c.dec for c in centres]),
         ids=[
-            Path(cutout).name.partition(".fit")[0] if isinstance(cutout, str | Path) else i
+            file_name(cutout).partition(".fit")[0] if isinstance(cutout, str | Path) else i
             for i, cutout in enumerate(cutouts)
         ],
         name=name,

@@ -345,7 +345,10 @@ class MultiViewDataset(Mapping[str, Observations]):
             If the file does not exist, is no ASDF file, is damaged, was written by a newer version
             or holds something else.
         """
-        return read_tree(path, "views", get_extensions())["dataset"]
+        dataset = read_tree(path, "views", get_extensions()).get("dataset")
+        if not isinstance(dataset, cls):
+            raise InputError(f"{path}: found no dataset in it, expected a dataset of views")
+        return dataset
 
     def write(self, path, overwrite=False):
         """Write an ASDF file. A write that is killed leaves an old file whole.

@@ -13,6 +13,7 @@ from astropy.table import QTable, Table
 from astro_ddprism import MultiViewDataset, __version__
 from astro_ddprism.cli import main
 from astro_ddprism.cli.demo import DemoSettings
+from astro_ddprism.io.outputs import replacing
 from astro_ddprism.separator.presets import preset
 from astro_ddprism.simulate.population import simulate_field
 
@@ -102,10 +103,19 @@ def test_version(capsys):
             ["cutouts", "-o", "b.asdf", "--instrument", "a=b", "--psf", "c"],
             "expected it there: psf=",
         ),
-        (["cutouts", "a.fits", "-o", "b.asdf", "--size", "big"], "invalid int value: 'big'"),
-        (["cutouts", "a.fits", "-o", "b.asdf", "--saturation", "x"], "expected a number or auto"),
+        (
+            ["cutouts", "a.fits", "-o", "b.asdf", "--size", "big"],
+            "found 'big', expected a whole number from 1 on",
+        ),
+        (
+            ["cutouts", "a.fits", "-o", "b.asdf", "--saturation", "x"],
+            "expected a positive number or auto",
+        ),
         (["cutouts", "a.fits", "-o", "b.asdf", "--min-flux", "1 uJyy"], "found '1 uJyy', expected"),
-        (["cutouts", "a.fits", "-o", "b.asdf", "--crowded-fraction", "x"], "invalid float value"),
+        (
+            ["cutouts", "a.fits", "-o", "b.asdf", "--crowded-fraction", "x"],
+            "expected a number from 0 to 1",
+        ),
         (["fit", "a.asdf", "-o", "b.asdf", "--crowded-fraction", "0.5"], "unrecognized arguments"),
         (["fit", "a.asdf", "-o", "b.asdf", "--config"], "expected one argument"),
     ],
@@ -515,7 +525,7 @@ class FakeSeparator:
     source_shapes_ = {"los": (1, 20, 20), "galaxy": (1, 20, 20)}  # noqa: RUF012
     sources_ = ("los", "galaxy")
     before_psf_ = True
-    interrupted = False
+    interrupted = progress = False
 
     @classmethod
     def from_config(cls, config):
@@ -534,8 +544,12 @@ class FakeSeparator:
         if self.interrupted:
             raise KeyboardInterrupt
 
-    def write(self, path, overwrite):  # noqa: ARG002
-        path.write_text("a model")
+    def write(self, path):
+        with replacing(path) as part:
+            part.write_text("a model")
+
+    def digest(self):
+        return "of a model"
 
     def sample(self, view, n_samples, seed):
         from astro_ddprism import PosteriorSamples
@@ -992,3 +1006,49 @@ def test_models_that_cannot_be_used(model, views, tile, psf, tmp_path, capsys):
         assert "other.asdf: " in message
         assert expected in message
     assert not out.exists()
+
+
+# --- outputs that are inputs ----------------------------------------
+
+
+def test_no_output_is_an_input(tile, views, field, tmp_path, capsys):
+    """Whatever reads it: nothing is lost."""
+    galaxies = field.catalog[field.catalog["kind"] == "galaxy"][:9]
+    positions = tmp_path / "v.asdf.rejected.ecsv"
+    Table({"ra": galaxies["sky_coord"].ra, "dec": galaxies["sky_coord"].dec}).write(positions)
+    copies = {}
+    for path in (tile, views):
+        copies[path] = tmp_path / path.name
+        copies[path].write_bytes(path.read_bytes())
+    config = tmp_path / "m.asdf"
+    config.write_text("size = 16\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    own_tile, own_views = copies.values()
+    for arguments in (
+        ("cutouts", own_tile, "-o", tmp_path / "v.asdf", "--positions", positions),
+        ("cutouts", own_tile, "-o", config, "--config", config),
+        ("fit", own_views, "-o", own_views),
+        ("fit", own_views, "-o", config, "--config", config),
+        ("separate", own_views, "--model", "kids-r", "-o", own_tile, "--catalog", own_tile),
+        ("separate", own_tile, "--model", own_views, "-o", own_tile),
+    ):
+        message = fails(capsys, *arguments, "--overwrite", "-q")
+        assert (
+            "found as input and as output" in message
+            or "two outputs" in message
+            or ("expected a model" in message)
+        )
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_fit_that_is_done_says_so(fake, views, tmp_path, capsys):
+    """As of a run that was killed between the model and the deletion of its checkpoint."""
+    out, checkpoint = tmp_path / "model.asdf", tmp_path / "model.asdf.checkpoint"
+    assert run("fit", views, "-o", out, "-q") == 0
+    checkpoint.write_text("of a killed run")
+    fake.has_learned = lambda *args, **_: args[2] == out
+    assert run("fit", views, "-o", out, "--resume", "-q") == 0
+    assert capsys.readouterr().err.endswith("model.asdf: the fit is done\n")
+    assert not checkpoint.exists()
+    fake.has_learned = lambda *_, **__: False
+    assert "found an existing file" in fails(capsys, "fit", views, "-o", out, "--resume")

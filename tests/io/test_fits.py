@@ -8,7 +8,7 @@ from astropy.table import Table
 from astropy.wcs import WCS, Sip
 
 from astro_ddprism.errors import InputError
-from astro_ddprism.io.fits import replacing, row_wcs, wcs_table, write_fits
+from astro_ddprism.io.fits import row_wcs, wcs_table, write_fits
 
 
 def tan(**changes):
@@ -86,16 +86,6 @@ def test_a_file_is_replaced_on_request_only(tmp_path):
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
-
-
-def test_a_failed_write_leaves_the_old_file_whole(tmp_path):
-    path = tmp_path / "a.fits"
-    write_fits(hdus(1.0), path)
-    with pytest.raises(KeyboardInterrupt), replacing(path, overwrite=True) as temporary:  # noqa: PT012
-        temporary.write_bytes(b"half a file")
-        raise KeyboardInterrupt
-    assert fits.getdata(path).max() == 1
-    assert os.listdir(tmp_path) == ["a.fits"]
 
 
 def test_a_link_stays_a_link(tmp_path):

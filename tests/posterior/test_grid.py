@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from astropy import units as u
 
-from astro_ddprism import View
-from astro_ddprism.mixing import DenseMatrix
+from astro_ddprism import InputError, View
+from astro_ddprism.mixing import DenseMatrix, Identity
 from astro_ddprism.posterior.grid import SourceGrid, SourceImages
 
 
@@ -107,3 +107,12 @@ def test_copies_and_units_know_where_they_are(images):
     assert one.wcs.wcs.compare(images.wcs[2].wcs)
     assert images.mean(axis=0).wcs is None
     assert images.sum().isscalar
+
+
+@pytest.mark.parametrize("aperture", [1e9, 0.0, -1.0, np.nan, 30 * u.pix])
+def test_apertures_that_cannot_be(aperture):
+    view = View(np.ones((1, 1, 20, 20)), variance=1.0, mixing={"a": Identity((1, 20, 20))})
+    with pytest.raises(
+        InputError, match=r"aperture: found a radius of .* up to 28.28, the diagonal"
+    ):
+        SourceGrid(view).aperture_radius(aperture)

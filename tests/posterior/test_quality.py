@@ -110,7 +110,7 @@ def test_noise_alone_is_rarely_a_bad_fit():
     limit = chi2.isf(1e-4, n) / n
     assert is_bad_fit(1.001 * limit, n).all()
     assert not is_bad_fit(0.999 * limit, n).any()
-    assert is_bad_fit([np.nan, 99.0], [0, 0]).tolist() == [False, False]
+    assert is_bad_fit([np.nan, 99.0, np.nan], [0, 0, 5]).tolist() == [False, False, True]
 
 
 def test_every_flag_is_a_bit_of_its_own():

@@ -13,6 +13,7 @@ from astro_ddprism.diffusion.learning.em import ExpectationMaximization
 from astro_ddprism.diffusion.learning.training import Trainer
 from astro_ddprism.io.asdf import read_tree
 from astro_ddprism.mixing import Identity
+from astro_ddprism.posterior.quality import Quality
 from astro_ddprism.separator.state import contents, digest
 
 UNIT = u.uJy
@@ -293,3 +294,32 @@ def test_several_instruments(pairs, imaging):
     separator.sample(view.images["coarse"])
     changed = MultiViewDataset({"pairs": pairs(24, seed=1)[0]})
     assert digest(contents(dataset)) != digest(contents(changed))
+
+
+@pytest.mark.parametrize("value", [1e10, 1e20, 3e38])
+def test_an_absurd_pixel_spoils_its_own_observation_alone(fitted, views, flat, value, caplog):
+    """The draws of all others are those without it; its own are none, and flagged."""
+    spoiled = copy.copy(views["second"])
+    spoiled.data = spoiled.data.copy()
+    spoiled.data[2, 1] = value
+    found, expected = (fitted.sample(view, 2) for view in (spoiled, views["second"]))
+    others = np.arange(len(spoiled)) != 2
+    for source, x in expected.samples.items():
+        np.testing.assert_array_equal(found.samples[source][:, others], x[:, others])
+        assert np.isnan(found.samples[source][:, 2]).all()
+    flags = found.catalog()["flags"]
+    assert flags[2] & Quality.BAD_FIT
+    np.testing.assert_array_equal(flags[others], expected.catalog()["flags"][others])
+    assert "1 of 24 observations hold pixels of over 1.7e+07 times their noise" in caplog.text
+    dataset = MultiViewDataset({"first": views["first"], "second": spoiled})
+    without = {"first": views["first"], "second": views["second"][others]}
+    fits = [DiffusionSourceSeparator(**flat).fit(d) for d in (dataset, MultiViewDataset(without))]
+    for found, expected in zip(*(fit.sample(n_samples=3).values() for fit in fits), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_no_observation_can_be_used(fitted, views):
+    spoiled = copy.copy(views["second"])
+    spoiled.data = np.full_like(spoiled.data, 1e30)
+    with pytest.raises(InputError, match="in all observations, expected some without"):
+        fitted.sample(spoiled)

@@ -1,5 +1,7 @@
 """Files of models, checkpoints, and the fits that go on from them."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -228,3 +230,41 @@ def test_weights_are_read_and_kept_as_they_are(fitted, model, tmp_path):
         assert "device" not in tree["config"]["execution"]  # no part of what was learned
         assert "progress" not in tree["config"]
     assert digest(first["config"]) == digest(second["config"])
+
+
+def test_provenance_is_that_of_the_bytes_that_were_read(model, views, fitted, tmp_path):
+    separator = DiffusionSourceSeparator.read(model, device="cpu", progress=False)
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    fitted.write(model, overwrite=True, weights="float16")
+    assert hashlib.sha256(model.read_bytes()).hexdigest() != sha256
+    assert separator.sample(views["first"]).provenance["sha256"] == sha256
+    model.unlink()
+    assert separator.sample(views["first"]).provenance["sha256"] == sha256
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("noise_scale", value) for value in (np.nan, 0.0, -1.0, 1e300, np.inf, "1", True)]
+    + [("sigma_max", np.nan), ("sigma_max", -5.0), ("denoisers", np.nan), ("gaussians", np.inf)],
+)
+def test_numbers_of_a_model_that_cannot_be(model, key, value):
+    tree = read_tree(model, "model")
+    if key == "noise_scale":
+        tree[key] = value
+    elif key == "sigma_max":
+        tree["state"][key]["a"] = value
+    else:
+        arrays = tree["state"][key]["a"]
+        name = max(arrays, key=lambda name: arrays[name].size)
+        arrays[name] = np.full_like(arrays[name], value)
+    write_tree(model, tree, overwrite=True)
+    expected = "numbers that are not finite" if key[0] in "dg" else f"{key}.*: found"
+    with pytest.raises(InputError, match=f"no model of this version: .*{expected}"):
+        DiffusionSourceSeparator.read(model)
+
+
+def test_a_model_knows_the_fit_that_it_ends(model, views, flat):
+    separator = DiffusionSourceSeparator(**flat)
+    assert separator.has_learned(views, model)
+    assert not DiffusionSourceSeparator(**flat, seed=1).has_learned(views, model)
+    assert not separator.has_learned(MultiViewDataset({"first": views["first"]}), model)

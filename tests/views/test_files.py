@@ -348,7 +348,7 @@ def test_an_interrupted_write_leaves_the_old_file(dataset, tmp_path, monkeypatch
 
 
 def test_a_folder(dataset, tmp_path):
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="found a folder"):
         MultiViewDataset.read(tmp_path)
     with pytest.raises(InputError, match="found a folder"):
         dataset.write(tmp_path, overwrite=True)

@@ -5,6 +5,7 @@ bits of its mask mean, and what its pixels are where no keyword says so. All are
 function.
 """
 
+import logging
 import math
 import re
 import warnings
@@ -27,6 +28,7 @@ from ...io.fits_in import (
     hdu_name,
     open_fits,
     read_extension,
+    role_of,
 )
 from ...io.pixel_units import per_solid_angle
 from .base import FORMATS, RawImage, find_gain, find_plane, header_of
@@ -34,6 +36,8 @@ from .bits import TABLES
 from .pixels import find_unit, linear, noise_in_unit
 
 __all__ = ["Layout", "number_of", "read_fits", "register_layout"]
+
+logger = logging.getLogger(__name__)
 
 # What an uncertainty extension holds, as astropy.nddata writes it in the keyword UTYPE.
 UTYPES = {
@@ -215,7 +219,14 @@ def read_fits(path, layout, *, hdu=None, noise=None, mask=None, unit=None, effec
                 f"{raw.gain_label.removeprefix(path + ', ')}, electrons for a flux of 1"
             )
         alike = [h for h in hdus if h.is_image and h.shape[-2:] == sci.shape[-2:]]
-        unused = [hdu_name(hdus, h) for h in alike if hdus.index(h) not in used]
+        unused = [h for h in alike if hdus.index(h) not in used]
+        strange = [hdu_name(hdus, h) for h in unused if role_of(h)[0] is None and h is not hdus[0]]
+        if strange:
+            logger.warning(
+                "%s: found HDU %s of the shape of the image, whose name does not tell what it is: "
+                "not used", label, ", ".join(strange),
+            )  # fmt: skip
+        unused = [hdu_name(hdus, h) for h in unused]
         unused = [name for name in unused if f"{label}, HDU {name}" != raw.gain_label]
         if unused:
             origin["not used"] = f"HDU {', '.join(unused)}, of the shape of the image"

@@ -17,6 +17,7 @@ from astropy import units as u
 from astropy.wcs import WCS
 
 from ...errors import InputError
+from ...io.asdf import open_checked
 from .base import FORMATS, RawImage, find_gain, find_plane
 from .bits import TABLES
 from .pixels import find_unit
@@ -51,12 +52,12 @@ def from_roman(path, *, noise=None, mask=None, unit=None, effective_gain=None):
     `RawImage`
     """
     label = str(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tags of packages that are not there
-            tree = asdf.open(path, memmap=False, lazy_load=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{label}: not an ASDF file ({error})") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tags of packages that are not there
+        try:
+            tree = open_checked(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{label}: not an ASDF file ({error})") from error
     with tree:
         roman = tree.tree.get("roman")
         if not isinstance(roman, dict) and not hasattr(roman, "data"):

@@ -87,7 +87,7 @@ def test_everywhere_by_name(text_format, path, tmp_path):
     [
         ("formt = 1", "cutouts.toml: found 'formt', expected options of cutouts: bad_bits, "),
         ('output = "x"', "cutouts.toml: found 'output', expected options"),
-        ('size = "big"', "cutouts.toml: argument --size: invalid int value: 'big'"),
+        ('size = "big"', "cutouts.toml: argument --size: found 'big', expected"),
         ("keep_stars = 1", "cutouts.toml: keep_stars: found 1, expected true or false"),
         (
             'format = "nothing"',
