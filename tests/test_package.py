@@ -92,7 +92,7 @@ def test_dependencies_are_those_imported():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.split(".")[0])
     imported -= {*sys.stdlib_module_names, "astro_ddprism"}
-    distributions = {{"yaml": "PyYAML"}.get(name, name).lower() for name in imported}
+    distributions = {name.lower() for name in imported}
     # photutils' deblending imports scikit-image, asdf finds asdf-astropy by its entry points
     distributions |= {"scikit_image", "asdf_astropy"}
     declared = {

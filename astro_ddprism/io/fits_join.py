@@ -23,7 +23,7 @@ ZERO = "0" * 16
 PUNCTUATION = {*range(0x3A, 0x41), *range(0x5B, 0x61)}
 
 
-def join_fits(paths, stream, axis_of):
+def join_fits(paths, stream, axis_of, whole=()):
     """Write the file that parts are parts of.
 
     Parameters
@@ -35,19 +35,28 @@ def join_fits(paths, stream, axis_of):
         Open to write and to read, and empty.
     axis_of : callable
         Of the name of an image: along which axis of its array it is a part.
+    whole : sequence of HDU
+        Extensions that take the place of those of the same names, behind all others.
     """
     with fits.open(paths[0]) as first:
         primary = fits.PrimaryHDU(header=first[0].header)
         primary.writeto(stream, checksum=True)
         names = [(type(hdu), hdu.name, hdu.header.copy()) for hdu in first[1:]]
     for number, (kind, name, header) in enumerate(names, start=1):
+        if name in {hdu.name for hdu in whole}:
+            continue
         if kind is fits.BinTableHDU:
-            alone = io.BytesIO()
-            table = _joined_table(paths, number)
-            fits.HDUList([fits.PrimaryHDU(), table]).writeto(alone, checksum=True)
-            stream.write(alone.getvalue()[BLOCK:])  # behind a header of one block
+            _write_whole(_joined_table(paths, number), stream)
         else:
             _join_images(paths, number, header, stream, axis_of(name))
+    for hdu in whole:
+        _write_whole(hdu, stream)
+
+
+def _write_whole(hdu, stream):
+    alone = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(alone, checksum=True)
+    stream.write(alone.getvalue()[BLOCK:])  # behind a header of one block
 
 
 def _joined_table(paths, number):

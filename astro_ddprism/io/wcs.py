@@ -61,13 +61,13 @@ def celestial_wcs(wcs, label) -> WCS:
             f"{label}: found no celestial WCS ({found}), expected one with right ascension and "
             "declination (CTYPE1, CTYPE2, CRVAL1, ...)"
         )
-    _check_numbers(wcs, label)
     if wcs.naxis > 2:
         if has_tables(wcs):
             raise InputError(
                 f"{label}: found a WCS of {wcs.naxis} axes with distortion tables, expected two"
             )
         wcs = wcs.celestial
+    _check_numbers(wcs, label)
     if wcs.sip is not None and not any(kind.endswith("-SIP") for kind in wcs.wcs.ctype):
         logger.warning(
             "%s: found SIP coefficients, which the axes %s do not name: left over, and not used",

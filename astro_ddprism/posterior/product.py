@@ -70,7 +70,7 @@ def product_hdus(posterior, catalog, *, samples=False):
         if samples:
             hdus.append(_cube(posterior.samples[source].value, f"{source}_SAMPLES", unit))
     if samples:
-        hdus.append(view_hdu(posterior))
+        hdus.append(view_hdu(posterior.view, posterior.provenance))
     return fits.HDUList(hdus)
 
 
@@ -183,7 +183,8 @@ def catalog_header(header, catalog) -> None:
     catalog : QTable
         As of `~astro_ddprism.PosteriorSamples.catalog`.
     """
-    header["APERTURE"] = catalog.meta["aperture"], "radius of the aperture of fluxes"
+    if "aperture" in catalog.meta:
+        header["APERTURE"] = catalog.meta["aperture"], "radius of the aperture of fluxes"
     if "zero_point" in catalog.meta:
         header["ZEROPNT"] = catalog.meta["zero_point"], "magnitude of a flux of 1"
     if "frame" in catalog.meta and "RADESYS" not in header.values():  # no column has that name

@@ -28,22 +28,23 @@ def extension_name(*words) -> str:
     return card_text("_".join(word for word in words if word).upper())
 
 
-def view_hdu(posterior) -> fits.ImageHDU:
+def view_hdu(view, provenance) -> fits.ImageHDU:
     """The view of posterior samples and their provenance, as an extension of bytes.
 
     Parameters
     ----------
-    posterior : PosteriorSamples
-        What was sampled.
+    view : View or MultiInstrumentView
+        What was observed.
+    provenance : dict
+        Of the samples.
 
     Returns
     -------
     hdu : ImageHDU
     """
-    dataset = MultiViewDataset({posterior.view.name or "view": posterior.view})
-    provenance = {name: _plain(value) for name, value in posterior.provenance.items()}
-    tree = {"kind": "views", "dataset": dataset, "provenance": provenance,
-            "name": posterior.view.name}  # fmt: skip
+    dataset = MultiViewDataset({view.name or "view": view})
+    provenance = {name: _plain(value) for name, value in provenance.items()}
+    tree = {"kind": "views", "dataset": dataset, "provenance": provenance, "name": view.name}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "view.asdf"
         write_tree(

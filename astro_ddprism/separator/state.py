@@ -196,7 +196,8 @@ def positive(name, number) -> float:
     InputError
         Naming what it is, if it is another.
     """
-    if not (isinstance(number, int | float) and 0 < number < MOST):
+    plain = isinstance(number, int | float) and not isinstance(number, bool)
+    if not (plain and 0 < number < MOST):
         raise InputError(f"{name}: found {number!r}, expected a positive finite number")
     return float(number)
 

@@ -23,6 +23,7 @@ from ..io.fits_in import open_fits
 from ..io.fits_join import join_fits
 from ..io.outputs import check_room, replacing
 from ..posterior.grid import SourceGrid
+from ..posterior.reading import read_product, view_hdu
 from ..progress import Progress
 from .state import contents, digest
 
@@ -105,7 +106,10 @@ def separate_view(
                 catalogs.append(catalog)
             with open(product, "rb+") as stream:
                 products = [parts.product(first) for first in firsts]
-                join_fits(products, stream, lambda name: int(name.endswith("_SAMPLES")))
+                views = []
+                if keep_samples:  # each part holds its own
+                    views = [view_hdu(view, read_product(products[0])[2])]
+                join_fits(products, stream, lambda name: int(name.endswith("_SAMPLES")), views)
         finally:  # of all but a kill
             parts.remove()
     meta = catalogs[0].meta

@@ -970,7 +970,10 @@ def test_fit_is_resumed_after_it_was_killed(model, views, config, tmp_path, monk
     [
         ("n_wings = 2", "unknown n_wings; expected names out of"),
         ("chains.n_steps = 0", "Chains.n_steps: found 0, expected a number not below 1"),
-        ('method = "magic"', "method: found 'magic', expected one of diffusion, gaussian"),
+        (
+            'method = "magic"',
+            "method: found 'magic', expected one of clvm-linear, clvm-vae, diffusion",
+        ),
         ("n_steps = 3", "configuration: unknown n_steps; expected names out of chains, device"),
         ('chains.sampler = "magic"', "sampler: found 'magic', expected one of"),
         ('sources = ["galaxy", "dust"]', "holds the sources los, galaxy; expected galaxy, dust"),

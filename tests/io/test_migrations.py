@@ -223,8 +223,11 @@ def test_a_separator_takes_the_configuration(config):
     assert separator.posterior == (
         matching
         if config is CONFIG
-        else Amortized(UNet(), 1000, {"galaxy": (0.5, 2.0)}, ("galaxy",), otherwise=matching)
-    )
+        else Amortized(
+            UNet(), 1000, {"galaxy": (0.5, 2.0)}, ("galaxy",), sampler=AdamsBashforth(2),
+            n_steps=24, n_starts=3, otherwise=matching,
+        )
+    )  # fmt: skip
     assert separator.warm_start == WarmStart(7, 8, 9, 10)
     assert separator.training == Training(101, 102, 103, 0.004)
     assert separator.chains == Chains(

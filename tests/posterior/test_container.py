@@ -101,7 +101,7 @@ def test_products_without_samples_are_refused(samples, tmp_path):
     with fits.open(tmp_path / "whole.fits") as hdus:
         hdus["VIEW"].data = hdus["VIEW"].data[:-700]
         hdus.writeto(tmp_path / "short.fits")
-    with pytest.raises(InputError, match=r"short.fits, HDU VIEW: found a truncated or damaged"):
+    with pytest.raises(InputError, match=r"short.fits, HDU .*VIEW: found .*the file is damaged"):
         PosteriorSamples.read(tmp_path / "short.fits")
 
 

@@ -159,7 +159,7 @@ def test_views_that_do_not_fit_the_model(fitted, views):
     ):
         with pytest.raises(InputError, match=message):
             fitted.sample(bad)
-    with pytest.raises(InputError, match="n_samples: 0"):
+    with pytest.raises(InputError, match="n_samples: found 0"):
         fitted.sample(views["first"], n_samples=0)
 
 
