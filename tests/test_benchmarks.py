@@ -72,7 +72,7 @@ def test_evaluations():
     priors = evaluations.make_priors(3, rng)
     y = evaluations.observe(priors, rng)
     posterior = evaluations.posterior_of(priors, y)
-    x = torch.as_tensor(posterior.means[:2] + rng.normal(size=(2, 4)))
+    x = posterior.means[:2] + torch.as_tensor(rng.normal(size=(2, 4)))
     log_prob = -0.5 * (x[:, :2] + x[:, 2:] - torch.as_tensor(y)).square().sum(dim=1)
     log_prob += priors[0].log_prob(x[:, :2]) + priors[1].log_prob(x[:, 2:])
     found = posterior.log_prob(x)
