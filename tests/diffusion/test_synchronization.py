@@ -11,6 +11,7 @@ from azula.noise import VESchedule
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from astro_ddprism.diffusion import ranks
 from astro_ddprism.diffusion.learning.data import Simulations, images
 from astro_ddprism.diffusion.learning.training import Training, TrainingStep
 from astro_ddprism.diffusion.networks import MLP, UNet
@@ -38,6 +39,7 @@ from astro_ddprism.mixing import (
     Convolution,
     CorrelatedNoise,
     DiagonalNoise,
+    LowRankNoise,
     PhotonNoise,
     Resampling,
 )
@@ -154,6 +156,8 @@ def a_view(kind, n=12):
         noise = PhotonNoise(noise, 2.0)
     elif kind == "both":
         noise = PhotonNoise(CorrelatedNoise(variance, AUTOCORRELATION, mask), 2.0)
+    elif kind == "patterns":
+        noise = LowRankNoise(noise, torch.as_tensor(rng.normal(size=(2, *SHAPE))))
 
     def view():
         data = rng.normal(size=(n, *SHAPE)) * 3
@@ -164,7 +168,16 @@ def a_view(kind, n=12):
     return view()
 
 
-KINDS = ["diagonal", "kernels", "resampling", "correlated", "photon", "both", "instruments"]
+KINDS = [
+    "diagonal",
+    "kernels",
+    "resampling",
+    "correlated",
+    "photon",
+    "both",
+    "patterns",
+    "instruments",
+]
 
 
 def a_loader(kind):
@@ -225,6 +238,22 @@ def test_training_of_amortized_posteriors(kind):
             simulations.source_shapes, 3.0, simulations.schedule, Execution("cpu")
         )
         train(posterior, draw)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "both"])
+def test_training_of_a_share_of_the_images(kind, monkeypatch):
+    """What one of three processes does before and after they add up their gradients."""
+    monkeypatch.setattr(ranks, "n_ranks", lambda: 3)
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
+    with seeded(1, device=CPU):
+        simulations, draw = a_draw(a_loader(kind))
+        method, execution = Amortized(UNet((4,), (1,))), Execution("cpu")
+        posterior = method.build(simulations.source_shapes, 3.0, simulations.schedule, execution)
+        step = TrainingStep(posterior, Training(batch_size=7), execution, 100)
+        step.rate.fill_(1e-3)
+        check(step._find, draw)
+        check(step._move)
+    assert torch.isfinite(step.loss)
 
 
 def run_chains(method, priors, loader, chains):
