@@ -7,8 +7,7 @@ Each source is linear in a latent vector of its own,
 and means and factors are those under which the observations of all views together, each with its
 own operators and noise, are the most likely [1]_: unlike a warm start, where a view teaches its new
 source alone, every view teaches all that it holds. The encoder of such a model, the posterior of
-the latent vectors, is known in closed form, and with it the likelihood
-(`~astro_ddprism.diffusion.posteriors.latent`).
+the latent vectors, is known in closed form, and with it the likelihood.
 
 References
 ----------

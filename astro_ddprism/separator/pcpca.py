@@ -144,7 +144,7 @@ class _Contrast:
         others = {s for loader in self.own for s in loader.sources} - {source}
         found = [v for v in task.loaders.values() if others and set(v.sources) == others]
         self.background = max(found, key=len) if found else None
-        self.gamma, self.amplitude = (gamma, 1.0) if found else (0.0, 1.0)
+        self.gamma, self.amplitude = gamma if found else 0.0, 1.0
         if found:
             last, shapes = self.background.sources[-1], task.source_shapes
             if shapes[last] != shapes[source]:
@@ -191,19 +191,14 @@ class _Contrast:
 
     def closed_form(self, rank: int, rows_of) -> tuple[GaussianPrior, bool]:
         """The maximum of the likelihood if data are complete, else a place to begin; and which."""
-        own, complete = self._moments(self.own, rows_of), False
-        mean, moment = own.found()
-        variance = own.noise_variance
+        own = self._moments(self.own, rows_of)
+        (mean, moment), variance = own.found(), own.noise_variance
+        complete = variance is not None
         if self.gamma:
-            other = self._moments([self.background], rows_of)
-            moment = (moment - self.gamma * other.found()[1] / self.amplitude**2) / (1 - self.gamma)
-            found = other.noise_variance
-            expected = None if variance is None else self.amplitude**2 * variance
-            complete = None not in (found, expected) and math.isclose(
-                found, expected, rel_tol=TOLERANCE
-            )
-        else:
-            complete = variance is not None
+            other, square = self._moments([self.background], rows_of), self.amplitude**2
+            moment = (moment - self.gamma * other.found()[1] / square) / (1 - self.gamma)
+            alike = (other.noise_variance or math.nan) / square
+            complete = complete and math.isclose(alike, variance, rel_tol=TOLERANCE)
         values, vectors = torch.linalg.eigh(moment)
         values = values[-rank:] - (variance if complete else 0)
         factor = vectors[:, -rank:] * values.clip(min=0).sqrt()

@@ -239,12 +239,10 @@ class GaussianWarmStart:
                     counts[source] += len(observation)
                 start = stop
         for source in self.shapes:
-            self.priors[source] = self._maximize(
-                source,
-                moments[source] / counts[source],
-                means[source] / counts[source],
-                torch.cat(log_scales[source]),
-            )
+            found = moments[source] / counts[source], means[source] / counts[source]
+            found = (*found, torch.cat(log_scales[source]))
+            own = self.priors[source].mean  # whose precision what was found may exceed
+            self.priors[source] = self._maximize(source, *(part.to(own) for part in found))
 
     def _maximize(self, source, moment: Tensor, latent_mean: Tensor, log_scale) -> GaussianPrior:
         prior = self.priors[source]

@@ -59,10 +59,13 @@ class LatentPosterior:
         self.ranks = [prior.rank for prior in priors]
         n, y = len(observation), observation.y
         mean = torch.cat([prior.mean for prior in priors])
-        # Observations have their own precision; the algebra has that of the priors.
-        residual = (y - observation.forward(mean.to(y).expand(n, -1))).to(mean)
         factor = torch.block_diag(*(prior.factor for prior in priors)).T.to(y)
         self._is_shared = n * len(factor) ** 2 > _LARGE and _is_shared(observation, factor)
+        # Observations have their own precision; the algebra has that of the priors, or a better one
+        # where it costs little.
+        residual = y - observation.forward(mean.to(y).expand(n, -1))
+        mean = mean.double() if self._is_shared else mean
+        residual = residual.to(mean)
         kept = 1 if self._is_shared else n
         columns = [observation.forward(column.expand(n, -1))[:kept] for column in factor]
         self._design = torch.stack(columns, dim=-1).to(mean)
@@ -163,7 +166,7 @@ class LatentPosterior:
 
     def _expand(self, z: Tensor, scales: Tensor) -> list[Tensor]:
         return [
-            prior.mean + (scale[:, None] * part) @ prior.factor.T
+            prior.mean + (scale[:, None] * part).to(prior.mean) @ prior.factor.T
             for prior, scale, part in zip(
                 self.priors, scales.T, z.split(self.ranks, dim=1), strict=True
             )

@@ -105,9 +105,9 @@ class MomentMatching(PosteriorMethod):
         else:
             alone, inverse = observation.distinct
             latent = latent_posterior(alone, priors.gaussians)
-            scales = latent.scales[inverse].T
+            scales = latent.scales[inverse].T.to(observation.y)
             if first is None:
-                drawn = torch.cat(latent.sample(rows, inverse), dim=1)
+                drawn = torch.cat(latent.sample(rows, inverse), dim=1).to(observation.y)
                 first = absorb_residual(observation, drawn, rows)
         if not self.approximates(priors, sources):
             return Beginning(first)
