@@ -93,7 +93,7 @@ class DemoSettings:
 
 
 # What ``--quick`` does: the simulated field is like that of the model that comes with the package.
-QUICK = DemoSettings(shape=(1024, 1024), size=32, n_random=0, model="kids-r", n_samples=8)
+QUICK = DemoSettings(shape=(640, 640), size=32, n_random=0, model="kids-r", n_samples=8, n_rows=6)
 
 
 def demo(args):
