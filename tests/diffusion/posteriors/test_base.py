@@ -113,8 +113,8 @@ def test_methods_are_found_by_their_names():
     solver = {"name": "cg", "iterations": 4}
     method = PosteriorMethod.from_tree({"name": "moment-matching", "solver": solver})
     assert method.to_tree() == {"name": "moment-matching", "solver": solver}
-    with pytest.raises(InputError, match="posterior method: found 'gibbs', expected one of amorti"):
-        PosteriorMethod.from_tree("gibbs")
+    with pytest.raises(InputError, match="posterior method: found 'gibs', expected one of amorti"):
+        PosteriorMethod.from_tree("gibs")
 
 
 def test_moment_matching_knows_when_chains_are_needed(priors):

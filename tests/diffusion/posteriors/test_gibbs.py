@@ -67,8 +67,8 @@ def test_gaussian_posteriors_stay_as_they_are(linear_problem, mixtures, n_source
         .run(
             priors,
             problem.observation(n, torch.float32),
-            Rows.of(3, ids=range(2 * n), device=CPU),
-            chains=Chains(n_steps=24),
+            Rows.of(4, ids=range(2 * n), device=CPU),
+            chains=Chains(n_steps=120),
             start=0.7,
             first=torch.tensor(first).float(),
         )
