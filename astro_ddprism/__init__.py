@@ -15,7 +15,9 @@ _MODULES = {
     "MultiInstrumentView": "views.multi",
     "MultiViewDataset": "views.dataset",
     "PosteriorSamples": "posterior.samples",
+    "Tile": "separator.many",
     "View": "views.view",
+    "separate_tiles": "separator.many",
 }
 
 __all__ = [
@@ -25,8 +27,10 @@ __all__ = [
     "MultiInstrumentView",
     "MultiViewDataset",
     "PosteriorSamples",
+    "Tile",
     "View",
     "__version__",
+    "separate_tiles",
 ]
 
 
