@@ -17,8 +17,10 @@ _MODULES = {
     "MultiViewDataset": "views.dataset",
     "PCPCASourceSeparator": "separator.pcpca",
     "PosteriorSamples": "posterior.samples",
+    "Tile": "separator.many",
     "VariationalCLVMSourceSeparator": "separator.clvm_vae",
     "View": "views.view",
+    "separate_tiles": "separator.many",
 }
 
 __all__ = [
@@ -30,9 +32,11 @@ __all__ = [
     "MultiViewDataset",
     "PCPCASourceSeparator",
     "PosteriorSamples",
+    "Tile",
     "VariationalCLVMSourceSeparator",
     "View",
     "__version__",
+    "separate_tiles",
 ]
 
 

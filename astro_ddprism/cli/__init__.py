@@ -1,4 +1,4 @@
-"""The command line: ``ddprism demo | cutouts | fit | separate | info``.
+"""The command line: ``ddprism demo | cutouts | fit | separate | survey | info``.
 
 Every command is a few calls of the functions that a Python user calls. What a user can mend ends in
 one line on standard error, exit status 2 and no output file. What is being done is told on standard
@@ -27,6 +27,7 @@ COMMANDS = {
     "fit": "commands",
     "separate": "commands",
     "info": "info",
+    "survey": "survey",
 }
 
 

@@ -111,7 +111,7 @@ def _make_parser():
     commands = parser.add_subparsers(
         title="commands", dest="command", required=True, metavar="COMMAND"
     )
-    for add in (_add_demo, _add_cutouts, _add_fit, _add_separate, _add_info):
+    for add in (_add_demo, _add_cutouts, _add_fit, _add_separate, _add_survey, _add_info):
         command = add(commands)
         command.add_argument("-q", "--quiet", action="store_true", help="only say what went wrong")
         command.add_argument("--log-file", type=Path, metavar="FILE",
@@ -235,6 +235,33 @@ def _add_separate(commands):
     command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
     _add_image_options(command)
     _add_instrument_options(command)
+    return command
+
+
+def _add_survey(commands):
+    command = commands.add_parser("survey", help="separate the galaxies of many images, on Dask")
+    command.add_argument("tiles", nargs="+", type=Path, metavar="TILE.fits|LIST",
+                         help="images, or lists of them: text of a name in each line, or a table "
+                         "(.ecsv, .csv) with the column image and columns of options, such as "
+                         "psf and mask")  # fmt: skip
+    command.add_argument("--model", type=Path, required=True, metavar="MODEL.asdf|NAME",
+                         help="a file, or the name of one that comes with the package")  # fmt: skip
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER",
+                         help="run again with the same, it does what is missing or has "
+                         "changed")  # fmt: skip
+    command.add_argument("--scheduler", metavar="ADDRESS",
+                         help="of a scheduler of Dask that is running (default: processes of this "
+                         "machine)")  # fmt: skip
+    command.add_argument("--workers", type=whole(0), metavar="N",
+                         help="processes (default: one a GPU, or for two cores; 0: none but "
+                         "this)")  # fmt: skip
+    command.add_argument("--products", action="store_true", help="keep a FITS product of each tile")
+    command.add_argument("--samples", type=whole(1), default=16, metavar="N",
+                         help="samples of each observation (default: %(default)s)")  # fmt: skip
+    command.add_argument("--keep-samples", action="store_true", help="in the products")
+    command.add_argument("--aperture", type=size, metavar="RADIUS", help="as for separate")
+    command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
+    _add_image_options(command)
     return command
 
 

@@ -7,7 +7,7 @@ from ..psf import BandPSFs, open_psf
 from ..survey.images import pixel_angle
 from ..survey.mosaic import open_image
 
-__all__ = ["check_images", "read_tiles"]
+__all__ = ["BAND_OPTIONS", "check_images", "cutout_options", "read_tiles"]
 
 # Options of `survey.read_image` that take a value for each band: given once, they hold for all.
 BAND_OPTIONS = (
@@ -55,7 +55,7 @@ def read_tiles(args):
     InputError
         If an image cannot be used, or options do not fit the images.
     """
-    options = _cutout_options(args)
+    options = cutout_options(args)
     if not args.instrument:
         if (args.frame_scale, args.frame_size) != (None, None):
             raise InputError(
@@ -150,7 +150,8 @@ def _instruments(args):
     }
 
 
-def _cutout_options(args):
+def cutout_options(args) -> dict:
+    """Options of cutouts that hold for any image: those of `MultiViewDataset.from_image`."""
     detection = {
         name: getattr(args, name)
         for name in ("threshold", "min_snr", "min_flux", "max_flux")
