@@ -67,7 +67,9 @@ class LinearCLVMSourceSeparator(GaussianPriorSeparator):
     >>> views = MultiViewDataset.from_arrays({
     ...     "first": {"data": data, "variance": 1.0, "mixing": {"a": np.eye(2)}},
     ... })
-    >>> separator = LinearCLVMSourceSeparator(device="cpu", progress=False).fit(views)
+    >>> training = {"n_first_images": 6400, "batch_size": 64, "learning_rate": 0.05}
+    >>> separator = LinearCLVMSourceSeparator(training=training, device="cpu", progress=False)
+    >>> _ = separator.fit(views)
     >>> spread = separator.sample(n_samples=4000)["a"].std(axis=0)
     >>> bool((abs(spread.value / [3, 6] - 1) < 0.2).all())
     True

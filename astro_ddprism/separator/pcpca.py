@@ -92,8 +92,8 @@ class PCPCASourceSeparator(GaussianPriorSeparator):
     ...     "first": {"data": background[0], "variance": 1.0, "mixing": A},
     ...     "second": {"data": total, "variance": 1.0, "mixing": both},
     ... })
-    >>> separator = PCPCASourceSeparator(rank=1, device="cpu", progress=False).fit(views)
-    >>> separator.priors_["s"].factor[:, 0].abs().argmax().item()
+    >>> separator = PCPCASourceSeparator(rank=1, gamma=0.8, device="cpu", progress=False)
+    >>> separator.fit(views).priors_["s"].factor[:, 0].abs().argmax().item()
     2
     """
 
