@@ -1,0 +1,5 @@
+"""``python -m benchmarks.fuzz``."""
+
+from .study import main
+
+main()
