@@ -100,7 +100,8 @@ def test_dependencies_are_those_imported():
         for requirement in requires("astro-ddprism")
         if "extra ==" not in requirement
     }
-    assert declared == distributions
+    # of the extra "survey", without which its command says what to install
+    assert declared == distributions - {"distributed", "pyarrow"}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from astro_ddprism.diffusion.jacobian import linearize
 from astro_ddprism.diffusion.networks.mlp import MLP
 from astro_ddprism.diffusion.posteriors.amortized import Amortized
 from astro_ddprism.diffusion.posteriors.base import POSTERIORS, PosteriorMethod, Priors
+from astro_ddprism.diffusion.posteriors.exact import ExactMixture
 from astro_ddprism.diffusion.posteriors.moment_matching import MomentMatching
 from astro_ddprism.diffusion.priors.build import build_denoiser
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior, ScaleMixtureDenoiser
@@ -109,6 +110,7 @@ def test_a_denoiser_is_a_method(linear_problem):
 
 def test_methods_are_found_by_their_names():
     assert {"amortized", "mixture", "moment-matching"} <= set(POSTERIORS.names())
+    assert POSTERIORS["mixture"] is ExactMixture
     assert PosteriorMethod.from_tree("moment-matching") == MomentMatching()
     solver = {"name": "cg", "iterations": 4}
     method = PosteriorMethod.from_tree({"name": "moment-matching", "solver": solver})
