@@ -183,8 +183,7 @@ def _draw(method, priors, loader, index, rows, *, chains, batch_size, track, fir
         n, own = len(index), ranks.own_rows(len(index))
         index, rows = index[own], rows[own]
         first = None if first is None else first[own]
-        dimension = sum(torch.Size(shape).numel() for shape in loader.source_shapes.values())
-        x, chi2, kept = [torch.empty(0, dimension)], [torch.empty(0)], 0
+        x, chi2, kept = [], [], 0
         for i in track(range(0, len(index), batch_size)):
             batch = slice(i, i + batch_size)
             known = None if first is None else first[batch]
@@ -196,6 +195,9 @@ def _draw(method, priors, loader, index, rows, *, chains, batch_size, track, fir
             if sum(part.nbytes for part in x[kept:]) > MOST_KEPT:
                 x[kept:] = [part.cpu() for part in x[kept:]]
                 kept = len(x)
+        if not x:  # more processes than observations
+            size = sum(torch.Size(shape).numel() for shape in loader.source_shapes.values())
+            x, chi2 = [torch.empty(0, size)], [torch.empty(0)]
         x, chi2 = (torch.cat([part.cpu() for part in parts]) for parts in (x, chi2))
         return ranks.gathered(x, n), ranks.gathered(chi2, n)
 
