@@ -127,7 +127,7 @@ class JoinedOperator(_Joined, MixingOperator):
         return self._each(y, lambda operator, rows: operator.adjoint(rows))
 
     def state(self):
-        """Arguments of the constructor, for `operator_from_state`."""
+        """Arguments of the constructor, for `~astro_ddprism.mixing.operator_from_state`."""
         return {
             "operator": "JoinedOperator",
             "operators": [operator.state() for operator in self.parts],
@@ -239,7 +239,7 @@ class JoinedNoise(_Joined, Noise):
         return self._each(z, lambda noise, own: noise.colour(own))
 
     def state(self):
-        """The state of each noise and the places, for `noise_from_state`."""
+        """The state of each noise and the places, for `~astro_ddprism.mixing.noise_from_state`."""
         return {
             "noise": "JoinedNoise",
             "noises": [noise.state() for noise in self.parts],

@@ -185,7 +185,7 @@ class SourceGrid:
         return None if self.wcs is None else pixel_scales(self.wcs)
 
     def aperture_radius(self, aperture):
-        """Radius of an aperture in pixels: float or ndarray, shape (N,); see `radius_in_pixels`."""
+        """Radius of an aperture in pixels: float or ndarray, shape (N,); ``radius_in_pixels``."""
         return radius_in_pixels(aperture, self.pixel_scales, self.shape)
 
     def to_sky(self, pixels) -> SkyCoord:

@@ -47,7 +47,7 @@ def product_hdus(posterior, catalog, *, samples=False):
     catalog : QTable
         Its catalog.
     samples : bool
-        Whether to add the samples themselves, and the view (`view_hdu`).
+        Whether to add the samples themselves, and the view (``VIEW``).
 
     Returns
     -------

@@ -75,9 +75,7 @@ class PCPCASourceSeparator(GaussianPriorSeparator):
 
     Attributes
     ----------
-    priors_ : dict of str to GaussianPrior
-        The prior of each source.
-    sources_, source_shapes_, unit_, noise_scale_, training_, device_
+    priors_, sources_, source_shapes_, unit_, noise_scale_, training_, device_
         See `~astro_ddprism.separator.base.SourceSeparator`.
 
     Examples
