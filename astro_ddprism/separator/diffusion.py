@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from astropy import units as u
 from astropy.table import QTable
 
+from ..diffusion import ranks
 from ..diffusion.learning.em import EMState, ExpectationMaximization
 from ..diffusion.learning.symmetries import SYMMETRIES, symmetries_of
 from ..diffusion.learning.training import Trainer, Training
@@ -227,7 +228,7 @@ class DiffusionSourceSeparator(SourceSeparator):
         seconds = sum(step.seconds for step in steps)
         text = "the fit takes %s on this machine (%s), in %d steps"
         logger.info(text, duration_text(seconds), self.device_, len({s.title for s in steps}))
-        with FitBar(steps, self.progress) as track:
+        with FitBar(steps, self.progress and ranks.is_first()) as track:
             em = ExpectationMaximization(
                 task.loaders,
                 symmetries=symmetries_of(self.symmetries, shapes),

@@ -74,7 +74,7 @@ class Model(Configured, abc.ABC):
             A file that `write` left, or the name of a model that comes with the package
             (`astro_ddprism.models.list_models`).
         device : str
-            Where to compute with it.
+            Where to compute with it, in the precision that is ``"auto"`` there.
         progress : bool
             Whether to show progress bars on standard error.
 
@@ -93,6 +93,9 @@ class Model(Configured, abc.ABC):
         tree, sha256 = _read(path)
         with reading(path, "a model of this version"):
             config = {**tree["config"], "device": device, "progress": progress}
+            # What was fast where it was fitted may be slow here: seven times, where a processor
+            # has no arithmetic in bfloat16.
+            config["execution"] = {**config.get("execution", {}), "precision": "auto"}
             try:
                 separator = cls.from_config(config)
             except InputError as error:

@@ -106,6 +106,7 @@ def make_files(folder: Path):
     run = ["cutouts", folder / "tile.fits", "-o", folder / "views.asdf", *CUTOUTS]
     _good([*run, "--positions", folder / "pos.ecsv"])
     run = ["fit", folder / "views.asdf", "-o", folder / "model.asdf", "--device", "cpu", "-q"]
+    run += ["--preset", "none"]
     _good([*run, "--config", folder / "fit.toml"])
 
 
@@ -121,7 +122,8 @@ def command_of(good: str, path: Path, folder: Path, out: Path) -> list:
         return ["cutouts", folder / "tile.fits", "-o", out / "v.asdf", "-q", "--config", path,
                 *positions]  # fmt: skip
     if good == "fit.toml":
-        return ["fit", folder / "views.asdf", "-o", out / "m.asdf", "--config", path, "-q"]
+        return ["fit", folder / "views.asdf", "-o", out / "m.asdf", "--config", path, "-q",
+                "--preset", "none"]  # fmt: skip
     return ["info", path]
 
 

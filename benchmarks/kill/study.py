@@ -37,15 +37,16 @@ import time
 
 started = time.perf_counter()
 
-from astro_ddprism import progress
-
-class Announced(progress.Progress):
-    def __call__(self, iterable, description, **options):
-        print(f"begin {time.perf_counter() - started} {description}", flush=True)
-        return super().__call__(iterable, description, **options)
-
-progress.Progress = Announced
 from astro_ddprism import cli
+from astro_ddprism.separator.plan import FitBar
+
+silent = FitBar.__call__
+
+def announced(self, iterable, description, **options):
+    print(f"begin {time.perf_counter() - started} {description}", flush=True)
+    return silent(self, iterable, description, **options)
+
+FitBar.__call__ = announced
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -90,7 +91,8 @@ class Fit:
         self.log = folder / f"{output}.log"
         self.command = [
             sys.executable, "-c", PROGRAM, "fit", str(folder / "views.asdf"), "-o", str(self.model),
-            "--config", str(folder / "fit.toml"), "--device", "cpu", "--resume", "--quiet",
+            "--config", str(folder / "fit.toml"), "--device", "cpu", "--preset", "none", "--resume",
+            "--quiet",
         ]  # fmt: skip
 
     def run(self, seconds: float | None = None) -> bool:

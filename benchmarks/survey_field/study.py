@@ -68,7 +68,8 @@ def main(argv=None):
     commands = {
         "cutouts": ["cutouts", args.tile, "-o", views, "--estimate-noise", "--saturation", "auto",
                     *randoms],
-        "fit": ["fit", views, "-o", model, "--config", config, "--device", args.device],
+        "fit": ["fit", views, "-o", model, "--config", config, "--device", args.device,
+                "--preset", "none"],
         "separate": ["separate", views, "--model", model, "-o", product, "--catalog", catalog,
                      "--samples", setting["samples"], "--device", args.device],
     }  # fmt: skip
