@@ -80,10 +80,14 @@ def separate_view(
     step = int(np.clip(MOST_DRAWN // (max(1, n_samples) * sum(sizes)), 1, MOST_AT_A_TIME))
     step = step if whole is None else max(1, len(view))
     firsts = range(0, len(view), step)
-    parts_of = [view if len(firsts) == 1 else view[first : first + step] for first in firsts]
+
+    def draw(first):
+        some = view if len(firsts) == 1 else view[first : first + step]
+        return separator.sample(some, n_samples=n_samples, seed=seed)
+
     if not ranks.is_first():
-        for some in parts_of:
-            separator.sample(some, n_samples=n_samples, seed=seed)
+        for first in firsts:
+            draw(first)
         return None
     alone = ranks.n_ranks() == 1  # else the others draw anew, and so does the first
     images = sum(image.data[0].size for image in view.images.values())
@@ -93,11 +97,10 @@ def separate_view(
                                           aperture, sources, zero_point))  # fmt: skip
         try:
             catalogs = []
-            pairs = list(zip(firsts, parts_of, strict=True))
-            for first, some in Progress(separator.progress)(pairs, "observations, in parts"):
+            for first in Progress(separator.progress)(firsts, "observations, in parts"):
                 catalog = parts.read(first) if alone and whole is None else None
                 if catalog is None:
-                    samples = separator.sample(some, n_samples=n_samples, seed=seed)
+                    samples = draw(first)
                     if whole is not None:
                         whole(samples)
                     catalog = samples.catalog(aperture, sources=sources, zero_point=zero_point)
