@@ -155,7 +155,10 @@ def _views_info(path):
 
 def _model_info(path):
     separator = SourceSeparator.read(path, device="cpu")
-    yield f"model of {', '.join(separator.sources_)}, in {str(separator.unit_) or 'no unit'}"
+    unit = str(separator.unit_) or "no unit"
+    if separator.in_units_of_noise:
+        unit = "units of the noise of an image"
+    yield f"model of {', '.join(separator.sources_)}, in {unit}"
     for source, shape in separator.source_shapes_.items():
         yield f"{source}: {' x '.join(map(str, shape))} pixels"
     yield from separator.training_.lines()

@@ -32,6 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from .depth import ScaledNoise
+
 
 class Loader(Protocol):
     """The observations of a view, as the core asks for them.
@@ -48,6 +50,9 @@ class Loader(Protocol):
         Where batches are.
     independent : bool
         Whether the noise of every pixel is its own.
+    seeing : float or None
+        Full width at half maximum of the PSF through which the sources are seen, in pixels; None
+        where it is not known, or there is none.
     """
 
     ids: np.ndarray
@@ -55,6 +60,7 @@ class Loader(Protocol):
     n_observed: int
     device: torch.device
     independent: bool
+    seeing: float | None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -87,14 +93,18 @@ class JointObservation:
         Returns `distinct`, where observations are repeated.
     information : callable, optional
         Returns `information`, where it is known; of noise that does not depend on the sources.
+    seeing : float, optional
+        Full width at half maximum of the PSF through which the sources are seen, in pixels.
 
     Attributes
     ----------
     depends_on_signal : bool
         Whether the noise, and with it the whitening, depends on the sources.
+    seeing : torch.Tensor or None
+        Of each observation, ``(B,)``.
     """
 
-    def __init__(self, batch, source_shapes, distinct=None, information=None):
+    def __init__(self, batch, source_shapes, distinct=None, information=None, seeing=None):
         self.source_shapes = dict(source_shapes)
         self.sizes = [math.prod(shape) for shape in self.source_shapes.values()]
         batches = batch if isinstance(batch, Sequence) else [batch]
@@ -102,6 +112,9 @@ class JointObservation:
         self._n = len(batches[0].y)
         self.depends_on_signal = any(batch.noise.depends_on_signal for batch in batches)
         self._distinct, self._information = distinct, information
+        self.seeing = None
+        if seeing is not None:
+            self.seeing = torch.full((self._n,), float(seeing), device=batches[0].y.device)
 
     @functools.cached_property
     def y(self) -> Tensor:
@@ -150,6 +163,7 @@ class JointObservation:
         new = copy.copy(self)
         new._images, new._n = [image[rows] for image in self._images], len(rows)
         new._distinct = None
+        new.seeing = None if self.seeing is None else self.seeing[rows]
         for name in ("y", "n_valid", "distinct", "information"):
             new.__dict__.pop(name, None)
         if self._information is not None:
@@ -262,6 +276,33 @@ class JointObservation:
             new.__dict__.pop(name, None)
         return new
 
+    def under(self, depth: Tensor, seeing: Tensor | None) -> "JointObservation":
+        r"""The observation under other conditions: all noise, that of photons too, times a factor.
+
+        Parameters
+        ----------
+        depth : torch.Tensor
+            The factors of the noise, of shape ``(B,)``; the observed values are not to be asked
+            for before they are `simulated`.
+        seeing : torch.Tensor, optional
+            What `seeing` is there.
+
+        Returns
+        -------
+        JointObservation
+        """
+        new = self._with([image.exposed(depth) for image in self._images])
+        new.seeing, known = seeing, self._information
+        new.__dict__.pop("information", None)
+        if known is not None:
+
+            def information():
+                own, sign = known()
+                return own / depth.square().view(-1, *(1,) * (own.ndim - 1)), sign
+
+            new._information = information
+        return new
+
     def _with(self, images: list["_Image"]) -> "JointObservation":
         new = copy.copy(self)
         new._images, new._distinct = images, None
@@ -320,6 +361,13 @@ class _Image:
             new.__dict__.pop(name, None)
         mask = lost(len(self._batch.y), self._shape, self._batch.y.device)
         new._batch = replace(self._batch, noise=noise.masked(mask))
+        return new
+
+    def exposed(self, factor: Tensor) -> "_Image":
+        new = copy.copy(self)
+        for name in ("y", "_noise"):
+            new.__dict__.pop(name, None)
+        new._batch = replace(self._batch, noise=ScaledNoise(self._batch.noise, factor))
         return new
 
     def alone(self, k: int, y: Tensor) -> "_Image":

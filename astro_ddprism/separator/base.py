@@ -83,6 +83,9 @@ class SourceSeparator(Model):
         ``"cuda"``, ...
     execution : Execution
         Where and how to compute.
+    in_units_of_noise : bool
+        Whether fluxes are learned in units of the noise of each view's images: for models of
+        several bands, depths or surveys, whose images then need no zero point.
     seed : int
         Of all random numbers: the same seed on the same device repeats a fit, and the draws of an
         observation depend on nothing but the seed and the observation's id.
@@ -101,7 +104,7 @@ class SourceSeparator(Model):
         Unit of flux.
     noise_scale_ : float
         The flux, in ``unit_``, that is 1 inside: the dataset's median noise, or what it was in the
-        model that the fit started from.
+        model that the fit started from; 1 of no unit in units of the noise.
     training_ : `~astro_ddprism.separator.checks.TrainingData`
         What it was learned from: numbers of observations, and pixel scale, PSF, noise and bands of
         the images.
@@ -142,7 +145,12 @@ class SourceSeparator(Model):
         if initial is not None and not isinstance(initial, SourceSeparator):
             initial = type(self).read(initial, self.execution.device)
         fingerprint = self._fingerprint(dataset, initial)
-        fitted = FittedState.before(dataset, None if initial is None else initial._learned)
+        fitted = FittedState.before(
+            dataset,
+            None if initial is None else initial._learned,
+            of_noise=self.in_units_of_noise,
+            seeing=self._seeing,
+        )
         fitted = replace(fitted, fingerprint=fingerprint)
         begin = None
         alone = checkpoint is not None and ranks.is_first()
@@ -323,6 +331,11 @@ class SourceSeparator(Model):
         )
         log_prob = log_prob.cpu().numpy() - np.prod(shape) * np.log(fitted.noise_scale)
         return (log_prob, error.cpu().numpy()) if return_error else log_prob
+
+    @property
+    def _seeing(self) -> tuple[float, ...]:
+        """The range of widths of the PSF, in pixels, beside the images' own; or none."""
+        return ()
 
     @property
     def _bars(self) -> Progress:

@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 SCALE_TOLERANCE = 0.1
 FWHM_TOLERANCE = 0.2
 NOISE_FACTOR = 2.0
+NEAR_END = 1.05
 MOST_NOISE = 2.0**24
 
 
@@ -128,14 +129,18 @@ class TrainingData:
         that are no images, or of which nothing is known.
     initial : str
         The model that the fit started from; empty if from none.
+    seeing : tuple of float
+        Range of widths of the PSF, in pixels, that it was shown besides those of the images; or
+        none.
     """
 
     n_observations: dict[str, int]
     conditions: dict[str, SurveyConditions] = field(default_factory=dict)
     initial: str = ""
+    seeing: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, dataset, initial="") -> "TrainingData":
+    def of(cls, dataset, initial="", seeing=()) -> "TrainingData":
         """What a dataset holds.
 
         Parameters
@@ -144,6 +149,8 @@ class TrainingData:
             The views.
         initial : str
             The model that the fit starts from.
+        seeing : tuple of float
+            Range of widths of the PSF that it is shown.
 
         Returns
         -------
@@ -158,6 +165,7 @@ class TrainingData:
             {name: len(view) for name, view in dataset.items()},
             {name: one for name, one in conditions.items() if one is not None},
             initial,
+            tuple(seeing),
         )
 
     def state(self) -> dict:
@@ -166,13 +174,19 @@ class TrainingData:
             "n_observations": dict(self.n_observations),
             "conditions": {name: one.state() for name, one in self.conditions.items()},
             "initial": self.initial,
+            "seeing": list(self.seeing),
         }
 
     @classmethod
     def from_state(cls, state: Mapping) -> "TrainingData":
         """What `state` told."""
         conditions = {n: SurveyConditions.from_state(c) for n, c in state["conditions"].items()}
-        return cls(dict(state["n_observations"]), conditions, state["initial"])
+        return cls(
+            dict(state["n_observations"]),
+            conditions,
+            state["initial"],
+            tuple(state.get("seeing", ())),
+        )
 
     def lines(self) -> list[str]:
         """For people."""
@@ -181,10 +195,12 @@ class TrainingData:
         lines = [f"trained on {views}{start}"]
         for name, conditions in self.conditions.items():
             lines += [f"{name}: {line}" if name else line for line in conditions.lines()]
+        if self.seeing:
+            lines.append("for a PSF of FWHM {:.2g} to {:.2g} pixels".format(*self.seeing))
         return lines
 
 
-def check_conditions(found, expected, *, label, through_psf=True):
+def check_conditions(found, expected, *, label, through_psf=True, of_noise=False, seeing=()):
     """Refuse images that a model cannot know, and warn of what it knows little of.
 
     Parameters
@@ -196,11 +212,16 @@ def check_conditions(found, expected, *, label, through_psf=True):
     through_psf : bool
         Whether the sources are the light as seen through the PSF; of the light before it, the
         image's own PSF is known and need not be the model's.
+    of_noise : bool
+        Whether the model's fluxes are in units of the noise of any image.
+    seeing : tuple of float
+        The range of widths of the PSF that the model knows, in pixels, or none.
 
     Raises
     ------
     InputError
-        If the pixel scales differ by more than 10 %, or the widths of the PSF by more than 20 %.
+        If the pixel scales differ by more than 10 %, or the widths of the PSF by more than 20 %, or
+        are beyond the range of the model.
     """
     scale = (found.pixel_scale / expected.pixel_scale).to_value(u.one)
     if abs(scale - 1) > SCALE_TOLERANCE:
@@ -209,12 +230,15 @@ def check_conditions(found, expected, *, label, through_psf=True):
             f"{angle_text(expected.pixel_scale, '.3f')} within {SCALE_TOLERANCE:.0%}, as the model "
             "was trained on: resample the image to them, or fine-tune the model on views of its own"
         )
-    if through_psf:
+    if seeing:
+        _check_range(found, seeing, label)
+    elif through_psf:
         _check_widths(found, expected, label)
-    _compare_noise(found, expected, label)
+    if not of_noise:
+        _compare_noise(found, expected, label)
 
 
-def check_view(view, training, *, through_psf=True):
+def check_view(view, training, *, through_psf=True, of_noise=False):
     """`check_conditions` of all images of a view, against those that a model was trained on.
 
     Parameters
@@ -225,6 +249,8 @@ def check_view(view, training, *, through_psf=True):
         What the model was trained on. A model of data that are no images fits any view.
     through_psf : bool
         Whether the sources are the light as seen through the PSF.
+    of_noise : bool
+        Whether the model's fluxes are in units of the noise of any image.
 
     Raises
     ------
@@ -235,6 +261,10 @@ def check_view(view, training, *, through_psf=True):
     for instrument, image in view.images.items() if known else ():
         label = f"view {view.name!r}" + (f", {instrument}" if instrument else "")
         if image.conditions is None:
+            if training.seeing:
+                raise InputError(
+                    f"{label}: found no width of the PSF, expected one, of which the model is told"
+                )
             logger.warning(
                 "%s: what its images are like is not known; the model fits such as it was %s",
                 label,
@@ -243,7 +273,34 @@ def check_view(view, training, *, through_psf=True):
             continue
         # The sources have pixels of one scale, whatever instrument sees them.
         expected = known.get(instrument, next(iter(known.values())))
-        check_conditions(image.conditions, expected, label=label, through_psf=through_psf)
+        check_conditions(
+            image.conditions,
+            expected,
+            label=label,
+            through_psf=through_psf,
+            of_noise=of_noise,
+            seeing=training.seeing,
+        )
+
+
+def _check_range(found, seeing, label):
+    """Refuse a PSF beyond the range that a model knows, and warn near its ends."""
+    low, high = seeing
+    known = "the model knows a FWHM of {:.2g} to {:.2g} pixels".format(*seeing)
+    if found.psf_fwhm is None:
+        raise InputError(
+            f"{label}: the width of the PSF is not known, as too few stars were found, and {known}:"
+            " give that of the image as psf_fwhm (--psf-fwhm)"
+        )
+    widths = (found.psf_fwhm / found.pixel_scale).to_value(u.one)
+    text = ", ".join(f"{width:.2f}" for width in widths)
+    if widths.min() < low or widths.max() > high:
+        raise InputError(
+            f"{label}: found a PSF of FWHM {text} pixels; {known}: resample or convolve the image, "
+            "or fine-tune the model on views of it"
+        )
+    if widths.min() < low * NEAR_END or widths.max() > high / NEAR_END:
+        logger.warning("%s: a PSF of FWHM %s pixels is near the end: %s", label, text, known)
 
 
 def _check_widths(found, expected, label):

@@ -219,10 +219,15 @@ class DiffusionSourceSeparator(SourceSeparator):
 
     # -- the method ------------------------------------------------------------------------------
 
+    @property
+    def _seeing(self):
+        return getattr(getattr(self.posterior, "variety", None), "seeing", ())
+
     def _fit(self, task):
         shapes, state = task.source_shapes, task.begin
         if state is None:
             state = EMState(Priors(self.schedule, self._networks(shapes)))
+        self._check_seeing(task.loaders)
         self._check_networks(task, state.priors)
         steps = plan_fit(self, task.loaders, shapes, state)
         seconds = sum(step.seconds for step in steps)
@@ -293,9 +298,14 @@ class DiffusionSourceSeparator(SourceSeparator):
             ],
         }
 
-    def _from_tree(self, tree, source_shapes):
+    def _from_tree(self, tree, source_shapes, *, told_more=False):
         priors = priors_from_tree(
-            tree, source_shapes, self.schedule, self.posterior, self.execution
+            tree,
+            source_shapes,
+            self.schedule,
+            self.posterior,
+            self.execution,
+            told_more=told_more,
         )
         history = dict(tree["history"])
         return EMState(
@@ -339,7 +349,7 @@ class DiffusionSourceSeparator(SourceSeparator):
         if len(both) > 1:
             tree["learned"] = []
         begin = {"stage": 0, "iteration": 0, "history": []}
-        return self._from_tree({**tree, **begin}, fitted.source_shapes)
+        return self._from_tree({**tree, **begin}, fitted.source_shapes, told_more=True)
 
     def _networks(self, shapes) -> dict[str, Network]:
         return {source: self.network or default_network(shape) for source, shape in shapes.items()}
@@ -369,6 +379,14 @@ class DiffusionSourceSeparator(SourceSeparator):
             raise
         except Exception as error:  # whatever those who build networks raise, memory among it
             raise InputError(f"network: cannot be built as it is ({reason_of(error)})") from error
+
+    def _check_seeing(self, loaders):
+        for name, loader in loaders.items() if self._seeing else ():
+            if loader.seeing is None:
+                raise InputError(
+                    f"view {name!r}: found no width of the PSF through which its sources are seen, "
+                    "expected one, as Variety.seeing changes it: give it as psf_fwhm (--psf-fwhm)"
+                )
 
     def _check_dataset(self, dataset):
         super()._check_dataset(dataset)

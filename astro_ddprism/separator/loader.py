@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from astropy import units as u
 from torch import Tensor
 
 from ..diffusion.observation import JointObservation
@@ -67,6 +68,20 @@ class ViewLoader:
         return not any(noise.factors_size for noise in _noises(self.view))
 
     @cached_property
+    def seeing(self) -> float | None:
+        """Width of the PSF through which the sources are seen, in pixels: its mean over the bands.
+
+        None of several images, of sources before a PSF, or where it is not known.
+        """
+        images = list(self.view.images.values())
+        known = images[0].conditions
+        if len(images) != 1 or known is None or known.psf_fwhm is None:
+            return None
+        if any(operator.before_psf for operator in images[0].mixing.values()):
+            return None
+        return float((known.psf_fwhm / known.pixel_scale).to_value(u.one).mean())
+
+    @cached_property
     def is_whole(self) -> bool:
         """Whether the whole view is on the device: it takes a GiB at most, of a GPU a quarter."""
         most = MOST_BYTES
@@ -100,7 +115,8 @@ class ViewLoader:
 
     def _observe(self, index, distinct) -> JointObservation:
         if not self.is_whole:
-            return JointObservation(self._batch(index), self.source_shapes, distinct)
+            batch = self._batch(index)
+            return JointObservation(batch, self.source_shapes, distinct, seeing=self.seeing)
         rows = torch.as_tensor(index, device=self.device)
         images = self._images(index, rows)
 
@@ -109,7 +125,7 @@ class ViewLoader:
 
         if any(image.noise.depends_on_signal for image in images):
             information = None
-        return JointObservation(images, self.source_shapes, distinct, information)
+        return JointObservation(images, self.source_shapes, distinct, information, self.seeing)
 
     def _images(self, index, rows: Tensor) -> tuple[Batch, ...]:
         # Equal noise of several rows is found on the host, where the host knows the rows.

@@ -29,6 +29,7 @@ class Model(Configured, abc.ABC):
     sources: tuple[str, ...] | None = None
     device: InitVar[str | None] = None
     execution: Execution = option(Execution())
+    in_units_of_noise: bool = False
     seed: int = option(0, least=0, most=2**63 - 1)
     progress: bool = True
 

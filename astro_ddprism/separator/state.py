@@ -47,6 +47,9 @@ class FittedState:
         Whether a source is the light before a PSF, in any and in all of the views.
     training : `~astro_ddprism.separator.checks.TrainingData`
         What it was learned from.
+    of_noise : bool
+        Whether the flux that is 1 inside is, of every view, its own images' noise; ``unit`` is then
+        none and ``noise_scale`` 1.
     state
         What the method has learned.
     file : pathlib.Path, optional
@@ -64,13 +67,14 @@ class FittedState:
     noise_scale: float
     before_psf: dict[str, list[bool]]
     training: TrainingData
+    of_noise: bool = False
     state: object = None
     file: Path | None = None
     sha256: str = ""
     fingerprint: str = ""
 
     @classmethod
-    def before(cls, dataset, initial=None) -> "FittedState":
+    def before(cls, dataset, initial=None, *, of_noise=False, seeing=()) -> "FittedState":
         """What is known of a dataset before anything is learned.
 
         Parameters
@@ -80,11 +84,17 @@ class FittedState:
         initial : FittedState, optional
             A model to start from. The flux that is 1 inside it stays so; where units do not
             compare, it is the noise.
+        of_noise : bool
+            Whether fluxes are learned in units of the noise of each view.
+        seeing : tuple of float
+            See `TrainingData`.
         """
         unit, noise_scale = dataset.unit, float(dataset.noise_scale)
-        if initial is not None:
+        if of_noise:
+            unit, noise_scale = u.dimensionless_unscaled, 1.0
+        elif initial is not None and not initial.of_noise:
             try:
-                noise_scale = _flux(initial.noise_scale * initial.unit, unit)
+                noise_scale = float(_flux(initial.noise_scale * initial.unit, unit))
             except u.UnitConversionError:
                 logger.warning(
                     "initial: its flux is in %s, that of the dataset in %s: starting as if their "
@@ -103,7 +113,10 @@ class FittedState:
                 )
                 for source in dataset.sources
             },
-            training=TrainingData.of(dataset, initial="" if initial is None else initial.name),
+            training=TrainingData.of(
+                dataset, initial="" if initial is None else initial.name, seeing=seeing
+            ),
+            of_noise=of_noise,
         )
 
     @property
@@ -120,6 +133,7 @@ class FittedState:
             "noise_scale": self.noise_scale,
             "before_psf": self.before_psf,
             "training": self.training.state(),
+            "of_noise": self.of_noise,
             "fingerprint": self.fingerprint,
         }
 
@@ -135,6 +149,7 @@ class FittedState:
             noise_scale=float(tree["noise_scale"]),
             before_psf={s: list(found) for s, found in tree["before_psf"].items()},
             training=TrainingData.from_state(tree["training"]),
+            of_noise=bool(tree.get("of_noise", False)),
             fingerprint=str(tree.get("fingerprint", "")),
         )
 
@@ -144,10 +159,13 @@ class FittedState:
         Raises
         ------
         InputError
-            If the view's unit is none like the model's.
+            If the view's unit is none like the model's; or the noise of its images is asked for,
+            and not known.
         """
+        if self.of_noise:
+            return _noise_of_images(view)
         try:
-            return _flux(self.noise_scale * self.unit, view.unit)
+            return float(_flux(self.noise_scale * self.unit, view.unit))
         except u.UnitConversionError as error:
             raise InputError(
                 f"view {view.name!r}: flux in {str(view.unit) or 'no unit'}; "
@@ -185,7 +203,7 @@ class FittedState:
                 )
         self.scale(view)
         through_psf = not any(is_before_psf(view, source) for source in view.sources)
-        check_view(view, self.training, through_psf=through_psf)
+        check_view(view, self.training, through_psf=through_psf, of_noise=self.of_noise)
 
 
 def positive(name, number) -> float:
@@ -217,9 +235,20 @@ def checked_numbers(tree, name):
         raise InputError(f"{name}: found numbers that are not finite, expected finite ones")
 
 
-def _flux(quantity, unit) -> float:
+def _noise_of_images(view) -> float:
+    """The noise of a pixel of a view's images, the same for any of its observations."""
+    known = [image.conditions for image in view.images.values()]
+    if any(conditions is None for conditions in known):
+        raise InputError(
+            f"view {view.name!r}: found no images of which the noise is known, expected some, as "
+            "the model's fluxes are in units of it"
+        )
+    return float(np.median(np.concatenate([_flux(c.noise, view.unit) for c in known])))
+
+
+def _flux(quantity, unit):
     """A flux in another unit; maggies are those of the AB system."""
-    return float(quantity.to_value(unit, AB_FLUX))
+    return quantity.to_value(unit, AB_FLUX)
 
 
 def contents(dataset) -> dict:

@@ -45,7 +45,9 @@ def priors_tree(priors: Priors) -> dict:
     }
 
 
-def priors_from_tree(tree, source_shapes, noise, posterior, execution) -> Priors:
+def priors_from_tree(
+    tree, source_shapes, noise, posterior, execution, *, told_more=False
+) -> Priors:
     """Turn a tree that `priors_tree` made back into priors.
 
     Parameters
@@ -60,6 +62,9 @@ def priors_from_tree(tree, source_shapes, noise, posterior, execution) -> Priors
         Builds what it has learned.
     execution : Execution
         Where the priors live.
+    told_more : bool
+        Whether networks of posteriors may be told more than those of the tree were: that comes
+        first of what they are told, and makes no difference to begin with.
 
     Returns
     -------
@@ -103,6 +108,8 @@ def priors_from_tree(tree, source_shapes, noise, posterior, execution) -> Priors
         learned = posterior.method_for(shapes).build(
             shapes, float(weights["data_scale"]), priors.schedule(*sources), execution
         )
+        if told_more:
+            weights = _as_told_more(weights, learned.state_dict())
         learned.load_state_dict(weights)
         priors.learned[sources] = learned.requires_grad_(False)
     return priors
@@ -111,7 +118,7 @@ def priors_from_tree(tree, source_shapes, noise, posterior, execution) -> Priors
 def draws_tree(state, *, empty: bool) -> dict:
     """The draws that a fit goes on from; ``empty``: of one that has ended."""
     if empty:
-        return {"draws": {}, "samples": {}}
+        return {"draws": {}, "samples": {}, "seeing": {}}
     return {
         "draws": {
             view: {
@@ -123,6 +130,7 @@ def draws_tree(state, *, empty: bool) -> dict:
             for view, draws in state.draws.items()
         },
         "samples": {source: _array(x) for source, x in state.samples.items()},
+        "seeing": {source: _array(x) for source, x in state.seeing.items()},
     }
 
 
@@ -137,7 +145,19 @@ def draws_from_tree(tree) -> dict:
             for view, arrays in tree["draws"].items()
         },
         "samples": {source: torch.tensor(x) for source, x in tree["samples"].items()},
+        "seeing": {source: torch.tensor(x) for source, x in tree.get("seeing", {}).items()},
     }
+
+
+def _as_told_more(weights, like) -> dict:
+    """Weights of a network with fewer inputs, with weights of 0 for those before them."""
+    new = dict(weights)
+    for name, weight in weights.items():
+        shape = like[name].shape if name in like else weight.shape
+        if weight.ndim == 4 and shape[1] > weight.shape[1]:
+            more = weight.new_zeros(len(weight), shape[1] - weight.shape[1], *weight.shape[2:])
+            new[name] = torch.cat([more, weight], dim=1)
+    return new
 
 
 def _weights(network) -> dict:

@@ -4,8 +4,7 @@ Cuts views out of a part of the field, fits, writes the model, and a record of h
 device, the versions, the configuration, what the model was trained on and the history of the fit.
 The rest of the field is for tests that the model must not have seen.
 
-    python -m benchmarks.kids_model --out astro_ddprism/models/kids-r.asdf \
-        --record benchmarks/results/kids_model.json --full
+    python -m benchmarks.kids_model --out kids-r.asdf --full
 
 A model that is shipped should be small. Its weights are stored in half precision if that is
 harmless: draws with the same random numbers are then compared with those of the weights as they
@@ -36,6 +35,9 @@ COMMON = {
     # Half of the random positions lie beside detections: what separates blends must have seen many.
     "crowded_fraction": 0.5,
     "columns": None,
+    "bands": ("r",),
+    # Where stars are not told from galaxies: arcseconds.
+    "psf_fwhm": {"Z": 1.1},
     "n_compared": 64,
     "fit": {
         "sources": ("los", "galaxy"),
@@ -50,17 +52,46 @@ POSTERIOR = {
 }
 LARGE = {"name": "unet", "channels": (48, 96), "blocks": (1, 1)}
 TINY = {"name": "unet", "channels": (4, 8), "blocks": (1, 1), "embedding": 8}
-# An hour or less of a GPU.
+# Minutes of a GPU.
 FULL = COMMON | {
     "fit": COMMON["fit"]
     | {
         "network": LARGE,
         "posterior": POSTERIOR | {"network": LARGE, "n_images": 12_000_000},
-        "training": {"n_first_images": 512_000, "n_images": 128_000, "batch_size": 64},
-        "n_em_iterations": 2,
+        "training": {"n_first_images": 512_000, "n_images": 256_000, "batch_size": 512},
+        "n_em_iterations": {"los": 3, "galaxy": 1},
         "chains": {"n_steps": 32},
         "execution": {"precision": "bfloat16", "batch_size": 512},
     }
+}
+# One model for three bands, a range of depth and of seeing, and masked pixels, in units of the
+# noise of any image: it goes on from a model of one band.
+WIDE_VARIETY = {
+    "depth": (0.7, 1.5),
+    "seeing": (2.0, 4.5),
+    "masks": 0.3,
+    "shapes": True,
+}
+WIDE = FULL | {
+    "bands": ("r", "i", "Z"),
+    "fit": FULL["fit"]
+    | {
+        "in_units_of_noise": True,
+        "posterior": FULL["fit"]["posterior"] | {"n_images": 36_000_000, "variety": WIDE_VARIETY},
+        "training": {"n_images": 256_000, "batch_size": 512, "learning_rate": 2e-3},
+        "n_em_iterations": {"los": 1, "galaxy": 2},
+    },
+}
+# The same at a size for one or two processor cores.
+WIDE_REDUCED = WIDE | {
+    "n_random": 1200,
+    "fit": WIDE["fit"]
+    | {
+        "posterior": WIDE["fit"]["posterior"] | {"n_images": 540_000},
+        "training": {"n_images": 24_000, "batch_size": 64, "learning_rate": 1e-3},
+        "chains": {"n_steps": 8},
+        "execution": {"precision": "auto", "batch_size": 128},
+    },
 }
 # Of a size for two processor cores.
 REDUCED = COMMON | {
@@ -89,11 +120,11 @@ QUICK = COMMON | {
 HARMLESS = 0.05  # of the posterior's standard deviation
 
 
-def data_file() -> Path:
-    """The field."""
+def data_file(band) -> Path:
+    """The field in a band."""
     default = Path(__file__).resolve().parents[3] / "shared" / "data"
     folder = Path(os.environ.get("ASTRO_DDPRISM_DATA", default))
-    return folder / "kids_viking" / "r.fits.fz"
+    return folder / "kids_viking" / f"{band}.fits.fz"
 
 
 def read_part(path, rows, columns=None) -> CCDData:
@@ -110,12 +141,21 @@ def read_part(path, rows, columns=None) -> CCDData:
 
 
 def make_views(configuration, rows) -> MultiViewDataset:
+    """Views of all bands, of several with the names of theirs."""
+    views, several = {}, len(configuration["bands"]) > 1
+    for band in configuration["bands"]:
+        for name, view in views_of_band(configuration, rows, band).items():
+            views[f"{name}_{band}" if several else name] = view
+    return MultiViewDataset(views)
+
+
+def views_of_band(configuration, rows, band) -> MultiViewDataset:
     """Views as ``ddprism cutouts --estimate-noise --saturation auto`` makes them.
 
     The file does not tell its gain: it is what the noise and the sky's brightness make likely.
     What is as small as a star may be a compact galaxy, and the model is to know it.
     """
-    part = read_part(data_file(), rows, configuration["columns"])
+    part = read_part(data_file(band), rows, configuration["columns"])
     image = read_image(part, estimate_noise=True, saturation="auto")
     return MultiViewDataset.from_image(
         part,
@@ -127,6 +167,7 @@ def make_views(configuration, rows) -> MultiViewDataset:
         estimate_noise=True,
         saturation="auto",
         zero_point="MAGZERO",
+        psf_fwhm=configuration["psf_fwhm"].get(band),
     )
 
 
@@ -184,19 +225,27 @@ def main(argv=None):
     parser.add_argument("--rows", type=int, nargs=2, default=(0, 1900), metavar=("FIRST", "END"))
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="at full size, on a GPU")
+    size.add_argument("--wide", action="store_true", help="of three bands, on a GPU")
+    size.add_argument("--wide-reduced", action="store_true", help="the same on a processor")
     size.add_argument("--quick", action="store_true", help="a toy, to see whether it runs")
+    parser.add_argument("--initial", help="model to start from: kids-r of those that are wide")
     parser.add_argument("--resume", action="store_true", help="go on after the last EM iteration")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
-    configuration = FULL if args.full else QUICK if args.quick else REDUCED
+    sizes = {
+        "full": FULL, "wide": WIDE, "wide_reduced": WIDE_REDUCED, "quick": QUICK,
+    }  # fmt: skip
+    configuration = next((sizes[name] for name in sizes if getattr(args, name)), REDUCED)
     rows = args.rows if not args.quick else (args.rows[0], min(args.rows[1], args.rows[0] + 640))
     views = make_views(configuration, rows)
     made = time.perf_counter()
     model = DiffusionSourceSeparator(device=args.device, **configuration["fit"])
     checkpoint = args.out.with_name(args.out.name + ".checkpoint")
-    model.fit(views, checkpoint=checkpoint, resume=args.resume and checkpoint.exists())
+    resume = args.resume and checkpoint.exists()
+    model.fit(views, initial=args.initial, checkpoint=checkpoint, resume=resume)
     fitted = time.perf_counter()
-    files = write_small(model, args.out, views["galaxy"][: configuration["n_compared"]])
+    some = views.richest[: configuration["n_compared"]]
+    files = write_small(model, args.out, some)
     checkpoint.unlink(missing_ok=True)
     history = model.history_
     write_record(

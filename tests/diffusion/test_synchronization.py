@@ -34,6 +34,7 @@ from astro_ddprism.diffusion.sampling.samplers import (
     Heun,
     PredictorCorrector,
 )
+from astro_ddprism.diffusion.variety import Variety
 from astro_ddprism.frame.frame import SourceFrame
 from astro_ddprism.mixing import (
     Convolution,
@@ -50,6 +51,7 @@ from astro_ddprism.views.view import View
 
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)
+VARIETY = Variety(depth=(0.7, 2.0), seeing=(2.0, 4.0), masks=0.5, shapes=True)
 AUTOCORRELATION = [[0.05, 0.1, 0.05], [0.2, 1.0, 0.2], [0.05, 0.1, 0.05]]
 # Numbers on the host, shapes that depend on values, and factorizations that report their failure.
 ASKING = {
@@ -194,8 +196,9 @@ def a_draw(loader):
         schedule=VESchedule(0.1, 100.0),
         learning=["a"],
         light=None,
+        seeing={source: torch.full((9,), 2.5) for source in "ab"},
     )
-    return simulations, simulations.draws({"a": (0.2, 4.0)}, ("b",), masks=0.5).draws[0]
+    return simulations, simulations.draws({"a": (0.2, 4.0)}, ("b",), VARIETY).draws[0]
 
 
 def check(step, *arguments):
@@ -233,7 +236,7 @@ def test_training_of_priors(shape, precision):
 def test_training_of_amortized_posteriors(kind):
     with seeded(1, device=CPU):
         simulations, draw = a_draw(a_loader(kind))
-        method = Amortized(UNet((4,), (1,)))
+        method = Amortized(UNet((4,), (1,)), variety=VARIETY)
         posterior = method.build(
             simulations.source_shapes, 3.0, simulations.schedule, Execution("cpu")
         )
@@ -247,7 +250,8 @@ def test_training_of_a_share_of_the_images(kind, monkeypatch):
     monkeypatch.setattr(ranks, "rank", lambda: 1)
     with seeded(1, device=CPU):
         simulations, draw = a_draw(a_loader(kind))
-        method, execution = Amortized(UNet((4,), (1,))), Execution("cpu")
+        method = Amortized(UNet((4,), (1,)), variety=VARIETY)
+        execution = Execution("cpu")
         posterior = method.build(simulations.source_shapes, 3.0, simulations.schedule, execution)
         step = TrainingStep(posterior, Training(batch_size=7), execution, 100)
         step.rate.fill_(1e-3)

@@ -15,8 +15,10 @@ from astro_ddprism.diffusion.posteriors.amortized import Amortized
 from astro_ddprism.diffusion.posteriors.moment_matching import MomentMatching
 from astro_ddprism.io.asdf import read_tree
 from astro_ddprism.mixing import CorrelatedNoise, DenseMatrix
-from astro_ddprism.separator.state import contents, digest
+from astro_ddprism.separator.checks import check_conditions
+from astro_ddprism.separator.state import FittedState, contents, digest
 from astro_ddprism.simulate.population import simulate_field
+from astro_ddprism.survey.conditions import SurveyConditions
 
 UNIT = u.uJy
 SHAPE = (1, 8, 8)
@@ -645,3 +647,84 @@ def test_models_that_give_no_prior(fitted, fitted_images):
     ):
         with pytest.raises(InputError, match=message):
             DiffusionSourceSeparator.from_priors(models)
+
+
+def under_conditions(dataset, widths, noise=1.0):
+    """The same views, of images with a PSF of these widths, in pixels, and such noise."""
+    for view, width in zip(dataset.values(), widths, strict=True):
+        view.conditions = SurveyConditions(
+            0.2 * u.arcsec, [noise] * view.unit, None if width is None else [0.2 * width] * u.arcsec
+        )
+    return dataset
+
+
+def varied(amortizing, **variety):
+    return amortizing | {"posterior": amortizing["posterior"] | {"variety": variety}}
+
+
+def test_models_for_a_range_of_seeing(amortized, amortizing, image_views, tmp_path, draws_of):
+    """They go on from those of one, tell their range, and refuse what is beyond it."""
+    amortized.write(tmp_path / "narrow.asdf")
+    known = under_conditions(image_views(masked=False), (2.5, 3.0))
+    options = varied(amortizing, seeing=[2.0, 4.0], depth=[0.7, 1.4], masks=0.2, shapes=True)
+    separator = DiffusionSourceSeparator(**options)
+    begun = separator._begin_from(amortized, FittedState.before(known))
+    old, new = (
+        next(iter(state.priors.learned.values())) for state in (amortized._learned.state, begun)
+    )
+    features, sigma = torch.randn(3, 6, 2, 8, 8), torch.zeros(3)
+    told = torch.cat([torch.full((3, 1, 2, 8, 8), 0.7), features], dim=1)
+    # What it is told more makes no difference to begin with.
+    torch.testing.assert_close(new.backbone(told, sigma), old.backbone(features, sigma))
+
+    separator.fit(known, initial=tmp_path / "narrow.asdf")
+    assert "for a PSF of FWHM 2 to 4 pixels" in separator.training_.lines()
+    separator.write(tmp_path / "wide.asdf")
+    again = DiffusionSourceSeparator.read(tmp_path / "wide.asdf", device="cpu", progress=False)
+    assert again.training_.seeing == (2.0, 4.0)
+    draws = {
+        width: draws_of(again, under_conditions(image_views(masked=False), (2.5, width))["galaxy"])
+        for width in (2.5, 3.9)
+    }
+    # The width is told, and makes a difference.
+    assert np.abs(draws[2.5]["galaxy"] - draws[3.9]["galaxy"]).max() > 1e-3
+    for width, message in ((1.9, "found a PSF of FWHM 1.90 pixels"), (None, "is not known")):
+        with pytest.raises(InputError, match=f"view 'galaxy': .*{message}"):
+            again.sample(under_conditions(image_views(masked=False), (2.5, width))["galaxy"])
+    with pytest.raises(InputError, match="view 'galaxy': found no width of the PSF"):
+        again.sample(image_views()["galaxy"])
+    with pytest.raises(InputError, match="view 'galaxy': found no width of the PSF"):
+        separator.fit(under_conditions(image_views(), (2.5, None)))
+
+
+def test_the_ends_of_a_range_are_warned_of(caplog):
+    conditions = SurveyConditions(0.2 * u.arcsec, [1.0] * UNIT, [0.402] * u.arcsec)
+    for seeing, warns in (((2.0, 4.0), True), ((1.5, 4.0), False)):
+        caplog.clear()
+        check_conditions(conditions, conditions, label="mine", seeing=seeing)
+        assert ("mine: a PSF of FWHM 2.01 pixels is near the end" in caplog.text) == warns
+
+
+def test_fluxes_in_units_of_the_noise(imaging, image_views, tmp_path):
+    """An image in counts of any zero point is separated as that in the model's own unit."""
+    views = under_conditions(image_views(masked=False), (2.5, 2.5))
+    options = imaging | {"in_units_of_noise": True}
+    DiffusionSourceSeparator(**options).fit(views).write(tmp_path / "m.asdf")
+    separator = DiffusionSourceSeparator.read(tmp_path / "m.asdf", device="cpu", progress=False)
+    assert (separator.unit_, separator.noise_scale_) == (u.dimensionless_unscaled, 1.0)
+    view = views["galaxy"]
+    counts = View(
+        view.data * 40,
+        variance=view.variance * 1600,
+        mixing=view.mixing,
+        unit="adu",
+        name="galaxy",
+    )
+    with pytest.raises(InputError, match="view 'galaxy': found no images of which the noise is"):
+        separator.sample(counts)
+    counts.conditions = SurveyConditions(0.2 * u.arcsec, [40] * u.adu, [0.5] * u.arcsec)
+    draws = {v.unit: separator.sample(v, 2).samples["galaxy"] for v in (view, counts)}
+    assert draws[u.adu].unit == u.adu
+    np.testing.assert_allclose(draws[u.adu].value, 40 * draws[UNIT].value, rtol=1e-3, atol=0.02)
+    # Parts of a view have its noise.
+    assert separator._learned.scale(counts[:3]) == 40

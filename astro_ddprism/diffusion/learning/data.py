@@ -1,6 +1,7 @@
 """What networks are trained on: drawn images, and what would be observed of them."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from ...errors import InputError
 from ..masks import lost_pixels
 from ..observation import simulate
+from ..variety import Variety, centroids
 from .symmetries import permutations, permuted
 from .templates import symmetric_templates
 
@@ -25,6 +27,7 @@ def images(
     flux_factors: tuple[float, float] | None = None,
     *,
     about_pixel: bool = False,
+    known: Tensor | None = None,
 ):
     """Images of one source to train on; they, and all that draws among them, are on the device.
 
@@ -44,11 +47,14 @@ def images(
     about_pixel : bool
         Whether images are transformed about the pixel of their position instead of their middle
         (`~astro_ddprism.diffusion.learning.symmetries.permutations`).
+    known : torch.Tensor, optional
+        What is known of each sample, of shape ``(N, ...)``.
 
     Returns
     -------
     callable
-        Called with a number of images; returns a tuple of one tensor, ``(B, *shape)``.
+        Called with a number of images; returns a tuple of one tensor, ``(B, *shape)``, and of what
+        is known of these.
     """
     samples = samples.to(device).contiguous()
     group = torch.zeros(1)
@@ -56,11 +62,16 @@ def images(
         group = permutations(symmetries, samples.shape[-2:], about_pixel=about_pixel).to(device)
     population = None if flux_factors is None else _FluxBalanced(samples, flux_factors)
 
-    def draw(n: int) -> tuple[Tensor]:
+    given = () if known is None else (known.to(device),)
+
+    def draw(n: int) -> tuple[Tensor, ...]:
         if population is None:
-            return (permuted(samples[torch.randint(len(samples), (n,), device=device)], group),)
-        index, factor = population.draw(n)
-        return (permuted(factor.view(-1, *(1,) * (samples.ndim - 1)) * samples[index], group),)
+            index = torch.randint(len(samples), (n,), device=device)
+            x = samples[index]
+        else:
+            index, factor = population.draw(n)
+            x = factor.view(-1, *(1,) * (samples.ndim - 1)) * samples[index]
+        return permuted(x, group), *(each[index] for each in given)
 
     return draw
 
@@ -138,14 +149,16 @@ class Simulations:
         The sources that are being learned.
     light : callable
         Called with one of these; returns all light of the views that hold it.
+    seeing : mapping of str to torch.Tensor
+        Of every draw, the width of the PSF through which it was seen, in pixels.
 
     Attributes
     ----------
     source_shapes : dict of str to tuple of int
     """
 
-    def __init__(self, samples, loaders, *, symmetries, schedule, learning, light):
-        self.samples = samples
+    def __init__(self, samples, loaders, *, symmetries, schedule, learning, light, seeing: Mapping):
+        self.samples, self.seeing = samples, seeing
         self.source_shapes = {source: tuple(x.shape[1:]) for source, x in samples.items()}
         self.schedule = schedule
         self._loaders = loaders
@@ -176,15 +189,17 @@ class Simulations:
         InputError
             If no image of such a source is symmetric.
         """
-        samples = dict(self.samples)
+        samples, seeing = dict(self.samples), dict(self.seeing)
         for source in set(templates) & set(self._learning) & set(samples):
-            found = symmetric_templates(self._light(source) if all_light else samples[source])
+            found, clean = symmetric_templates(
+                self._light(source) if all_light else samples[source]
+            )
             if not len(found):
                 raise InputError(
                     f"templates: found no image of the source {source!r} that is symmetric about "
                     "its centre, expected some; leave it out of the templates"
                 )
-            samples[source] = found
+            samples[source], seeing[source] = found, seeing[source][clean]
         return Simulations(
             samples,
             self._loaders,
@@ -192,9 +207,10 @@ class Simulations:
             schedule=self.schedule,
             learning=self._learning,
             light=self._light,
+            seeing=seeing,
         )
 
-    def draws(self, flux_factors, templates, masks=0.0):
+    def draws(self, flux_factors, templates, variety: Variety) -> Turns:
         """Training data of a joint posterior.
 
         Parameters
@@ -203,8 +219,9 @@ class Simulations:
             Ranges of factors of the sources whose fluxes shall be equally frequent.
         templates : sequence of str
             Sources that lie at the pixel of their position.
-        masks : float
-            Part of the observations that lose pixels, but those whose pixels share noise.
+        variety : Variety
+            Conditions under which observations are simulated; those whose pixels share noise lose
+            no pixels.
 
         Returns
         -------
@@ -220,20 +237,29 @@ class Simulations:
                 device,
                 flux_factors.get(source),
                 about_pixel=source in templates,
+                known=self.seeing[source],
             )
             for source, x in self.samples.items()
         ]
+        placed = [source in templates for source in self.samples]
 
-        def of_view(loader, part, n):
-            x = torch.cat([prior(n)[0].flatten(1) for prior in priors], dim=1)
-            index = torch.randint(len(loader), (n,), device=device)
-            observation = loader.observe(index)
-            if part:
-                observation = observation.masked(partial(_lost_by_some, part))
+        def of_view(loader, masks, n):
+            depth, seeing = variety.conditions(n, device)
+            parts = []
+            for prior, template in zip(priors, placed, strict=True):
+                x, own = prior(n)
+                if variety.changes_light:
+                    x = variety.seen(x, own, seeing, centroids(x) if template else None)
+                parts.append(x.flatten(1))
+            x = torch.cat(parts, dim=1)
+            observation = loader.observe(torch.randint(len(loader), (n,), device=device))
+            observation = observation.under(depth, seeing)
+            if masks:
+                observation = observation.masked(partial(_lost_by_some, masks))
             return x, observation.simulated(x)
 
         return Turns(
-            [partial(of_view, loader, masks * loader.independent) for loader in self._loaders],
+            [partial(of_view, each, variety.masks * each.independent) for each in self._loaders],
             [len(loader) for loader in self._loaders],
         )
 

@@ -57,6 +57,8 @@ class EMState:
         The last draws of the views of the present stage.
     samples : dict of str to torch.Tensor
         Up to 8192 of the last draws of every source of an earlier stage.
+    seeing : dict of str to torch.Tensor
+        Through which PSFs these are seen: the widths in pixels, NaN where not known.
     history : list of dict
         One row for each EM iteration and source that was trained in it.
     """
@@ -66,6 +68,7 @@ class EMState:
     iteration: int = 0
     draws: dict[str, Draws] = field(default_factory=dict)
     samples: dict[str, torch.Tensor] = field(default_factory=dict)
+    seeing: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
 
 
@@ -145,7 +148,9 @@ class ExpectationMaximization:
             if state.iteration > self._last(stage):
                 for source in stage.sources:
                     samples = self._samples(stage, state, source)
-                    state.samples[source] = samples[:: -(-len(samples) // N_KEPT)].flatten(1)
+                    every = -(-len(samples) // N_KEPT)
+                    state.samples[source] = samples[::every].flatten(1)
+                    state.seeing[source] = self._seeing(stage, state, source)[::every]
                 state.stage, state.iteration, state.draws = state.stage + 1, 0, {}
             yield state
 
@@ -263,6 +268,12 @@ class ExpectationMaximization:
             else state.samples[source].unflatten(1, self.source_shapes[source])
             for source in sources
         }
+        seeing = {
+            source: self._seeing(stage, state, source)
+            if source in stage.sources
+            else state.seeing[source]
+            for source in sources
+        }
         simulations = Simulations(
             samples,
             [loader for loader in views if loader.sources == sources],
@@ -270,6 +281,7 @@ class ExpectationMaximization:
             schedule=priors.schedule(*sources),
             learning=stage.sources,
             light=lambda source: self._light(stage, state, source),
+            seeing=seeing,
         )
         trainer = self.trainer.titled(
             self._title(stage, state, "posterior M-step"),
@@ -300,6 +312,17 @@ class ExpectationMaximization:
                 part = draws.x[draws.good].split(sizes, dim=1)[held.index(source)]
                 parts.append(part.reshape(-1, *self.source_shapes[source]))
         return torch.cat(parts)
+
+    def _seeing(self, stage: Stage, state: EMState, source: str) -> Tensor:
+        """Widths of the PSFs through which `_samples` are seen, in pixels; NaN where not known."""
+        views = {name: self.loaders[name] for name in stage.views}
+        return torch.cat(
+            [
+                torch.full((int(state.draws[name].good.sum()),), loader.seeing or math.nan)
+                for name, loader in views.items()
+                if source in loader.sources
+            ]
+        )
 
     def _record(self, stage: Stage, state: EMState, losses, e_time: float, m_time: float):
         draws = [state.draws[name] for name in stage.views]

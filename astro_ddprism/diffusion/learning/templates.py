@@ -64,7 +64,7 @@ LEAST_PEAK, MOST_INSIDE, MOST_BESIDE = 1.5, 0.2, 0.5
 AXES, MOST_SHIFT, N_MOMENTS = (1.0, 5.0), 0.5, 12
 
 
-def symmetric_templates(light: Tensor) -> Tensor:
+def symmetric_templates(light: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric central parts of images.
 
     Parameters
@@ -74,8 +74,10 @@ def symmetric_templates(light: Tensor) -> Tensor:
 
     Returns
     -------
-    torch.Tensor
+    templates : torch.Tensor
         Those of the observations whose light is mostly symmetric, of shape ``(n, bands, ny, nx)``.
+    clean : torch.Tensor of bool
+        Which observations these are, of shape ``(N,)``.
     """
     opposite, centre = _opposite(light)
     common = torch.minimum(light.abs(), opposite.abs())
@@ -112,7 +114,8 @@ def symmetric_templates(light: Tensor) -> Tensor:
             again, _ = _expansions(images[faint, band : band + 1], radius[faint], profiles)
             smooth[faint, band] = again[:, 0]
     template, clean = complete(smooth)
-    return template[clean & (peak > LEAST_PEAK).any(dim=1)]
+    clean = clean & (peak > LEAST_PEAK).any(dim=1)
+    return template[clean], clean
 
 
 def _elliptical_radius(images: Tensor, centre: Tensor) -> Tensor:
@@ -178,14 +181,18 @@ def _fit(values, profiles, weight):
 
 
 def _profiles(amplitudes):
-    """Means of expansions that are about as compact; as many as there are, or none of too few."""
-    amplitudes = amplitudes[amplitudes.sum(axis=1) > 0]
+    """Sums of expansions that are about as compact, of unit flux; none of too few.
+
+    Bright galaxies count for more, as their wings are seen: a faint one's own pedestal takes them.
+    """
+    flux = amplitudes.sum(axis=1)
+    amplitudes, flux = amplitudes[flux > 0], flux[flux > 0]
     if len(amplitudes) < 2 * N_PROFILES:
         return amplitudes[:0]
-    amplitudes = amplitudes / amplitudes.sum(axis=1, keepdims=True)
     within = 1 - np.exp(-0.5 * (CORE / np.array(WIDTHS)) ** 2)  # of the flux, in the core
-    groups = np.array_split(np.argsort(amplitudes @ within), N_PROFILES)
-    return np.stack([amplitudes[group].mean(axis=0) for group in groups])
+    groups = np.array_split(np.argsort(amplitudes @ within / flux), N_PROFILES)
+    sums = np.stack([amplitudes[group].sum(axis=0) for group in groups])
+    return sums / sums.sum(axis=1, keepdims=True)
 
 
 def _opposite(images: Tensor) -> tuple[Tensor, Tensor]:

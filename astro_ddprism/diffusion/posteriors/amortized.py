@@ -49,6 +49,8 @@ References
 .. [3] Karras et al. 2024, arXiv:2312.02696 (every noise scale should count alike)
 """
 
+import math
+
 import numpy as np
 import torch
 from azula.denoise import Denoiser, DiracPosterior
@@ -70,6 +72,7 @@ from ..networks import Network, UNet
 from ..networks.embedding import compressed
 from ..priors.schedule import time_of
 from ..sampling.samplers import AdamsBashforth, Sampler
+from ..variety import Variety
 from .base import POSTERIORS, Beginning, PosteriorMethod
 from .moment_matching import MomentMatching
 
@@ -102,11 +105,10 @@ class Amortized(PosteriorMethod):
         Sources whose images are centred on them and look much alike turned by half a turn, as
         galaxies do. They are learned from symmetric parts of their draws, and of all light at
         first.
-    masks : float
-        Part of the simulated observations that lose pixels as real ones do, at the target too
-        (`~astro_ddprism.diffusion.masks`). If it is 0, observations with masked pixels
-        near the target are drawn by ``otherwise``; else only those that lose more than the network
-        has seen, or whose pixels share noise.
+    variety : Variety
+        Conditions under which observations are simulated. If its ``masks`` is 0, observations with
+        masked pixels near the target are drawn by ``otherwise``; else only those that lose more
+        than the network has seen, or whose pixels share noise.
     sampler : Sampler
         The sampler of its chains, whose steps cost one evaluation of one network.
     n_steps : int
@@ -121,7 +123,7 @@ class Amortized(PosteriorMethod):
     n_images: int = option(120_000, least=1)
     flux_factors: dict[str, tuple[float, float]] = option({}, above=0)
     templates: tuple[str, ...] = ()
-    masks: float = option(0.0, least=0, most=1)
+    variety: Variety = option(Variety())
     sampler: Sampler = option(AdamsBashforth(3))
     n_steps: int = option(12, least=1)
     n_starts: int = option(1, least=0)
@@ -143,11 +145,12 @@ class Amortized(PosteriorMethod):
     def build(self, source_shapes, data_scale, schedule, execution):  # noqa: D102
         bands, *size = next(iter(source_shapes.values()))
         shape = (len(source_shapes) * bands, *size)
-        backbone = self.network.build(shape, AmortizedPosterior.n_features)
+        seeing = self.variety.seeing
+        backbone = self.network.build(shape, AmortizedPosterior.n_features + bool(seeing))
         # Its chains begin far above any light: there is no prior to say where it may be.
         schedule = VESchedule(float(schedule.sigma_min), 10 * float(schedule.sigma_max))
         precision = execution.dtype_of(backbone)
-        posterior = AmortizedPosterior(backbone, schedule, data_scale, precision)
+        posterior = AmortizedPosterior(backbone, schedule, data_scale, precision, seeing)
         return posterior.to(execution.torch_device)
 
     def train(self, learned, simulations, trainer):  # noqa: D102
@@ -163,14 +166,14 @@ class Amortized(PosteriorMethod):
         else:
             n_images = n_images // 3
         learned.requires_grad_(True)
-        draw = simulations.draws(self.flux_factors, self.templates, self.masks)
+        draw = simulations.draws(self.flux_factors, self.templates, self.variety)
         learned.weigh(draw)
         return learned, trainer.train(learned, draw, n_images)
 
     def serves(self, priors, loader, index):
         """Those that lack no more pixels than simulated ones do; see ``PosteriorMethod``.
 
-        Where ``masks`` is 0, the network has seen few masked pixels in training, none where
+        Where ``variety.masks`` is 0, the network has seen few masked pixels in training, none where
         galaxies are, and is sure there of what it does not know: it serves those with all pixels
         about the target, and nearly all others.
         """
@@ -181,7 +184,7 @@ class Amortized(PosteriorMethod):
             or not all(s in priors.denoisers for s in loader.sources)
         ):
             return super().serves(priors, loader, index)
-        if self.masks and loader.independent:
+        if self.variety.masks and loader.independent:
             return (masked.mean(axis=(-2, -1)) <= MOST).reshape(len(masked), -1).all(axis=1)
         ny, nx = masked.shape[-2:]
         y, x = np.ogrid[:ny, :nx]
@@ -213,14 +216,17 @@ class AmortizedPosterior(nn.Module):
     Parameters
     ----------
     backbone : torch.nn.Module
-        Maps features ``(B, 6, S * bands, ny, nx)`` and log noise scales, ``(B,)`` or one for all
-        ``(1,)``, to ``(B, S * bands, ny, nx)``, for ``S`` sources of one shape ``(bands, ny, nx)``.
+        Maps features ``(B, 6, S * bands, ny, nx)``, 7 if it is told the seeing, and log noise
+        scales, ``(B,)`` or one for all ``(1,)``, to ``(B, S * bands, ny, nx)``, for ``S`` sources
+        of one shape ``(bands, ny, nx)``.
     schedule : azula.noise.Schedule
         A variance-exploding schedule.
     data_scale : float
         Typical root mean square of the sources, in units of the noise.
     precision : torch.dtype
         Precision of the network's arithmetic.
+    seeing : tuple of float
+        The range of widths of the PSF, in pixels, that the network knows and is told; or none.
     """
 
     n_features = 6
@@ -231,9 +237,11 @@ class AmortizedPosterior(nn.Module):
         schedule: Schedule,
         data_scale: float,
         precision: torch.dtype = torch.float32,
+        seeing: tuple[float, ...] = (),
     ):
         super().__init__()
         self.backbone = backbone
+        self.seeing = seeing
         self.schedule = schedule
         self.precision = precision
         self.register_buffer("data_scale", torch.tensor(float(data_scale)))
@@ -254,6 +262,11 @@ class AmortizedPosterior(nn.Module):
             Maps perturbed joint vectors ``(B, D)`` to posterior means.
         """
         return _Given(self, observation)
+
+    def relative_width(self, seeing: Tensor) -> Tensor:
+        """A width of the PSF as the network is told it: from -1 to 1 over the range it knows."""
+        low, high = map(math.log, self.seeing)
+        return (2 * seeing.log() - low - high) / (high - low)
 
     @torch.no_grad()
     def weigh(self, draws):
@@ -353,6 +366,10 @@ class _Given(Denoiser):
                 (known / (1 + known))[None],
             ]
         )
+        if posterior.seeing:
+            width = posterior.relative_width(self.observation.seeing)
+            told = width.view(1, -1, *(1,) * (x.ndim - 1)).expand(1, *x.shape)
+            features = torch.cat([told, features])
         dtype = next(posterior.backbone.parameters()).dtype
         return features.flatten(2, 3).movedim(0, 1).to(dtype), sigma.flatten().log().to(dtype)
 

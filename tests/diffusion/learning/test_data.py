@@ -11,6 +11,7 @@ from scipy.stats import kstest
 from astro_ddprism.diffusion.learning import data as module
 from astro_ddprism.diffusion.learning.data import Simulations, data_scale, images, simulate
 from astro_ddprism.diffusion.random import seeded
+from astro_ddprism.diffusion.variety import Variety
 from astro_ddprism.errors import InputError
 from astro_ddprism.mixing import Amplitude, CorrelatedNoise, Identity
 from astro_ddprism.separator.loader import ViewLoader
@@ -184,6 +185,7 @@ def make_simulations(n_observations=(6,), sources="ab", **options):
             "schedule": VESchedule(0.1, 100.0),
             "learning": tuple(sources),
             "light": None,
+            "seeing": {s: torch.full((len(x),), torch.nan) for s, x in samples.items()},
             **options,
         },
     )
@@ -204,7 +206,7 @@ def test_simulated_sources_are_independent_draws():
     assert simulations.source_shapes == {"a": IMAGE, "b": IMAGE}
     assert simulations.data_scale == data_scale(simulations.samples["b"])
     with seeded(1, device=CPU):
-        x, observation = drawing(simulations.draws({}, ()))(n)
+        x, observation = drawing(simulations.draws({}, (), Variety()))(n)
     a, b = (x.view(n, 2, 4) - torch.tensor([[10.0], [20.0]])).unbind(1)
     assert all((part == part[:, :1]).all() for part in (a, b))
     counts = torch.bincount((3 * a + b)[:, 0].long(), minlength=9)
@@ -216,7 +218,7 @@ def test_simulated_sources_are_independent_draws():
 
 def test_views_are_simulated_as_often_as_they_have_observations():
     """A batch is of one view; its noise tells which. To five standard deviations."""
-    draw, n, scales = drawing(make_simulations((90, 10)).draws({}, ())), 400, []
+    draw, n, scales = drawing(make_simulations((90, 10)).draws({}, (), Variety())), 400, []
     with seeded(2, device=CPU):
         for _ in range(n):
             x, observation = draw(2)
@@ -234,7 +236,7 @@ def test_some_observations_lose_pixels(independent):
     if not independent:
         simulations._loaders = [SharingLoader(loader) for loader in simulations._loaders]
     with seeded(6, device=CPU):
-        x, observation = drawing(simulations.draws({}, (), masks=0.5))(4000)
+        x, observation = drawing(simulations.draws({}, (), Variety(masks=0.5)))(4000)
     lost = observation.n_valid < 4
     assert (observation.forward(x)[lost] == 0).any(dim=1).all()
     if independent:  # of four pixels, one may be lost
@@ -259,7 +261,7 @@ class SharingLoader:
 
 def test_fluxes_of_some_sources():
     with seeded(3, device=CPU):
-        x, _ = drawing(make_simulations().draws({"b": (3.0, 3.0)}, ()))(500)
+        x, _ = drawing(make_simulations().draws({"b": (3.0, 3.0)}, (), Variety()))(500)
     assert set(x[:, 0].tolist()) == {10.0, 11.0, 12.0}
     assert {round(value, 3) for value in x[:, 4].tolist()} <= {60.0, 63.0, 66.0}
 
@@ -267,8 +269,10 @@ def test_fluxes_of_some_sources():
 @pytest.mark.parametrize("all_light", [False, True])
 def test_templates_of_sources_that_are_learned(monkeypatch, all_light):
     """In place of draws, of all light at first; known sources and others stay as they are."""
-    template, given = torch.full((2, *IMAGE), 7.0), []
-    monkeypatch.setattr(module, "symmetric_templates", lambda x: given.append(x) or template)
+    template, some, given = torch.full((2, *IMAGE), 7.0), slice(2), []
+    monkeypatch.setattr(
+        module, "symmetric_templates", lambda x: given.append(x) or (template, some)
+    )
     simulations = make_simulations(learning=("b",), light=lambda source: f"light of {source}")
     found = simulations.of_templates(("a", "b", "c"), all_light=all_light)
     assert found.samples["a"] is simulations.samples["a"]
@@ -278,7 +282,7 @@ def test_templates_of_sources_that_are_learned(monkeypatch, all_light):
     assert simulations.samples["b"] is not template
     assert found.schedule is simulations.schedule
     with seeded(4, device=CPU):
-        x, _ = drawing(found.draws({}, ()))(20)
+        x, _ = drawing(found.draws({}, (), Variety()))(20)
     assert (x[:, 4:] == 7).all()
 
 
@@ -289,13 +293,13 @@ def test_templates_turn_about_the_pixel_of_their_position():
     simulations = make_simulations(symmetries=dict.fromkeys("ab", ("rotations", "flips")))
     simulations.samples = {"a": x, "b": x}
     with seeded(5, device=CPU):
-        drawn, _ = drawing(simulations.draws({}, ("b",)))(200)
+        drawn, _ = drawing(simulations.draws({}, ("b",), Variety()))(200)
     a, b = drawn.view(200, 2, 2, 2).unbind(1)
     assert (a.sum(dim=0) > 20).all()
     assert (b[:, 1, 1] == 1).all()
 
 
 def test_nothing_symmetric(monkeypatch):
-    monkeypatch.setattr(module, "symmetric_templates", lambda light: light[:0])
+    monkeypatch.setattr(module, "symmetric_templates", lambda light: (light[:0], slice(0)))
     with pytest.raises(InputError, match="templates: found no image of the source 'a' that is sym"):
         make_simulations().of_templates(("a",), all_light=False)

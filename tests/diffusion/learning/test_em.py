@@ -439,7 +439,9 @@ def test_posteriors_may_learn_from_templates(monkeypatch):
     """Symmetric parts of all light, then of the source's draws; priors never learn from them."""
     light, learned = [], []
     original, template = data_module.images, torch.full((3, *IMAGE), 7.0)
-    monkeypatch.setattr(data_module, "symmetric_templates", lambda x: light.append(x) or template)
+    monkeypatch.setattr(
+        data_module, "symmetric_templates", lambda x: light.append(x) or (template, torch.arange(3))
+    )
     for each in (module, data_module):
         monkeypatch.setattr(
             each, "images", lambda x, *a, **k: learned.append(x) or original(x, *a, **k)
@@ -457,7 +459,7 @@ def test_posteriors_may_learn_from_templates(monkeypatch):
 
 
 def test_nothing_symmetric(monkeypatch):
-    monkeypatch.setattr(data_module, "symmetric_templates", lambda light: light[:0])
+    monkeypatch.setattr(data_module, "symmetric_templates", lambda light: (light[:0], slice(0)))
     views = make_views(IMAGE, v="a", w="ab")
     em = make_em(views, {"templates": ("b",)})
     with pytest.raises(InputError, match="templates: found no image of the source 'b' that is sym"):

@@ -9,6 +9,15 @@ from scipy.optimize import nnls
 from astro_ddprism.diffusion.learning import templates as templates_module
 from astro_ddprism.diffusion.learning.templates import symmetric_templates
 
+
+def templates_of(light):
+    """The templates; those of the images that are said to be clean."""
+    templates, clean = symmetric_templates(light)
+    assert len(templates) == int(clean.sum())
+    assert clean.shape == (len(light),)
+    return templates
+
+
 NOISE = 0.5  # of posterior draws, in units of that of the observation
 
 
@@ -52,7 +61,7 @@ def test_isolated_galaxies_stay_as_they_are(size, offset):
     is off by more than a tenth of the peak and the noise.
     """
     truth = galaxies(20, size, offset=offset)
-    templates = symmetric_templates(noisy(truth[:, None]))
+    templates = templates_of(noisy(truth[:, None]))
     assert templates.shape == (20, 1, size, size)
     ratio = fluxes(templates) / truth.sum(axis=(1, 2))
     assert 0.93 < np.median(ratio) < 1
@@ -76,7 +85,7 @@ def test_neighbours_are_removed(distance, most):
     left = []
     for x, neighbour, eta in zip(truth, neighbours, noise, strict=True):
         alone, both = (
-            symmetric_templates(eta + torch.as_tensor(light, dtype=torch.float32))
+            templates_of(eta + torch.as_tensor(light, dtype=torch.float32))
             for light in (x, x + neighbour)
         )
         assert len(alone) == 1
@@ -103,7 +112,7 @@ def test_templates_fall_outwards(size):
     light = noisy(galaxies(6, size)[:, None])
     light[:, :, 1, 1] += 20
     kept = light.clone()
-    templates = symmetric_templates(light)
+    templates = templates_of(light)
     assert torch.equal(light, kept)
     assert len(templates) > 3
     y, x = np.mgrid[:size, :size] - size // 2
@@ -118,7 +127,7 @@ def test_faint_templates_are_smooth():
     """An expansion holds little of the draws' noise, so that it may be made brighter."""
     truth = galaxies(20, flux=150)
     for seed in (1, 2):
-        templates = symmetric_templates(noisy(truth[:, None], seed))
+        templates = templates_of(noisy(truth[:, None], seed))
         assert len(templates) == 20
         image = templates[:, 0].numpy()
         scale = (image * truth).sum(axis=(1, 2)) / np.square(truth).sum(axis=(1, 2))
@@ -131,7 +140,7 @@ def test_faint_galaxies_have_the_outskirts_of_bright_ones():
     """A third of the outskirts is lost in the noise, or half of that if bright ones tell of it."""
     truth = galaxies(60, flux=150)
     faint, bright = noisy(truth[:, None]), noisy(galaxies(60, flux=4000, seed=1)[:, None])
-    alone, beside = symmetric_templates(faint), symmetric_templates(torch.cat([faint, bright]))
+    alone, beside = templates_of(faint), templates_of(torch.cat([faint, bright]))
     assert len(alone) == 60
     assert len(beside) == 120
     y, x = np.mgrid[:24, :24] - 12
@@ -144,12 +153,12 @@ def test_faint_galaxies_have_the_outskirts_of_bright_ones():
     assert without < 0.7 * expected
     assert 0.8 * expected < found < 1.05 * expected
     # The bright ones are what they are.
-    torch.testing.assert_close(beside[60:], symmetric_templates(bright))
+    torch.testing.assert_close(beside[60:], templates_of(bright))
     # So is a band in which none is bright.
     factors = torch.tensor([1, 0.1])[:, None, None]
-    both = symmetric_templates(factors * torch.cat([faint, bright])[:, [0, 0]])
+    both = templates_of(factors * torch.cat([faint, bright])[:, [0, 0]])
     torch.testing.assert_close(both[:, :1], beside, rtol=1e-4, atol=1e-3)
-    alone = symmetric_templates(0.1 * bright)
+    alone = templates_of(0.1 * bright)
     torch.testing.assert_close(both[60:, 1:], alone, rtol=1e-4, atol=1e-3)
 
 
@@ -161,11 +170,11 @@ def test_what_is_no_galaxy_is_left_out(bands):
     blank = np.zeros((24, 24))
     light = np.stack([blank, galaxy, other, galaxy + other, 0.02 * galaxy, galaxy], axis=0)
     light = np.repeat(light[:, None], bands, axis=1)
-    templates = symmetric_templates(noisy(light))
+    templates = templates_of(noisy(light))
     assert len(templates) == 2
     ratio = templates.sum(dim=(-2, -1)).numpy() / galaxy.sum()
     np.testing.assert_allclose(ratio, 0.93, atol=0.07)
-    assert symmetric_templates(noisy(light[[0, 2]])).shape == (0, bands, 24, 24)
+    assert templates_of(noisy(light[[0, 2]])).shape == (0, bands, 24, 24)
 
 
 def test_every_band_must_be_clean():
@@ -173,7 +182,7 @@ def test_every_band_must_be_clean():
     galaxy = galaxies(1)[0]
     other = draw(galsim.Gaussian(sigma=0.5, flux=1500), 24, 5, -4)
     bands = [(galaxy, galaxy), (galaxy, galaxy + other), (galaxy, 0 * galaxy), (other, other)]
-    templates = symmetric_templates(noisy(np.array(bands)))
+    templates = templates_of(noisy(np.array(bands)))
     assert len(templates) == 2
     assert templates[1, 0].sum() > 0.9 * galaxy.sum()
     assert templates[1, 1].sum().abs() < 0.03 * galaxy.sum()
@@ -189,9 +198,9 @@ def test_a_fit_without_end_leaves_its_image_out(monkeypatch):
             raise RuntimeError("Maximum number of iterations reached.")
         return nnls(matrix, values, **options)
 
-    expected = symmetric_templates(light)
+    expected = templates_of(light)
     monkeypatch.setattr(templates_module, "nnls", endless)
-    found = symmetric_templates(light)
+    found = templates_of(light)
     assert len(expected) == 5
     torch.testing.assert_close(found, expected[[0, 2, 3, 4]])
 
@@ -199,7 +208,7 @@ def test_a_fit_without_end_leaves_its_image_out(monkeypatch):
 def test_bands_do_not_mix():
     """Colours stay: of light that is the same but for a factor, so are the templates' bands."""
     galaxy = torch.as_tensor(galaxies(3)[:, None], dtype=torch.float32)
-    both = symmetric_templates(torch.cat([galaxy, 0.5 * galaxy], dim=1))
+    both = templates_of(torch.cat([galaxy, 0.5 * galaxy], dim=1))
     for band, factor in enumerate((1.0, 0.5)):
-        alone = symmetric_templates(factor * galaxy)
+        alone = templates_of(factor * galaxy)
         torch.testing.assert_close(both[:, band], alone[:, 0], rtol=1e-4, atol=1e-3)

@@ -21,6 +21,7 @@ from astro_ddprism.diffusion.posteriors.base import Priors
 from astro_ddprism.diffusion.priors.schedule import NoiseSchedule
 from astro_ddprism.diffusion.random import Rows, seeded
 from astro_ddprism.diffusion.sampling.chains import Chains, draw_sources
+from astro_ddprism.diffusion.variety import Variety
 from astro_ddprism.errors import InputError
 from astro_ddprism.mixing import Amplitude
 from astro_ddprism.separator.loader import ViewLoader
@@ -552,7 +553,9 @@ def test_masked_targets_are_left_to_moment_matching():
     expected = [True, False, False, True, True, False]
     np.testing.assert_array_equal(method.serves(priors, loader, np.arange(6)), expected)
     assert method.serves(Priors(NoiseSchedule()), loader, np.arange(6)).all()  # nothing else can
-    method = Amortized(masks=0.3)  # which has seen what lacks up to 0.4 of the pixels
+    method = Amortized(
+        variety=Variety(masks=0.3)
+    )  # which has seen what lacks up to 0.4 of the pixels
     mask[5, 0].flat[: int(0.4 * size**2)] = True
     mask[4, 0].flat[: int(0.4 * size**2) + 2] = True
     loader.independent = True

@@ -1,0 +1,1 @@
+"""Fluxes of galaxies that lost pixels, under a model that comes with the package."""
