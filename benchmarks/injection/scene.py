@@ -20,8 +20,10 @@ from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 from photutils.segmentation import detect_sources
 from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
 
 from astro_ddprism.posterior.apertures import aperture_weights
+from astro_ddprism.psf.kernels import kernel_fwhm
 from astro_ddprism.survey import detect_objects, read_image
 from astro_ddprism.survey.images import pixel_angle
 from astro_ddprism.survey.noise import smooth
@@ -142,7 +144,13 @@ class Scene:
     def view_at(self, image, x, y) -> View:
         """Cutouts of an image at some of its pixels."""
         positions = SkyCoord(image.wcs.pixel_to_world(x, y))
-        view = views_from_image(image, positions=positions, n_random=0, size=self.settings.size)
+        view = views_from_image(
+            image,
+            positions=positions,
+            n_random=0,
+            size=self.settings.size,
+            psf_fwhm=kernel_fwhm(self.psf)[0] * pixel_angle(image),
+        )
         view = view["galaxy"]
         if view.ids.tolist() != [str(i) for i in range(len(positions))]:
             raise RuntimeError(f"found {len(view)} cutouts, expected all {len(positions)}")
@@ -181,7 +189,7 @@ class Measurement:
         self.asked = np.ones(len(self.flux), dtype=bool) if asked is None else np.asarray(asked)
 
 
-def make_scene(tile, cosmos, settings: SceneSettings):
+def make_scene(tile, cosmos, settings: SceneSettings, *, zero_point=None, stars=None):
     """Draw galaxies into an image.
 
     Parameters
@@ -191,15 +199,19 @@ def make_scene(tile, cosmos, settings: SceneSettings):
     cosmos : path
         Folder of GalSim's COSMOS catalog with its parametric fits.
     settings : SceneSettings
+    zero_point : float, optional
+        Of the image; without it, it is in maggies.
+    stars : path, optional
+        An image on the same pixels, of which the stars are taken; by default the image itself.
 
     Returns
     -------
     Scene
     """
-    # Maggies, as its zero point of 0 says.
-    image = read_image(tile, estimate_noise=True, saturation="auto", unit="mgy")
-    image = image.scaled((1 * image.unit).to_value(u.mgy, AB_FLUX), u.mgy)
+    image = _read(tile, zero_point)
     objects = detect_objects(image)
+    if stars is not None:
+        objects["star"] = _near(objects, detect_objects(_read(stars, None)))
     pixel = pixel_angle(image).to_value("arcsec")
     fine, _ = measure_psf(image, objects)
     gain = likely_gain(image) if settings.gain is None else settings.gain
@@ -244,6 +256,21 @@ def make_scene(tile, cosmos, settings: SceneSettings):
         gain=float(gain),
         settings=settings,
     )
+
+
+def _read(tile, zero_point):
+    """An image, in maggies."""
+    unit = {"unit": "mgy"} if zero_point is None else {"zero_point": zero_point}
+    image = read_image(tile, estimate_noise=True, saturation="auto", **unit)
+    return image.scaled((1 * image.unit).to_value(u.mgy, AB_FLUX), u.mgy)
+
+
+def _near(objects, others, distance=1.5):
+    """Which objects are the stars of another detection, by their pixels."""
+    xy, stars = (
+        np.column_stack([table["x"], table["y"]]) for table in (objects, others[others["star"]])
+    )
+    return cKDTree(stars).query(xy)[0] < distance
 
 
 def _window(x, y, size, shape):

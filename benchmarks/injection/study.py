@@ -48,6 +48,8 @@ def parse(argv):
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--docs", type=Path, help="folder of the documentation, for the pictures")
     parser.add_argument("--tile", type=Path, default=data / "kids_viking" / "r.fits.fz")
+    parser.add_argument("--zero-point", type=float, help="of the tile, if it is not in maggies")
+    parser.add_argument("--stars", type=Path, help="tile of the same pixels that tells its stars")
     parser.add_argument("--cosmos", type=Path, default=data / "cosmos")
     parser.add_argument("--n", type=int, default=SceneSettings.n, help="number of galaxies")
     first_row = SceneSettings.first_row
@@ -141,7 +143,9 @@ def main(argv=None):
     settings = SceneSettings(
         n=n, first_row=args.first_row, gain=args.effective_gain, seed=args.seed
     )
-    scene = make_scene(args.tile, args.cosmos, settings)
+    scene = make_scene(
+        args.tile, args.cosmos, settings, zero_point=args.zero_point, stars=args.stars
+    )
     ours, separator, device, figures = None, None, "cpu", {}
     if args.model is not None:
         separator = DiffusionSourceSeparator.read(args.model, device=args.device)
@@ -163,7 +167,11 @@ def main(argv=None):
         write_record(
             args.out,
             study="injection",
-            configuration=configuration,
+            configuration={
+                **configuration,
+                "tile": args.tile.name,
+                "model": None if args.model is None else args.model.name,
+            },
             figures=figures,
             device=device,
             started=started,
