@@ -227,11 +227,11 @@ def test_parameters_as_scikit_learn_has_them():
     separator = DiffusionSourceSeparator(posterior="amortized")
     shallow, deep = separator.get_params(deep=False), separator.get_params()
     assert set(shallow) == {
-        "sources", "execution", "seed", "progress", "network", "posterior", "schedule",
-        "warm_start", "training", "chains", "n_em_iterations", "symmetries",
+        "sources", "execution", "in_units_of_noise", "seed", "progress", "network", "posterior",
+        "schedule", "warm_start", "training", "chains", "n_em_iterations", "symmetries",
     }  # fmt: skip
     assert deep["posterior"] is separator.posterior
-    assert deep["posterior__otherwise__solver__iterations"] == 2
+    assert deep["posterior__otherwise__solver__iterations"] == 3
     assert deep["chains__sampler"] is separator.chains.sampler
     assert "network__channels" not in deep  # no network is named
     again = DiffusionSourceSeparator(**shallow)  # as `sklearn.base.clone` makes one

@@ -59,7 +59,12 @@ def priors():
 def state(priors):
     with seeded(2, device=CPU):
         draws = Draws(torch.randn(3, 2), torch.rand(3), torch.tensor([True, False, True]), 4)
-        return EMState(priors, draws={"view": draws}, samples={"a": torch.randn(5, 2)})
+        return EMState(
+            priors,
+            draws={"view": draws},
+            samples={"a": torch.randn(5, 2)},
+            seeing={"a": torch.rand(5)},
+        )
 
 
 def again(tree):
@@ -106,7 +111,9 @@ def test_draws_round_trip(state):
     for name in ("x", "chi2", "good"):
         assert torch.equal(getattr(draws, name), getattr(expected, name))
     assert torch.equal(found["samples"]["a"], state.samples["a"])
-    assert draws_from_tree(draws_tree(state, empty=True)) == {"draws": {}, "samples": {}}
+    assert torch.equal(found["seeing"]["a"], state.seeing["a"])
+    nothing = {"draws": {}, "samples": {}, "seeing": {}}
+    assert draws_from_tree(draws_tree(state, empty=True)) == nothing
 
 
 def test_models_from_before_there_were_mixtures(priors):
