@@ -31,7 +31,8 @@ from astro_ddprism.units import AB_FLUX
 from astro_ddprism.views.build import views_from_image
 from astro_ddprism.views.view import View
 
-from .galaxies import STAMP, GalaxyCatalog, likely_gain, measure_psf
+from .gain import likely_gain
+from .galaxies import STAMP, GalaxyCatalog, measure_psf
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from astropy.wcs import WCS
 from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
 from astro_ddprism.survey import read_image
 
-from ..injection.galaxies import likely_gain
+from ..injection.gain import likely_gain
 from ..record import write_record
 
 COMMON = {

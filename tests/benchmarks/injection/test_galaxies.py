@@ -7,7 +7,8 @@ import galsim
 
 from astro_ddprism.simulate.population import simulate_field
 from astro_ddprism.survey import read_image
-from benchmarks.injection.galaxies import OVERSAMPLING, GalaxyCatalog, effective_gain, likely_gain
+from benchmarks.injection.gain import effective_gain, likely_gain
+from benchmarks.injection.galaxies import OVERSAMPLING, GalaxyCatalog
 
 
 @pytest.fixture(scope="module")
