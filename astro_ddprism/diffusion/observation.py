@@ -160,12 +160,9 @@ class JointObservation:
 
     def __getitem__(self, rows: Tensor) -> "JointObservation":
         """Some of the observations, whose numbers are on the device."""
-        new = copy.copy(self)
-        new._images, new._n = [image[rows] for image in self._images], len(rows)
-        new._distinct = None
+        new = self._with([image[rows] for image in self._images], keep=())
+        new._n = len(rows)
         new.seeing = None if self.seeing is None else self.seeing[rows]
-        for name in ("y", "n_valid", "distinct", "information"):
-            new.__dict__.pop(name, None)
         if self._information is not None:
             new._information = lambda: tuple(part[rows] for part in self.information)
         return new
@@ -270,10 +267,8 @@ class JointObservation:
         -------
         JointObservation
         """
-        new = self._with([image.masked(lost) for image in self._images])
+        new = self._with([image.masked(lost) for image in self._images], keep=())
         new._information = None
-        for name in ("information", "n_valid"):
-            new.__dict__.pop(name, None)
         return new
 
     def under(self, depth: Tensor, seeing: Tensor | None) -> "JointObservation":
@@ -291,9 +286,8 @@ class JointObservation:
         -------
         JointObservation
         """
-        new = self._with([image.exposed(depth) for image in self._images])
+        new = self._with([image.exposed(depth) for image in self._images], keep=("n_valid",))
         new.seeing, known = seeing, self._information
-        new.__dict__.pop("information", None)
         if known is not None:
 
             def information():
@@ -303,10 +297,13 @@ class JointObservation:
             new._information = information
         return new
 
-    def _with(self, images: list["_Image"]) -> "JointObservation":
+    def _with(self, images: list["_Image"], keep=("n_valid", "information")):
+        """The same with other images, and of what was found of them no more than stays."""
         new = copy.copy(self)
         new._images, new._distinct = images, None
-        for name in ("y", "distinct", *(("information",) if self.depends_on_signal else ())):
+        if self.depends_on_signal:
+            keep = set(keep) - {"information"}
+        for name in {"y", "n_valid", "distinct", "information"} - set(keep):
             new.__dict__.pop(name, None)
         return new
 
