@@ -26,7 +26,7 @@ from .pictures import draw_masks
 
 FULL = {
     "n": 60,
-    "n_samples": 12,
+    "n_samples": 39,
     "noise": 0.0158,  # microjansky a pixel
     "pixel_scale": 0.339,  # arcseconds
     "psf_fwhm": 0.9,
@@ -126,10 +126,16 @@ def main(arguments=None):
     parser.add_argument("--model", default="kids-r")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--docs", type=Path, help="folder of the documentation, for the picture")
+    parser.add_argument("--n", type=int, help="galaxies")
+    parser.add_argument("--samples", type=int, help="draws of each")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
-    setting = QUICK if options.quick else FULL
+    setting = dict(QUICK if options.quick else FULL)
+    setting |= {
+        "n": options.n or setting["n"],
+        "n_samples": options.samples or setting["n_samples"],
+    }
     model = DiffusionSourceSeparator.read(options.model, options.device)
     figures, shown = run(model, setting)
     for row in figures:

@@ -21,9 +21,10 @@ smooth, fall outwards, and hold so little noise that they may be made several ti
 Structure of the core beyond the expansion is added where it stands out of the noise.
 
 The outskirts of faint galaxies, and the wings that the PSF gives them, are lost in the noise, but
-they hold a part of the flux all the same. So images are fitted twice: profiles of well-measured
-galaxies, averaged over those that are about as compact, take the place of the Gaussians in the
-second fit of the others. These have wings as galaxies have whose wings can be seen.
+they hold a part of the flux all the same. So images are fitted twice: profiles of bright galaxies,
+summed over those that are about as compact, take the place of the Gaussians in the second fit of
+the others. None is narrower than the PSF, and all have wings as galaxies have whose wings can be
+seen.
 
 Images with much light in or beside their core that the template does not explain, or which stand
 out of the noise too little, are left out.
@@ -51,8 +52,11 @@ SMOOTHING, CORE = 1.0, 3.0
 ASYMMETRY = 0.5
 # Widths of the expansion's Gaussians in pixels; reweightings.
 WIDTHS, N_FITS = (0.8, 1.1, 1.5, 2.1, 3.0, 4.2, 6.0, 8.5), 6
-# Peak, in units of the noise, of profiles that are well measured; number of their averages.
-MEASURED, N_PROFILES = 15.0, 12
+# Peaks, in units of the noise, of images that are bright: more than the first, and the second if
+# there are enough, which are so many.
+MEASURED, BRIGHT, N_BRIGHT = 15.0, 200.0, 40
+# Profiles that they show, by how compact they are.
+N_PROFILES = 12
 # Noise of a pixel of the draws, in units of the observation's; error of the expansion, as a part of
 # it; residual, in units of both, from which on light counts for less.
 DRAW_NOISE, MODEL_ERROR, LEAST_OUTLIER = 0.6, 0.1, 1.5
@@ -106,11 +110,13 @@ def symmetric_templates(light: Tensor) -> tuple[Tensor, Tensor]:
 
     gaussians = np.eye(len(WIDTHS))
     smooth, amplitudes = _expansions(images, radius, gaussians)
-    measured = (peak > MEASURED) & complete(smooth)[1][:, None]
+    clean = complete(smooth)[1]
     for band in range(light.shape[1]):  # each has a PSF of its own
-        profiles = _profiles(amplitudes[measured[:, band].cpu().numpy(), band])
+        least = _least_bright(peak[clean, band].cpu().numpy())
+        bright = (peak[:, band] > least) & clean
+        profiles = _profiles(amplitudes[bright.cpu().numpy(), band])
         if len(profiles):
-            faint = peak[:, band] <= MEASURED
+            faint = peak[:, band] <= least
             again, _ = _expansions(images[faint, band : band + 1], radius[faint], profiles)
             smooth[faint, band] = again[:, 0]
     template, clean = complete(smooth)
@@ -180,10 +186,16 @@ def _fit(values, profiles, weight):
     return amplitudes[1:]
 
 
+def _least_bright(peaks) -> float:
+    """The peak beyond which images are bright: at least so many, unless they are not measured."""
+    enough = np.sort(peaks)[-N_BRIGHT] if len(peaks) >= N_BRIGHT else MEASURED
+    return float(np.clip(enough, MEASURED, BRIGHT))
+
+
 def _profiles(amplitudes):
     """Sums of expansions that are about as compact, of unit flux; none of too few.
 
-    Bright galaxies count for more, as their wings are seen: a faint one's own pedestal takes them.
+    Sums, as wings are seen of the brightest: a fainter one's own pedestal takes them.
     """
     flux = amplitudes.sum(axis=1)
     amplitudes, flux = amplitudes[flux > 0], flux[flux > 0]
