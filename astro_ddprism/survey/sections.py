@@ -14,7 +14,6 @@ from scipy.spatial import KDTree
 from ..errors import InputError, NothingFoundError
 from .detection import measure_objects
 from .find import select_galaxies, split_options
-from .images import SurveyImage
 from .stars import flag_stars
 
 __all__ = ["SectionedImage", "find_in_sections"]
@@ -73,16 +72,7 @@ class SectionedImage:
         )
         if self._kept[0] != key:
             self._kept = None, None  # before the next is read
-            section = SurveyImage(
-                **self.mosaic.planes(y, x),
-                wcs=self.wcs,
-                unit=self.unit,
-                names=self.names,
-                filename=self.filename,
-                files=self.files,
-                provenance=self.provenance,
-            )
-            self._kept = key, section
+            self._kept = key, self.mosaic.with_planes(self.mosaic.planes(y, x))
         return self._kept[1], (x.start, y.start)
 
     def planes(self, rows, columns):
