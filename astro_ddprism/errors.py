@@ -1,6 +1,6 @@
 """The errors that a user can mend."""
 
-__all__ = ["InputError", "NotFittedError", "UnknownNameError"]
+__all__ = ["InputError", "NotFittedError", "NothingFoundError", "UnknownNameError"]
 
 
 class InputError(ValueError):
@@ -8,6 +8,13 @@ class InputError(ValueError):
 
     The message names the culprit, says what was found and what was expected. The command line
     prints it as one line on standard error and exits with status 2.
+    """
+
+
+class NothingFoundError(InputError):
+    """An image shows nothing to separate: no object, no galaxy among them, or none in its data.
+
+    Of one tile of a survey that is no failure.
     """
 
 

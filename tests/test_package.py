@@ -12,6 +12,7 @@ from pathlib import Path
 import asdf
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 import astro_ddprism
 
@@ -80,6 +81,22 @@ def test_modules_say_what_is_public(name):
 def test_numpy_2():
     assert int(np.__version__.split(".")[0]) >= 2
     assert "numpy>=2" in requires("astro-ddprism")
+
+
+def test_what_is_locked_is_what_is_asked_for():
+    """Each package once, with hashes, and no place to fetch it from; each within its bounds."""
+    text = (Path(__file__).parents[1] / ".ci" / "locked.txt").read_text()
+    assert "://" not in text
+    entries = re.findall(
+        r"^([\w.-]+)==(\S+) ((?:\\\n +--hash=sha256:[0-9a-f]{64} ?)+)$", text, re.M
+    )
+    locked = {name: version for name, version, _ in entries}
+    assert len(entries) == len(locked) == len(re.findall(r"^\w", text, re.M)) > 50
+    asked = [Requirement(line) for line in requires("astro-ddprism")]
+    asked = [r for r in asked if r.marker is None or r.marker.evaluate({"extra": "test"})]
+    assert len(asked) > 15
+    for one in asked:
+        assert one.specifier.contains(locked[one.name.lower()], prereleases=True), str(one)
 
 
 def test_dependencies_are_those_imported():

@@ -11,11 +11,10 @@ import importlib
 import json
 import os
 import sys
-from pathlib import Path
 
 from ..errors import InputError
 from .arguments import parse_arguments
-from .messages import messages
+from .messages import LastLine, messages
 from .streams import Terminated, open_streams, patient_errors, terminable
 
 __all__ = ["main"]
@@ -46,38 +45,26 @@ def main(argv=None):
         the number of the signal that ended it.
     """
     open_streams()
-    told = _Log()
+    last = LastLine()
     with patient_errors():
         try:
-            return _run(argv, told)
+            return _run(argv, last)
         except (InputError, OSError, MemoryError) as error:
-            told.last(f"ddprism: error: {_one_line(error)}")
+            last(f"ddprism: error: {_one_line(error)}")
             return 2
         except KeyboardInterrupt as interruption:
             notes = getattr(interruption, "__notes__", [])
-            told.last("ddprism: interrupted" + "".join(f"; {note}" for note in notes))
+            last("ddprism: interrupted" + "".join(f"; {note}" for note in notes))
             return 130
         except Terminated as error:
-            told.last(f"ddprism: ended by signal {error.number}")
+            last(f"ddprism: ended by signal {error.number}")
             return 128 + error.number
 
 
-class _Log:
-    """Where the last line of a run that did not end well goes: standard error, and the log file."""
-
-    file = None
-
-    def last(self, line):
-        print(line, file=sys.stderr)
-        if self.file is not None and Path(self.file).is_file():
-            with Path(self.file).open("a", encoding="utf-8") as file:
-                file.write(f"{line}\n")
-
-
-def _run(argv, log):
+def _run(argv, last):
     with terminable():
         args = parse_arguments(argv)
-        log.file = args.log_file
+        last.file = args.log_file
         with messages(args.quiet, args.log_file) as warned:
             module = importlib.import_module(f".{COMMANDS[args.command]}", __name__)
             try:

@@ -1,11 +1,32 @@
 """What the command line tells: on standard error, in a file of its own, and to other programs."""
 
 import logging
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["Warned", "messages"]
+__all__ = ["LastLine", "Warned", "messages"]
+
+
+class LastLine:
+    """Tells the last line of a run that did not end well: on standard error, and in a log file.
+
+    Attributes
+    ----------
+    file : `~pathlib.Path`, optional
+        The log file; where it could not be made, nothing goes there.
+    """
+
+    file = None
+
+    def __call__(self, line):
+        """Tell a line."""
+        print(line, file=sys.stderr)
+        if self.file is not None and Path(self.file).is_file():
+            with Path(self.file).open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
 
 
 class Warned(logging.Handler):

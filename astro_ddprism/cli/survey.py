@@ -46,6 +46,11 @@ def survey(args):
     failed = [record for record in records if record.status == "failed"]
     n = sum(record.counts.get("published", 0) for record in records)
     logger.info("%s: %d objects of %d tiles", args.output, n, len(records) - len(failed))
+    empty = [record for record in records if record.status == "done" and record.message]
+    if empty:
+        told = f"{empty[0].name}: {empty[0].message}"
+        logger.warning("%s: of %d tiles no object came out, the first is %s",
+                       args.output, len(empty), told)  # fmt: skip
     if failed:
         first = f"{failed[0].name}: {failed[0].message}"
         raise InputError(

@@ -23,7 +23,7 @@ import torch
 from astropy import units as u
 
 from .. import __version__
-from ..errors import InputError
+from ..errors import InputError, NothingFoundError
 from ..io.outputs import locked, replacing
 from ..io.reading import file_name, reason_of
 from ..models import find_model
@@ -118,8 +118,8 @@ def separate_tiles(
     Returns
     -------
     records : list of Record
-        One for each tile, in their order; those with the ``status`` ``"failed"`` have a
-        ``message``.
+        One for each tile, in their order; those with the ``status`` ``"failed"``, and those in
+        which there is nothing to separate, have a ``message``.
 
     Raises
     ------
@@ -277,7 +277,7 @@ def _separate_tile(task: _Task, worker: int = 0) -> Record:
     status, message, counts, files = "done", "", {}, []
     try:
         files = [[str(path), *file_hash(path)] for path in task.tile.images]
-        counts = _work(task, _device(task.device, worker), times)
+        counts, message = _work(task, _device(task.device, worker), times)
     except (InputError, OSError, MemoryError, RuntimeError) as error:
         status, message = "failed", _one_line(error) or type(error).__name__
     finally:
@@ -294,10 +294,13 @@ def _timed(times, name):
     times[name] = round(time.perf_counter() - start, 3)
 
 
-def _work(task: _Task, device, times) -> dict:
+def _work(task: _Task, device, times) -> tuple[dict, str]:
+    """Counts of objects, and why there are none, where there are none."""
     separator, tile = _model(task.model, device), task.tile
     options = {**task.options, **tile.options}
     table = task.folder / "tiles" / f"{tile.name}.parquet"
+    product = task.folder / "products" / f"{tile.name}.fits"
+    product.unlink(missing_ok=True)  # of what the tile was made from before
     with _timed(times, "find and cut out"):
         positions = options.pop("positions", None)
         if positions is not None:
@@ -309,38 +312,38 @@ def _work(task: _Task, device, times) -> dict:
             )
             positions = given[_depths(task, given["sky_centroid"])[2]]
             if not len(positions):
-                return _nothing(table)
+                return _nothing(table, "none of the positions is its own")
         shape = next(iter(separator.source_shapes_.values()))
         options.setdefault("size", shape[-1])
         if not options.get("psf") and not separator.before_psf_:
             options["psf"] = False
-        images = list(tile.images)
-        views = MultiViewDataset.from_image(
-            images[0] if len(images) == 1 else images, positions=positions, **options
-        )
+        images = tile.images[0] if len(tile.images) == 1 else list(tile.images)
+        try:
+            views = MultiViewDataset.from_image(images, positions=positions, **options)
+        except NothingFoundError as error:
+            return _nothing(table, error)
         view = views["galaxy"]
         depth, rival, mine = _depths(task, view.coordinates)
         if not mine.any():
-            return _nothing(table)
+            return _nothing(table, f"all {len(mine)} objects lie deeper in other tiles")
         view, depth, rival = view[mine], depth[mine], rival[mine]
         if positions is None:  # numbers on the tile
             view.ids = np.array([f"{tile.name}-{number}" for number in view.ids])
     with _timed(times, "separate"):
-        product = task.folder / "products" / f"{tile.name}.fits"
-        catalog = separate_view(separator, view, product, overwrite=True, **task.drawing)
+        catalog = separate_view(
+            separator, view, product, overwrite=True, product=task.products, **task.drawing
+        )
     with _timed(times, "write"):
         catalog = plain_catalog(catalog)
         catalog["depth"], catalog["rival_depth"] = depth << u.arcsec, rival << u.arcsec
         write_parquet(catalog, table)
-        if not task.products:
-            product.unlink()
-    return {"found": len(mine), "separated": len(view)}
+    return {"found": len(mine), "separated": len(view)}, ""
 
 
-def _nothing(table) -> dict:
+def _nothing(table, reason) -> tuple[dict, str]:
     with replacing(table, overwrite=True):
         pass  # an empty file: no object of the tile is its own
-    return {"found": 0, "separated": 0}
+    return {"found": 0, "separated": 0}, f"nothing to separate: {_one_line(reason)}"
 
 
 def _depths(task, coordinates):

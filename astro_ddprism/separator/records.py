@@ -29,7 +29,7 @@ class Record:
     key : str
         A digest of all that it was made from.
     message : str
-        Why it failed, in a line.
+        Why it failed, or why there is nothing in it, in a line.
     files : list
         Of each image file its path, its size and time, and its SHA-256.
     footprint : list

@@ -11,6 +11,7 @@ __all__ = ["separate_view"]
 
 import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ MOST_DRAWN, MOST_AT_A_TIME = 1 << 24, 256
 
 def separate_view(
     separator, view, path, *, n_samples=16, seed=None, overwrite=False, keep_samples=False,
-    aperture=None, sources=None, zero_point=None, whole=None,
+    aperture=None, sources=None, zero_point=None, whole=None, product=True,
 ) -> QTable | None:  # fmt: skip
     """Separate all observations of a view, and write the product, in parts.
 
@@ -60,6 +61,8 @@ def separate_view(
         As for `PosteriorSamples.catalog`.
     whole : callable, optional
         Called with the samples of all observations, which then are one part.
+    product : bool
+        Whether to write the product; else the catalog is all that is made.
 
     Returns
     -------
@@ -90,29 +93,34 @@ def separate_view(
             draw(first)
         return None
     alone = ranks.n_ranks() == 1  # else the others draw anew, and so does the first
-    images = sum(image.data[0].size for image in view.images.values())
-    check_room(path, 2 * 4 * len(view) * (2 * images + (2 + keep_samples * n_samples) * sum(sizes)))
-    with replacing(path, overwrite) as product:
+    if product:
+        numbers = 2 * sum(image.data[0].size for image in view.images.values())
+        numbers += (2 + keep_samples * n_samples) * sum(sizes)
+        check_room(path, 2 * 4 * len(view) * numbers)
+    with replacing(path, overwrite) if product else nullcontext() as whole_product:
         parts = _Parts(path, _fingerprint(separator, view, n_samples, seed, step, keep_samples,
-                                          aperture, sources, zero_point))  # fmt: skip
+                                          aperture, sources, zero_point, product))  # fmt: skip
         try:
             catalogs = []
             for first in Progress(separator.progress)(firsts, "observations, in parts"):
-                catalog = parts.read(first) if alone and whole is None else None
+                catalog = parts.read(first, product) if alone and whole is None else None
                 if catalog is None:
                     samples = draw(first)
                     if whole is not None:
                         whole(samples)
                     catalog = samples.catalog(aperture, sources=sources, zero_point=zero_point)
-                    samples.write(parts.product(first), True, samples=keep_samples, catalog=catalog)
+                    if product:
+                        made = parts.product(first)
+                        samples.write(made, True, samples=keep_samples, catalog=catalog)
                     parts.write(first, catalog)
                 catalogs.append(catalog)
-            with open(product, "rb+") as stream:
+            if product:
                 products = [parts.product(first) for first in firsts]
                 views = []
                 if keep_samples:  # each part holds its own
                     views = [view_hdu(view, read_product(products[0])[2])]
-                join_fits(products, stream, lambda name: int(name.endswith("_SAMPLES")), views)
+                with open(whole_product, "rb+") as stream:
+                    join_fits(products, stream, lambda name: int(name.endswith("_SAMPLES")), views)
         finally:  # of all but a kill
             parts.remove()
     meta = catalogs[0].meta
@@ -156,13 +164,13 @@ class _Parts:
         """The file of the part that begins with an observation."""
         return self.folder / f"{first}.fits"
 
-    def read(self, first):
-        """The catalog of a part; None where it is not whole."""
+    def read(self, first, product):
+        """The catalog of a part; None where it, or the product, is not whole."""
         done = self.folder / f"{first}.ecsv"
         try:
             if not done.is_file():
                 raise InputError("not made yet")
-            with open_fits(self.product(first)):
+            with open_fits(self.product(first)) if product else nullcontext():
                 return QTable.read(done, format="ascii.ecsv")
         except (InputError, OSError, ValueError):
             self.product(first).unlink(missing_ok=True)

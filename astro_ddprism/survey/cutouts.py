@@ -14,7 +14,7 @@ from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 from astropy.wcs import Sip
 
-from ..errors import InputError
+from ..errors import InputError, NothingFoundError
 from ..io.fits import tangent_plane
 from ..io.wcs import has_tables
 from .catalogs import some
@@ -125,7 +125,7 @@ def cut_out(image, positions, *, size=32, max_masked_fraction=0.2):
     known = np.isfinite(sky.lon) & np.isfinite(sky.lat)
     reason = np.select([~known, inside], ["no position", "masked"], "off the image")
     if not keep.any():
-        raise InputError(
+        raise NothingFoundError(
             f"{image.filename}: none of the {n} positions has a cutout, {np.sum(~inside)} are "
             f"off the image and {np.sum(inside)} have over {max_masked_fraction:.0%} of their "
             f"pixels masked; the image is {nx} x {ny} pixels around {_middle(image)}"

@@ -20,7 +20,7 @@ from photutils.segmentation import SourceCatalog, deblend_sources, detect_source
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import maximum_filter
 
-from ..errors import InputError
+from ..errors import NothingFoundError
 from ..progress import photutils_bar
 from ..psf.kernels import half_light_radius
 from .noise import measure_background, smooth
@@ -123,7 +123,7 @@ def measure_objects(
         warnings.simplefilter("ignore", AstropyUserWarning)  # deblending modes
         segments = detect_sources(smoothed, threshold * error, n_pixels, mask=mask)
         if segments is None:
-            raise InputError(
+            raise NothingFoundError(
                 f"{image.filename}: found no object {threshold:g} times the noise above the sky in "
                 f"{n_pixels} connected pixels, expected galaxies"
             )
@@ -157,7 +157,7 @@ def measure_objects(
         }
     )[good]
     if len(objects) == 0:
-        raise InputError(
+        raise NothingFoundError(
             f"{image.filename}: found no object with a positive flux, expected galaxies"
         )
     objects["masked"] = _centre_masked(image.mask, objects)

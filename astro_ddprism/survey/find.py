@@ -6,7 +6,7 @@ from inspect import signature
 import numpy as np
 from astropy import units as u
 
-from ..errors import InputError
+from ..errors import InputError, NothingFoundError
 from ..units import AB_FLUX
 from .detection import detect_objects
 
@@ -71,7 +71,9 @@ def select_galaxies(
     summary = ", ".join(f"{n} {name.removeprefix('n_')}" for name, n in counts.items())
     logger.info("detected: %s; %d galaxies", summary, left.sum())
     if not left.any():
-        raise InputError(f"found no galaxy among the detections ({summary}), expected at least one")
+        raise NothingFoundError(
+            f"found no galaxy among the detections ({summary}), expected at least one"
+        )
     galaxies = objects[left]
     galaxies.meta.update(counts)
     return galaxies

@@ -98,6 +98,21 @@ class SurveyImage:
         names = ["data", "variance", "mask", "saturated", *["effective_gain"] * self.has_gain]
         return {name: getattr(self, name)[:, rows, columns] for name in names}
 
+    def with_planes(self, planes):
+        """The image with other planes, such as parts of its own side by side.
+
+        Parameters
+        ----------
+        planes : dict of str to (bands, ny, nx) `~numpy.ndarray`
+            As of `planes`.
+
+        Returns
+        -------
+        `SurveyImage`
+            Its WCS is that of the whole.
+        """
+        return replace(self, **planes)
+
     def scaled(self, factor, unit):
         """The image with its flux multiplied by a factor.
 

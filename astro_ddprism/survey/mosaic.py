@@ -87,6 +87,18 @@ class Mosaic:
             slice(columns.start - x.start, columns.stop - x.start),
         )
 
+    def with_planes(self, planes) -> SurveyImage:
+        """An image of some planes, such as parts of this one, as of `SurveyImage.with_planes`."""
+        return SurveyImage(
+            **planes,
+            wcs=self.wcs,
+            unit=self.unit,
+            names=self.names,
+            filename=self.filename,
+            files=self.files,
+            provenance=self.provenance,
+        )
+
     def load(self) -> SurveyImage:
         """The whole image."""
         return stack_bands([read_image(path, **options) for path, options in self.bands])
@@ -245,12 +257,4 @@ def _side_by_side(image, parts):
             "pixels, expected an image with data in it"
         )
     planes = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
-    return SurveyImage(
-        **planes,
-        wcs=image.wcs,
-        unit=image.unit,
-        names=image.names,
-        filename=image.filename,
-        files=image.files,
-        provenance=image.provenance,
-    )
+    return image.with_planes(planes)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from astropy.nddata import Cutout2D, NDData
 
-from ..errors import InputError
+from ..errors import InputError, NothingFoundError
 from ..io.fits_in import NOISE_NAMES, as_float
 from ..io.reading import file_name, printable, reading
 from ..io.wcs import celestial_wcs
@@ -324,7 +324,7 @@ def _checked_gain(gain, shape, label, partial):
 
 def _check_any_valid(bad, label):
     if bad.all():
-        raise InputError(
+        raise NothingFoundError(
             f"{label}: all pixels are masked, saturated, not finite or without weight, expected an "
             "image with data in it"
         )

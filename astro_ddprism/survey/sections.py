@@ -11,10 +11,9 @@ import numpy as np
 from astropy.table import vstack
 from scipy.spatial import KDTree
 
-from ..errors import InputError
+from ..errors import InputError, NothingFoundError
 from .detection import measure_objects
 from .find import select_galaxies, split_options
-from .images import SurveyImage
 from .stars import flag_stars
 
 __all__ = ["SectionedImage", "find_in_sections"]
@@ -73,16 +72,7 @@ class SectionedImage:
         )
         if self._kept[0] != key:
             self._kept = None, None  # before the next is read
-            section = SurveyImage(
-                **self.mosaic.planes(y, x),
-                wcs=self.wcs,
-                unit=self.unit,
-                names=self.names,
-                filename=self.filename,
-                files=self.files,
-                provenance=self.provenance,
-            )
-            self._kept = key, section
+            self._kept = key, self.mosaic.with_planes(self.mosaic.planes(y, x))
         return self._kept[1], (x.start, y.start)
 
     def planes(self, rows, columns):
@@ -130,8 +120,12 @@ def find_in_sections(image, *, psf=None, detection=None):
             continue
         try:
             found = measure_objects(section, psf=psf, **detection)
-        except InputError:
-            continue  # nothing is there
+        except NothingFoundError:
+            continue
+        except InputError as error:
+            place = f"rows {rows.start} to {rows.stop}, columns {columns.start} to {columns.stop}"
+            logger.warning("%s: nothing is detected in %s: %s", image.filename, place, error)
+            continue
         for axis, first in (("x", x), ("y", y)):
             found[axis] = np.asarray(found[axis]) + first
         depth = np.min(
@@ -142,7 +136,9 @@ def find_in_sections(image, *, psf=None, detection=None):
         tables.append(found[depth > -NEAR])
     objects = vstack(tables, metadata_conflicts="silent") if tables else ()
     if not len(objects):
-        raise InputError(f"{image.filename}: found no object in any section, expected galaxies")
+        raise NothingFoundError(
+            f"{image.filename}: found no object in any section, expected galaxies"
+        )
     objects = objects[_once(objects)]
     objects.remove_column("depth")
     objects["id"] = np.arange(1, len(objects) + 1).astype(str)

@@ -10,6 +10,8 @@ good file has checksums over all that was changed (FITS with ``CHECKSUM``, packe
 was read must be what the good file holds.
 
     python -m benchmarks.fuzz --out benchmarks/results/fuzz.json
+
+With ``--work FOLDER`` what was found is kept there, and a study that was ended goes on behind it.
 """
 
 import argparse
@@ -224,22 +226,30 @@ def run_batch(folder: Path, configuration: dict, cases: list) -> list[dict]:
 
 def study(folder: Path, configuration: dict) -> dict:
     """All cases, and how many of each kind ended how."""
-    make_files(folder)
-    (folder / "case").mkdir()
-    expected = {}
-    for good in CHECKED:
-        _good(command_of(good, folder / good, folder, folder / "case"))
-        expected[good] = read_back(good, folder / good, folder / "case")
-        (folder / "case" / "v.asdf").unlink(missing_ok=True)
-    (folder / "expected.json").write_text(json.dumps(expected))
+    if not (folder / "expected.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "case").mkdir(parents=True)
+        make_files(folder)
+        expected = {}
+        for good in CHECKED:
+            _good(command_of(good, folder / good, folder, folder / "case"))
+            expected[good] = read_back(good, folder / good, folder / "case")
+            (folder / "case" / "v.asdf").unlink(missing_ok=True)
+        (folder / "expected.json").write_text(json.dumps(expected))
     cases = [
         (names[i % len(names)], i)
         for kind, names in KINDS.items()
         for i in range(round(SHARES[kind] * configuration["cases"]))
     ]
-    found = []
-    for first in range(0, len(cases), configuration["batch"]):
-        found += run_batch(folder, configuration, cases[first : first + configuration["batch"]])
+    known = folder / "found.jsonl"
+    found = [json.loads(line) for line in known.read_text().splitlines()] if known.exists() else []
+    done = {(case["good"], case["number"]) for case in found}
+    left = [case for case in cases if case not in done]
+    for first in range(0, len(left), configuration["batch"]):
+        found += run_batch(folder, configuration, left[first : first + configuration["batch"]])
+        part = folder / "found.part"
+        part.write_text("".join(f"{json.dumps(case)}\n" for case in found))
+        part.replace(known)
         print(f"{len(found)} of {len(cases)}", file=sys.stderr)
     wrong = [case for case in found if case["faults"]]
     return {
@@ -263,6 +273,7 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=Path("results.json"))
     parser.add_argument("--quick", action="store_true", help="240 cases")
     parser.add_argument("--cases", type=int, help="another number of cases")
+    parser.add_argument("--work", type=Path, help="folder of what was found before")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child is not None:
@@ -273,7 +284,7 @@ def main(arguments=None):
     if options.cases:
         configuration["cases"] = options.cases
     with tempfile.TemporaryDirectory() as folder:
-        figures = study(Path(folder), configuration)
+        figures = study(options.work or Path(folder) / "work", configuration)
     write_record(options.out, study="fuzz", configuration=configuration, figures=figures,
                  device="cpu", started=started)  # fmt: skip
     print(f"{figures['cases']} damaged files: {figures['refused']} refused, {figures['accepted']} "

@@ -64,7 +64,10 @@ def test_the_status_tells_of_tiles_that_failed(folder, monkeypatch, capsys):
         "DQ",
     )
     assert given["detection"]["min_snr"] == 5
+    records.append(Record("c", "done", message="nothing to separate: c.fits: all is masked"))
+    assert main(arguments) == 0
+    assert "of 1 tiles no object came out, the first is c: nothing" in capsys.readouterr().err
     records.append(Record("b", "failed", message="b.fits: no"))
     assert main(arguments) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "1 of 2 tiles failed (see manifest.json), the first was b: b.fits: no" in message
+    assert "1 of 3 tiles failed (see manifest.json), the first was b: b.fits: no" in message

@@ -156,6 +156,27 @@ def test_only_what_is_missing_or_changed_is_made(sky, tmp_path, monkeypatch):
     assert fits.getheader(out / "products" / "t01.fits")["NSAMPLES"] == 3
 
 
+def test_a_tile_without_galaxies_is_done(sky, tmp_path):
+    """Noise alone, and a tile whose pixels are all masked; what an earlier run has left goes."""
+    with fits.open(tiles_of(sky)[0]) as hdus:
+        noise = np.random.default_rng(1).normal(0, hdus[1].data.mean(), hdus[0].shape)
+        hdus[0].data = noise.astype(hdus[0].data.dtype)
+        hdus.writeto(tmp_path / "noise.fits")
+        hdus["MASK"].data[:] = 1
+        hdus.writeto(tmp_path / "masked.fits")
+    tiles = [tmp_path / "noise.fits", tmp_path / "masked.fits", tiles_of(sky)[3]]
+    run = {**OPTIONS, **RUN, "n_workers": 0, "products": True}
+    (tmp_path / "out" / "products").mkdir(parents=True)
+    (tmp_path / "out" / "products" / "noise.fits").write_bytes(b"old")
+    records = separate_tiles(tiles, sky / "model.asdf", tmp_path / "out", **run)
+    assert [record.status for record in records] == ["done"] * 3
+    assert [record.counts["published"] for record in records[:2]] == [0, 0]
+    assert all(record.message.startswith("nothing to separate: ") for record in records[:2])
+    assert "all pixels are masked" in records[1].message
+    assert set(catalog_of(tmp_path / "out")["tile"]) == {"t11"}
+    assert [path.name for path in (tmp_path / "out" / "products").iterdir()] == ["t11.fits"]
+
+
 def test_workers_make_the_same(sky, done, tmp_path):
     """Of a scheduler that is running, here in threads."""
     with distributed.LocalCluster(

@@ -108,13 +108,30 @@ def test_a_killed_separation_goes_on(gaussian, images, tmp_path, few, monkeypatc
     assert sorted(os.listdir(tmp_path)) == ["killed.fits", "unbroken.fits"]
 
 
+def test_without_a_product_the_catalog_is_the_same(gaussian, images, tmp_path, few, monkeypatch):
+    view = images["galaxy"]
+    expected = separate_view(gaussian, view, tmp_path / "a.fits", n_samples=2)
+    remove = tiles._Parts.remove
+    monkeypatch.setattr(tiles._Parts, "remove", lambda _: None)
+    separate_view(gaussian, view, tmp_path / "b.fits", n_samples=2, product=False)
+    assert not list((tmp_path / ".b.fits.parts").glob("*.fits"))
+    # What a run that was killed has left is taken.
+    monkeypatch.setattr(tiles._Parts, "remove", remove)
+    monkeypatch.setattr(type(gaussian), "sample", None)
+    found = separate_view(gaussian, view, tmp_path / "b.fits", n_samples=2, product=False)
+    assert found.colnames == expected.colnames
+    for name in expected.colnames:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert os.listdir(tmp_path) == ["a.fits"]
+
+
 def test_parts_of_another_separation_are_not_taken(gaussian, images, tmp_path, few):
     view, path = images["galaxy"], tmp_path / "a.fits"
     options = (2, None, 5, False, None, None)
     parts = tiles._Parts(path, tiles._fingerprint(gaussian, view, *options))
     parts.product(0).write_text("spoiled")
     parts.write(0, view.table())
-    assert parts.read(0) is None  # that of which the product is damaged
+    assert parts.read(0, True) is None  # that of which the product is damaged
     parts.write(5, view.table())
     separate_view(gaussian, view, path, n_samples=2, seed=9)
     assert len(arrays(path)["CATALOG"]) == len(view)
