@@ -249,6 +249,13 @@ class DiffusionSourceSeparator(SourceSeparator):
                 task.save(state, [s for stage in em.stages[state.stage :] for s in stage.sources])
         return state
 
+    def _provenance(self, seed):
+        told = super()._provenance(seed)
+        balanced = getattr(self.posterior, "flux_factors", {})
+        if balanced:
+            told["flux_prior"] = f"uniform in the logarithm: {', '.join(balanced)}"
+        return told
+
     def _draw(self, state, loader, index, rows, track):
         return draw_sources(
             self.posterior.method_for(loader.source_shapes, state.priors),

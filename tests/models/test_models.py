@@ -42,4 +42,7 @@ def test_models_that_are_there_can_be_read_and_are_small():
     for name in list_models():
         model = DiffusionSourceSeparator.read(name, device="cpu")
         assert model.training_.conditions
+        told = model._provenance(0).get("flux_prior")
+        factors = getattr(model.posterior, "flux_factors", {})
+        assert told == (f"uniform in the logarithm: {', '.join(factors)}" if factors else None)
     assert sum(find_model(name).stat().st_size for name in list_models()) < 5_000_000
