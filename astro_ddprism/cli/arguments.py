@@ -163,6 +163,9 @@ def _add_cutouts(commands):
     command.add_argument("images", nargs="*", type=Path, metavar="TILE.fits",
                          help="image; several are bands on one pixel grid")  # fmt: skip
     _add_output(command, "VIEWS.asdf")
+    command.add_argument("--tiles", nargs="+", type=Path, metavar="TILE.fits|LIST",
+                         help="in place of an image: many of them, or lists, as of ddprism "
+                         "survey, into one file; memory is that of one")  # fmt: skip
     command.add_argument("--config", type=Path, metavar="FILE.toml",
                          help="the options below by their names, such as n_random = 500; what is "
                          "given here as well holds")  # fmt: skip

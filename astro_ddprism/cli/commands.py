@@ -16,14 +16,17 @@ from ..io.reading import check_input
 from ..posterior.canvas import Canvas
 from ..posterior.stamps import write_stamps
 from ..posterior.tables import check_catalog_path, write_catalog
+from ..progress import Progress
 from ..separator import SourceSeparator
 from ..separator.presets import preset, preset_for
 from ..separator.tiles import separate_view
 from ..survey.mosaic import Mosaic
 from ..views.dataset import MultiViewDataset
+from ..views.tiles import write_tiles
 from .arguments import read_config
 from .images import check_images, read_tiles
 from .info import is_views
+from .survey import find_tiles, tile_options
 
 __all__ = ["cutouts", "fit", "separate"]
 
@@ -45,22 +48,47 @@ def cutouts(args):
     """
     with reserved(args.output, _rejected_path(args.output), overwrite=args.overwrite):
         _check_ending(args.output, VIEW_ENDINGS)
-        check_images(args)
         if args.config is not None:
             check_input(args.config)  # which was read before
-        images, options = read_tiles(args)
-        dataset = MultiViewDataset.from_image(
-            images,
-            **options,
-            size=32 if args.size is None else args.size,
-            n_random=args.n_random,
-            random_distance=args.random_distance,
-            crowded_fraction=args.crowded_fraction,
-        )
-        dataset.write(args.output)
+        randoms = {
+            "n_random": args.n_random,
+            "random_distance": args.random_distance,
+            "crowded_fraction": args.crowded_fraction,
+        }
+        if args.tiles:
+            dataset = _cut_tiles(args, randoms)
+        else:
+            check_images(args)
+            images, options = read_tiles(args)
+            size = 32 if args.size is None else args.size
+            dataset = MultiViewDataset.from_image(images, **options, size=size, **randoms)
+            dataset.write(args.output)
         _write_rejected(dataset.rejected, args)
     counts = ", ".join(f"{len(view)} of view {name}" for name, view in dataset.items())
     logger.info("wrote %s: %s", args.output, counts)
+
+
+def _cut_tiles(args, randoms) -> MultiViewDataset:
+    """Write the views of many images, and read what was written."""
+    if args.images or args.instrument:
+        raise InputError("--tiles: found it beside other images, expected these alone")
+    several, tiles = find_tiles(args.tiles), {}
+    for tile in several:
+        images = [str(path) for path in tile.images]
+        tiles[tile.name] = images if len(images) > 1 else images[0], tile.options
+    if len(tiles) < len(several):
+        raise InputError(
+            f"--tiles: found {len(several)} with {len(tiles)} names, expected a name for each"
+        )
+    track = Progress(not args.quiet)
+    return write_tiles(
+        args.output,
+        tiles,
+        track=lambda all_of_them: track(all_of_them, "tiles"),
+        seed=0 if args.seed is None else args.seed,
+        **{"size": 32, **tile_options(args)},
+        **randoms,
+    )
 
 
 @ranks.joined()

@@ -149,7 +149,7 @@ def _views_info(path):
             yield (
                 f"{label}: {n_seen} observations of {shape} pixels, "
                 f"sources {', '.join(view.sources)}, "
-                f"{image.mask[image.n_valid() > 0].mean():.2%} masked"
+                f"{image.masked_fraction():.2%} masked"
             )
 
 

@@ -11,7 +11,7 @@ from ..io.reading import file_name, reading
 from ..separator.many import Tile, separate_tiles
 from .images import BAND_OPTIONS, cutout_options
 
-__all__ = ["survey"]
+__all__ = ["find_tiles", "survey", "tile_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def survey(args):
         n_workers=args.workers,
         device=args.device,
         progress=not args.quiet,
-        **_options(args),
+        **tile_options(args),
     )
     failed = [record for record in records if record.status == "failed"]
     n = sum(record.counts.get("published", 0) for record in records)
@@ -121,7 +121,7 @@ def _listed(path):
         return tiles
 
 
-def _options(args) -> dict:
+def tile_options(args) -> dict:
     """Options for all tiles."""
     options = cutout_options(args)
     del options["seed"]  # of random positions, of which there are none

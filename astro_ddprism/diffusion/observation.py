@@ -53,6 +53,8 @@ class Loader(Protocol):
     seeing : float or None
         Full width at half maximum of the PSF through which the sources are seen, in pixels; None
         where it is not known, or there is none.
+    n_held : int
+        Of how many of them batches may be picked on the device, without a word to the host.
     """
 
     ids: np.ndarray
@@ -61,12 +63,16 @@ class Loader(Protocol):
     device: torch.device
     independent: bool
     seeing: float | None
+    n_held: int
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of the sources."""
 
     def __len__(self) -> int: ...
+
+    def part(self, index) -> "Loader":
+        """Those of some of the observations."""
 
     def n_valid(self, index) -> np.ndarray:
         """Number of informative pixels of some observations."""

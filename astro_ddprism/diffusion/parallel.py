@@ -1,7 +1,8 @@
 """Where and how to compute: devices, precision, batches."""
 
-__all__ = ["Execution", "in_pieces"]
+__all__ = ["Execution", "in_pieces", "on_device", "room"]
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from ..registry import Part, option
 # memory that they may take, and the bytes that each of their numbers takes in a network.
 BATCH_SIZE = 128
 MOST_AT_A_TIME, PART_OF_FREE, BYTES_PER_NUMBER = 1 << 14, 0.4, 1 << 13
+# Part of a GPU's free memory that images to train on may take; bytes of a buffer on their way.
+PART_OF_IMAGES, BUFFER = 0.25, 1 << 25
 
 
 @dataclass(frozen=True)
@@ -115,3 +118,49 @@ def in_pieces(work: Callable, n: int) -> list:
         middle = (rows.start + rows.stop) // 2
         waiting += [slice(middle, rows.stop), slice(rows.start, middle)]
     return done
+
+
+def room(device: torch.device) -> float:
+    """Bytes of images to train on that may be on a device: a quarter of a GPU's free memory.
+
+    Those of a processor stay where they are.
+    """
+    if device.type != "cuda":
+        return float("inf")
+    return PART_OF_IMAGES * torch.cuda.mem_get_info(device)[0]
+
+
+def on_device(rows, index: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Some rows of what is on the host, on a device.
+
+    To a GPU they go through pinned memory, a part in each of two buffers: one is filled while the
+    other is on its way.
+
+    Parameters
+    ----------
+    rows : torch.Tensor or `~astro_ddprism.diffusion.scratch.Drawn`
+        All rows.
+    index : torch.Tensor
+        Which, on the host.
+    device : torch.device
+        Where to.
+    """
+    shape = rows.shape[1:]
+    out = torch.empty(len(index), *shape, device=device)
+    n = max(BUFFER // max(4 * math.prod(shape), 1), 1)
+    if device.type != "cuda":
+        for i in range(0, len(index), n):
+            out[i : i + n] = rows[index[i : i + n]]
+        return out
+    buffers = [torch.empty(n, *shape, pin_memory=True) for _ in range(2)]
+    events = [torch.cuda.Event() for _ in buffers]
+    for number, i in enumerate(range(0, len(index), n)):
+        buffer, event = buffers[number % 2], events[number % 2]
+        event.synchronize()  # what was in it is there
+        part = buffer[: len(index) - i]
+        part.copy_(rows[index[i : i + n]])
+        out[i : i + n].copy_(part, non_blocking=True)
+        event.record(torch.cuda.current_stream(device))
+    for event in events:
+        event.synchronize()
+    return out

@@ -92,9 +92,13 @@ class Rows:
             The device on which numbers are drawn.
         """
         ids, inverse = np.unique(np.asarray(ids, dtype=str), return_inverse=True)
-        names = [repr((*entropy, str(name))).encode() for name in ids]
-        hashes = [hashlib.blake2b(name, digest_size=8).digest() for name in names]
-        who = np.frombuffer(b"".join(hashes), "<i8").astype(np.int64)[inverse]
+        who = np.empty(len(ids), np.int64)
+        for i, name in enumerate(ids):
+            key = repr((*entropy, str(name))).encode()
+            who[i] = int.from_bytes(
+                hashlib.blake2b(key, digest_size=8).digest(), "little", signed=True
+            )
+        who = who[inverse]
         which = np.zeros(len(who), np.int64) if samples is None else np.asarray(samples, np.int64)
         return cls(torch.as_tensor(np.stack([who, which], axis=1)).to(device))
 

@@ -12,6 +12,7 @@ Without several ranks everything here returns what it is given.
 __all__ = ["agree", "gathered", "is_first", "joined", "n_ranks", "own_rows", "rank", "sum_"]
 
 import logging
+import math
 import os
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -22,6 +23,8 @@ from torch import Tensor, distributed
 # The longest that one rank may wait for another: between two meetings lie a batch of chains of the
 # slowest, or the catalog that the first writes alone.
 PATIENCE = timedelta(hours=2)
+# Bytes that a rank sends at a time.
+AT_A_TIME = 1 << 24
 
 
 def n_ranks() -> int:
@@ -46,17 +49,28 @@ def own_rows(n: int, of: int | None = None) -> slice:
     return slice(n * k // n_ranks(), n * (k + 1) // n_ranks())
 
 
-def gathered(own: Tensor, n: int) -> Tensor:
-    """All ``n`` rows, of whose shares (`own_rows`) every rank holds its own."""
+def gathered(own: Tensor, n: int, empty=torch.empty) -> Tensor:
+    """All ``n`` rows, of whose shares (`own_rows`) every rank holds its own.
+
+    They are in a tensor that ``empty`` makes from its shape.
+    """
     if n_ranks() == 1:
         return own
+    out = empty(n, *own.shape[1:], dtype=own.dtype)
+    shares = [own_rows(n, k) for k in range(n_ranks())]
     most = -(-n // n_ranks())
-    padded = own.new_zeros(most, *own.shape[1:])
-    padded[: len(own)] = own
-    parts = [torch.empty_like(padded) for _ in range(n_ranks())]
-    _meet(distributed.all_gather, parts, padded)
-    sizes = [len(range(n)[own_rows(n, k)]) for k in range(n_ranks())]
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    each = own.itemsize * math.prod(own.shape[1:])  # alike on all ranks, also those without any
+    step = max(AT_A_TIME // max(each, 1), 1)
+    for i in range(0, most, step):
+        padded = own.new_zeros(min(step, most - i), *own.shape[1:])
+        some = own[i : i + step]
+        padded[: len(some)] = some
+        parts = [torch.empty_like(padded) for _ in range(n_ranks())]
+        _meet(distributed.all_gather, parts, padded)
+        for part, share in zip(parts, shares, strict=True):
+            rows = out[share][i : i + step]
+            rows.copy_(part[: len(rows)])
+    return out
 
 
 @torch.no_grad()

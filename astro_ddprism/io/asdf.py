@@ -8,21 +8,46 @@ are stored by asdf-astropy; of the package's own objects nothing is known here: 
 them hands in the `asdf` extensions that know them.
 """
 
+import contextlib
 import hashlib
 import io
+import re
 import warnings
+from contextvars import ContextVar
 from pathlib import Path
 
 import asdf
+import numpy as np
 from asdf.exceptions import AsdfConversionWarning, AsdfPackageVersionWarning, AsdfWarning
+from asdf.tagged import tag_object
+from asdf.tags.core.ndarray import NDArrayType, numpy_dtype_to_asdf_datatype
 
 from .. import __version__
 from ..errors import InputError
-from .blocks import NO_CHECKSUM, check_arrays, check_head, read_blocks, read_head, write_checksum
+from .blocks import (
+    NO_CHECKSUM,
+    append_block,
+    check_arrays,
+    check_blocks,
+    check_head,
+    read_blocks,
+    read_head,
+    write_checksum,
+)
+from .mapped import LEAST, kept
 from .outputs import replacing
 from .reading import open_input, reason_of
 
-__all__ = ["FORMAT_VERSIONS", "open_checked", "read_file", "read_tree", "write_tree"]
+__all__ = [
+    "FORMAT_VERSIONS",
+    "map_tree",
+    "open_checked",
+    "plain",
+    "read_file",
+    "read_tree",
+    "wrapped",
+    "write_tree",
+]
 
 FORMAT_VERSIONS = {"views": 3, "model": 4}
 """Versions of the layouts of trees; they grow when an older reader would misread a file.
@@ -30,6 +55,10 @@ FORMAT_VERSIONS = {"views": 3, "model": 4}
 How trees of earlier versions become today's, `~astro_ddprism.io.migrations` knows.
 """
 
+# From which number on blocks are counted that are written after those of asdf.
+_LATER = 9_000_000_000
+# Large arrays of the tree that is being written, and their numbers.
+_LARGE: ContextVar[dict | None] = ContextVar("large", default=None)
 _KINDS = {"views": "a dataset of views", "model": "a model"}
 _ROOT = "astro_ddprism"
 
@@ -74,18 +103,108 @@ def write_tree(
         "software": {"name": "astro-ddprism", "version": __version__},
         "checksum": NO_CHECKSUM,
     }
-    file = asdf.AsdfFile({_ROOT: {**head, **tree}}, extensions=list(extensions))
-    # asdf writes to a stream: to a path, it writes beside it first, and leaves that there.
-    with replacing(path, overwrite) as temporary, open(temporary, "rb+") as stream:
-        file.write_to(stream, all_array_compression=compression)
-        write_checksum(stream)
-        stream.seek(0)
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    large = {}
+    token = _LARGE.set(None if compression else large)
+    try:
+        tree, n = wrapped(tree), len(large)
+        file = asdf.AsdfFile({_ROOT: {**head, **tree}}, extensions=list(extensions))
+        for key in list(large)[n:]:  # of a first look at the tree
+            del large[key]
+        # asdf writes to a stream: to a path, it writes beside it first, and leaves that there.
+        with replacing(path, overwrite) as temporary, open(temporary, "rb+") as stream:
+            file.write_to(stream, all_array_compression=compression)
+            if large:
+                _write_large(stream, large.values())
+            write_checksum(stream)
+            stream.seek(0)
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    finally:
+        _LARGE.reset(token)
+
+
+def wrapped(tree):
+    """A tree whose large arrays `write_tree` writes by itself, a part at a time; within it only.
+
+    Parameters
+    ----------
+    tree : dict, list or other
+        A node of a tree, such as a converter makes.
+    """
+    large = _LARGE.get()
+    if large is None:
+        return tree
+    if isinstance(tree, dict):
+        return {key: wrapped(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [wrapped(value) for value in tree]
+    if type(tree) not in (np.ndarray, np.memmap) or tree.nbytes < LEAST:
+        return tree
+    if tree.dtype.kind not in "biuf" or not tree.flags.c_contiguous or not tree.dtype.isnative:
+        return tree
+    key = tree.ctypes.data, tree.dtype, tree.shape
+    number, _ = large.setdefault(key, (len(large), tree))
+    datatype, byteorder = numpy_dtype_to_asdf_datatype(tree.dtype)
+    node = {"source": _LATER + number, "datatype": datatype, "byteorder": byteorder}
+    return tag_object("tag:stsci.edu:asdf/core/ndarray-1.1.0", {**node, "shape": list(tree.shape)})
+
+
+def _write_large(stream, large):
+    """Add the blocks of large arrays to what asdf has written of all others."""
+    head = read_head(stream)
+    blocks = read_blocks(stream)
+    end = blocks[-1].start + blocks[-1].used if blocks else len(head)  # without their index
+    stream.seek(len(head))
+    rest = stream.read(end - len(head))
+    number = rb"(?<=source: )%d\d{4}\b" % (_LATER // 10_000)
+    stream.seek(0)
+    stream.write(re.sub(number, lambda m: b"%d" % (int(m[0]) - _LATER + len(blocks)), head))
+    stream.write(rest)
+    stream.truncate()
+    for _, array in large:
+        append_block(stream, array)
 
 
 def read_tree(path, kind, extensions=(), *, label=None) -> dict:
     """The tree of `read_file`, for who needs no more."""
     return read_file(path, kind, extensions, label=label)[0]
+
+
+def map_tree(path, kind, extensions=()) -> dict:
+    """Read an ASDF file that `write_tree` wrote, and leave its arrays in it, memory-mapped.
+
+    Extents and checksums are verified before, in one pass through the file that takes no memory; a
+    file that is overwritten in place afterwards is not seen. Who replaces a file changes nothing.
+
+    Parameters
+    ----------
+    path, kind, extensions
+        As for `read_file`.
+
+    Returns
+    -------
+    tree : dict
+        What was written; extensions get arrays of asdf, of which `plain` makes others.
+
+    Raises
+    ------
+    InputError
+        As for `read_file`.
+    """
+    with _refusing(path, kind), _opened(path, path) as stream:
+        _check_magic(stream.read(5), path)
+        return _load(stream, kind, extensions, mapped=True)
+
+
+def plain(tree):
+    """The same tree with plain arrays: those of asdf load themselves from a file that is open.
+
+    Large ones of a file that is memory-mapped stay there (`~astro_ddprism.io.mapped.kept`).
+    """
+    if isinstance(tree, dict):
+        return {key: plain(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [plain(value) for value in tree]
+    return kept(tree) if isinstance(tree, NDArrayType) else tree
 
 
 def read_file(path, kind, extensions=(), *, label=None) -> tuple[dict, str]:
@@ -115,17 +234,31 @@ def read_file(path, kind, extensions=(), *, label=None) -> tuple[dict, str]:
         If the file does not exist, is no ASDF file, is damaged, was written by a newer version or
         holds another kind.
     """
-    path = Path(path)
     label = label or path
+    with _refusing(label, kind):
+        with _opened(path, label) as stream:
+            content = stream.read()  # all at once: whoever replaces the file now, changes nothing
+        _check_magic(content[:5], label)
+        tree = _load(io.BytesIO(content), kind, extensions, mapped=False)
+        return tree, hashlib.sha256(content).hexdigest()
+
+
+def _opened(path, label):
     try:
-        stream = open_input(path)
+        return open_input(Path(path))
     except OSError as error:
-        raise InputError(f"{label}: cannot be read: {error.strerror}") from error
-    with stream:
-        content = stream.read()  # all at once: whoever replaces the file now, changes nothing
-    _check_magic(content[:5], label)
+        raise _UnreadableError(f"{label}: cannot be read: {error.strerror}") from error
+    except InputError as error:
+        raise _UnreadableError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _refusing(label, kind):
+    """What is raised within the block as the one line of a file."""
     try:
-        return _load(content, kind, extensions), hashlib.sha256(content).hexdigest()
+        yield
+    except _UnreadableError:
+        raise
     except _UnsuitableError as error:
         raise InputError(f"{label}: {error}") from error
     except Exception as error:  # asdf, and what it builds, raise of every kind
@@ -160,19 +293,25 @@ def open_checked(path) -> asdf.AsdfFile:
     return asdf.open(content, memmap=False, lazy_load=False)
 
 
+class _UnreadableError(InputError):
+    """A file that cannot be read, or is none of ASDF; the message names it."""
+
+
 class _UnsuitableError(InputError):
     """A whole file that holds something else."""
 
 
-def _load(content, kind, extensions):
-    stream = io.BytesIO(content)
+def _load(stream, kind, extensions, *, mapped):
     head = read_head(stream)
+    blocks = read_blocks(stream)
     # The plain YAML comes first: the objects of a newer version may have no converter here.
-    tree = check_arrays(head, read_blocks(stream)).get(_ROOT, {})
+    tree = check_arrays(head, blocks).get(_ROOT, {})
     _check_head(tree, kind)
     check_head(head)
+    if mapped:
+        check_blocks(stream, blocks)
     stream.seek(0)
-    options = {"lazy_load": False, "memmap": False, "validate_checksums": True}
+    options = {"lazy_load": mapped, "memmap": mapped, "validate_checksums": not mapped}
     with warnings.catch_warnings():
         # asdf goes on, with a warning, where bytes between blocks or nodes make no sense.
         warnings.filterwarnings("error", message="Read invalid bytes", category=AsdfWarning)
@@ -180,13 +319,14 @@ def _load(content, kind, extensions):
         # Whether this software can read the file, its format version tells.
         warnings.simplefilter("ignore", AsdfPackageVersionWarning)
         with asdf.open(stream, extensions=list(extensions), **options) as file:
-            return dict(file[_ROOT])
+            tree = dict(file[_ROOT])
+            return plain(tree) if mapped else tree
 
 
 def _check_magic(magic, label):
     if magic != b"#ASDF":
         found = {b"": "an empty file", b"SIMPL": "a FITS file"}.get(magic, "something else")
-        raise InputError(f"{label}: found {found}, expected an ASDF file")
+        raise _UnreadableError(f"{label}: found {found}, expected an ASDF file")
 
 
 def _check_head(tree, kind):

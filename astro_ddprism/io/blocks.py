@@ -20,17 +20,21 @@ import numpy as np
 from asdf.tags.core.ndarray import asdf_datatype_to_numpy_dtype
 
 from ..errors import InputError
+from .mapped import PART, release_pages, row_slices
 
 __all__ = [
     "NO_CHECKSUM",
     "Block",
+    "append_block",
     "check_arrays",
+    "check_blocks",
     "check_head",
     "read_blocks",
     "read_head",
     "write_checksum",
 ]
 
+ALIGNED = 64
 NO_CHECKSUM = "sha256:" + "0" * 64
 _CHECKSUM = re.compile(rb"(?<=checksum: sha256:)[0-9a-f]{64}")
 _END = re.compile(rb"\n\.\.\.\r?\n")
@@ -56,11 +60,17 @@ class Block:
         How many there are when they are unpacked.
     is_packed : bool
         Whether they are packed.
+    used : int
+        How many there are in the file.
+    checksum : bytes
+        MD5 of these; zeros where there is none.
     """
 
     start: int
     size: int
     is_packed: bool
+    used: int = 0
+    checksum: bytes = b"\0" * 16
 
 
 def read_head(stream) -> bytes:
@@ -154,7 +164,7 @@ def read_blocks(stream) -> list[Block]:
         header = stream.read(size)
         if len(header) < max(size, _HEADER.size):
             raise InputError(f"block {len(blocks)} has half a header")
-        flags, packing, allocated, used, unpacked, _ = _HEADER.unpack_from(header)
+        flags, packing, allocated, used, unpacked, checksum = _HEADER.unpack_from(header)
         start = place + 6 + size
         known = packing in _MOST_PACKED
         if flags & _STREAMED or not known or not used <= allocated <= end - start:
@@ -163,9 +173,70 @@ def read_blocks(stream) -> list[Block]:
         is_packed = packing != b"\0\0\0\0"
         if (unpacked != used and not is_packed) or unpacked > used * _MOST_PACKED[packing]:
             raise InputError(f"block {len(blocks)} says that {used} bytes hold {unpacked}")
-        blocks.append(Block(start, unpacked, is_packed))
+        blocks.append(Block(start, unpacked, is_packed, used, checksum))
         place = start + allocated
     return blocks
+
+
+def check_blocks(stream, blocks):
+    """Refuse blocks whose bytes are not those of their checksums, a part at a time.
+
+    Parameters
+    ----------
+    stream : file
+        At any place.
+    blocks : list of Block
+        Those of the file.
+
+    Raises
+    ------
+    InputError
+    """
+    for number, block in enumerate(blocks):
+        if not any(block.checksum):
+            continue
+        md5, left = hashlib.md5(usedforsecurity=False), block.used
+        stream.seek(block.start)
+        while left:
+            part = stream.read(min(left, PART))
+            if not part:
+                raise InputError(f"block {number} ends before its {block.used} bytes do")
+            md5.update(part)
+            left -= len(part)
+        if md5.digest() != block.checksum:
+            raise InputError(f"block {number} is not that of its checksum")
+
+
+def append_block(stream, array):
+    """Write an array as a block at the end of a file, a part at a time.
+
+    Its bytes begin where a processor likes to read: the block's header is as long as it takes.
+
+    Parameters
+    ----------
+    stream : file
+        Open to write, at its end.
+    array : numpy.ndarray
+        Contiguous; it may be memory-mapped.
+    """
+    start, md5 = stream.tell(), hashlib.md5(usedforsecurity=False)
+    size = _HEADER.size + -(start + 6 + _HEADER.size) % ALIGNED
+
+    def head(checksum):
+        sizes = array.nbytes, array.nbytes, array.nbytes
+        numbers = _HEADER.pack(0, b"", *sizes, checksum)
+        return _MAGIC + size.to_bytes(2, "big") + numbers.ljust(size, b"\0")
+
+    stream.write(head(b""))
+    for rows in row_slices(len(array), array[:1].nbytes):
+        part = array[rows].tobytes()
+        md5.update(part)
+        stream.write(part)
+        release_pages()
+    end = stream.tell()
+    stream.seek(start)
+    stream.write(head(md5.digest()))
+    stream.seek(end)
 
 
 def check_arrays(head: bytes, blocks):

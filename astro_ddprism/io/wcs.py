@@ -11,6 +11,7 @@ asdf-astropy, one WCS at a time.
 """
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 from astropy.wcs import WCS, WCSHDO_P17, Sip, WCSHDO_all, Wcsprm
@@ -19,7 +20,7 @@ from astropy.wcs.wcsapi.wrappers import SlicedLowLevelWCS
 
 from ..errors import InputError
 
-__all__ = ["celestial_wcs", "has_tables", "pack_wcs", "unpack_wcs"]
+__all__ = ["PackedWCS", "celestial_wcs", "has_tables", "pack_wcs", "unpack_wcs"]
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +135,8 @@ def pack_wcs(wcs) -> dict:
         and y, or 0 where unknown; with SIP also ``sip``, a list of K dictionaries or None, and
         ``sip_crpix`` (N, 2). Where a header does not say it all: ``whole``, the list itself.
     """
+    if isinstance(wcs, PackedWCS):
+        return wcs.node
     if not all(map(_is_in_header, wcs)):
         return {"whole": list(wcs)}
     numbers, headers, sips = {}, [], []
@@ -162,7 +165,7 @@ def pack_wcs(wcs) -> dict:
     return node
 
 
-def unpack_wcs(node) -> list[WCS]:
+def unpack_wcs(node) -> Sequence[WCS]:
     """The list that `pack_wcs` packed.
 
     Parameters
@@ -172,27 +175,88 @@ def unpack_wcs(node) -> list[WCS]:
 
     Returns
     -------
-    wcs : list of `~astropy.wcs.WCS`
+    wcs : list of `~astropy.wcs.WCS`, or PackedWCS
     """
-    if "whole" in node:
-        return list(node["whole"])
-    bases = [_from_header(bytes(header)) for header in node["headers"]]
-    sips = node.get("sip") or [None] * len(bases)
-    result = []
-    for i, number in enumerate(node["index"]):
-        one = bases[number].deepcopy()
+    return list(node["whole"]) if "whole" in node else PackedWCS(node)
+
+
+class PackedWCS(Sequence):
+    """Many WCS, each of which is made when it is asked for.
+
+    Parameters
+    ----------
+    node : mapping
+        What `pack_wcs` returned, without ``whole``.
+
+    Attributes
+    ----------
+    bases : list of `~astropy.wcs.WCS`
+        Those of the headers; the others differ from them in the reference pixel alone.
+    """
+
+    def __init__(self, node):
+        self.node = dict(node)
+        self.bases = [_from_header(bytes(header)) for header in node["headers"]]
+
+    @classmethod
+    def joined(cls, several) -> "Sequence[WCS]":
+        """The WCS of several sequences, one after the other.
+
+        Parameters
+        ----------
+        several : sequence of sequences of `~astropy.wcs.WCS`
+
+        Returns
+        -------
+        wcs : list of `~astropy.wcs.WCS`, or PackedWCS
+        """
+        nodes = []
+        if any(isinstance(some, cls) for some in several):
+            nodes = [pack_wcs(some) for some in several]
+        if not nodes or any("whole" in node for node in nodes):
+            return [one for some in several for one in some]
+        firsts = np.cumsum([0, *(len(node["headers"]) for node in nodes)])
+        node = {
+            "headers": np.concatenate([node["headers"] for node in nodes]),
+            "index": np.concatenate(
+                [np.asarray(n["index"]) + f for n, f in zip(nodes, firsts, strict=False)]
+            ).astype(np.int32),
+            **{k: np.concatenate([np.asarray(n[k]) for n in nodes]) for k in ("crpix", "shape")},
+        }
+        if any("sip" in one for one in nodes):
+            node["sip"] = [s for n in nodes for s in n.get("sip") or [None] * len(n["headers"])]
+            node["sip_crpix"] = np.concatenate(
+                [np.asarray(n.get("sip_crpix", np.zeros((len(n["index"]), 2)))) for n in nodes]
+            )
+        return cls(node)
+
+    def __len__(self):
+        return len(self.node["index"])
+
+    def __getitem__(self, index):
+        """One WCS; or those of a slice or an array of numbers, packed."""
+        if isinstance(index, int | np.integer):
+            return self._at(range(len(self))[index])
+        new = object.__new__(type(self))
+        new.bases, new.node = self.bases, dict(self.node)
+        for name in {"index", "crpix", "shape", "sip_crpix"} & set(self.node):
+            new.node[name] = np.asarray(self.node[name])[index]
+        return new
+
+    def _at(self, i) -> WCS:
+        node, number = self.node, self.node["index"][i]
+        one = self.bases[number].deepcopy()
         one.wcs.crpix = node["crpix"][i]
-        if sips[number]:
+        sip = node["sip"][number] if node.get("sip") else None
+        if sip:
             arrays = (
-                None if sips[number][name] is None else np.asarray(sips[number][name], dtype=float)
-                for name in _SIP
+                None if sip[name] is None else np.asarray(sip[name], dtype=float) for name in _SIP
             )
             one.sip = Sip(*arrays, np.asarray(node["sip_crpix"][i], dtype=float))
         one.wcs.set()
         if node["shape"][i].any():
             one.pixel_shape = tuple(int(size) for size in node["shape"][i])
-        result.append(one)
-    return result
+        return one
 
 
 def _is_in_header(wcs) -> bool:

@@ -19,12 +19,14 @@ operator may have; those of other packages through the entry points ``astro_ddpr
 
 import abc
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import numpy as np
 import torch
 
+from ..io.mapped import is_mapped
 from ..registry import Registry
 
 __all__ = ["OPERATORS", "MixingOperator", "operator_from_state"]
@@ -225,12 +227,19 @@ def operator_from_state(state: Mapping) -> MixingOperator:
     return OPERATORS[state.get("operator")].from_state(state)
 
 
+_TYPES = {np.dtype("f4"): torch.float32, np.dtype("f8"): torch.float64}
+
+
 def as_tensor(values, dtype: torch.dtype | None = None) -> torch.Tensor:
     """A tensor of an array: of ``dtype``, else of a tensor's own floating-point type or float32."""
     if isinstance(values, torch.Tensor):
         own = values.dtype if values.is_floating_point() else torch.float32
         return values.to(dtype=own if dtype is None else dtype)
     values = np.asarray(values)
+    if dtype in (None, _TYPES.get(values.dtype)) and is_mapped(values):
+        with warnings.catch_warnings():  # of an array in a file, which nobody writes to
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(values).to(torch.float32 if dtype is None else dtype)
     if not values.dtype.isnative or not values.flags.writeable:
         # FITS arrays are big-endian, and memory-mapped ones read-only: torch takes neither.
         values = values.astype(values.dtype.newbyteorder("="))

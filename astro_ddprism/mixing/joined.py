@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .base import MixingOperator, operator_from_state, select
-from .noise import Noise, noise_from_state
+from ..io.mapped import joined_rows
+from .base import MixingOperator, array_dtype, as_tensor, operator_from_state, select
+from .noise import DiagonalNoise, Noise, noise_from_state
 from .photon import PhotonNoise
 
 __all__ = ["JoinedNoise", "JoinedOperator", "join_noises", "join_operators"]
@@ -33,14 +34,13 @@ class _Joined:
         """Parts, counts and places of some observations; repeats are rows of their own."""
         place = select(self.place.cpu(), index.cpu() if torch.is_tensor(index) else index)
         parts, counts, found = [], [], []
-        first = 0
-        for part, count in zip(self.parts, self.counts, strict=True):
-            here = torch.nonzero((place >= first) & (place < first + count)).flatten()
-            if len(here):
-                parts.append(part[place[here] - first])
-                counts.append(len(here))
-                found.append(here)
-            first += count
+        ends = torch.tensor(self.counts).cumsum(0)
+        number = torch.searchsorted(ends, place, right=True)
+        for k in number.unique().tolist():
+            here = torch.nonzero(number == k).flatten()
+            parts.append(self.parts[k][place[here] - (ends[k] - self.counts[k])])
+            counts.append(len(here))
+            found.append(here)
         order = torch.cat(found) if found else place
         return parts or [part[:0] for part in self.parts[:1]], counts or [0], order.argsort()
 
@@ -191,6 +191,14 @@ class JoinedNoise(_Joined, Noise):
         return self._gathered(noise.valid for noise in self.parts)
 
     @property
+    def n_observations(self):  # noqa: D102
+        return len(self.place)
+
+    @property
+    def shape(self):  # noqa: D102
+        return self.parts[0].shape
+
+    @property
     def variance(self):
         """Variance of every pixel; infinite without information."""
         return self._gathered(noise.variance for noise in self.parts)
@@ -284,12 +292,22 @@ def join_noises(noises):
     Returns
     -------
     noise : Noise
-        Where all have photon noise, it is that of the joined backgrounds.
+        Where all have photon noise, it is that of the joined backgrounds; where all are diagonal,
+        so is it.
     """
+    noises = list(noises)
     if all(isinstance(noise, PhotonNoise) for noise in noises):
-        gains = [n.effective_gain.expand(n.n_observations, *n.shape) for n in noises]
-        return PhotonNoise(JoinedNoise([n.background for n in noises]), torch.cat(gains))
+        shapes = {tuple(n.effective_gain.shape[1:]) for n in noises}
+        own = shapes.pop() if len(shapes) == 1 else noises[0].shape
+        gains = [n.effective_gain.expand(n.n_observations, *own).numpy() for n in noises]
+        return PhotonNoise(join_noises(n.background for n in noises), _tensor(joined_rows(gains)))
+    if all(type(noise) is DiagonalNoise for noise in noises):
+        return DiagonalNoise.from_state({"std": joined_rows([n.std.numpy() for n in noises])})
     return JoinedNoise(noises)
+
+
+def _tensor(array):
+    return as_tensor(array, array_dtype(array))
 
 
 def _equal(one, other) -> bool:

@@ -21,6 +21,7 @@ noise are found by their class name; those of other packages through the entry p
 """
 
 import abc
+import functools
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
@@ -322,19 +323,33 @@ class DiagonalNoise(Noise):
     def __init__(self, variance, mask=None, *, dtype=None):
         variance = as_tensor(variance, dtype)
         known = torch.isfinite(variance) & (variance > 0)
-        self._set_std(torch.where(known, variance.sqrt(), torch.zeros_like(variance)))
+        self.std = torch.where(known, variance.sqrt(), torch.zeros_like(variance))
         if mask is not None:
-            self._set_std(self.masked(mask).std)
-
-    def _set_std(self, std):
-        self.std, self.valid = std, std > 0
-        self.weight = torch.where(self.valid, std.reciprocal(), torch.zeros_like(std))
+            self.std = self.masked(mask).std
 
     @classmethod
     def _with_std(cls, std):
         new = cls.__new__(cls)
-        new._set_std(std)
+        new.std = std
         return new
+
+    # What follows is found when it is asked for: of noise that lies in a file, of parts alone.
+
+    @functools.cached_property
+    def valid(self):  # noqa: D102
+        return self.std > 0
+
+    @functools.cached_property
+    def weight(self):  # noqa: D102
+        return torch.where(self.valid, self.std.reciprocal(), torch.zeros_like(self.std))
+
+    @property
+    def n_observations(self):  # noqa: D102
+        return len(self.std)
+
+    @property
+    def shape(self):  # noqa: D102
+        return tuple(self.std.shape[1:])
 
     @property
     def variance(self):

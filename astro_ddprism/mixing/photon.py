@@ -15,9 +15,11 @@ and all fluxes would come out too low.
 
 import copy
 
+import numpy as np
 import torch
 
 from ..errors import InputError
+from ..io.mapped import is_mapped, row_slices
 from .base import array_dtype, as_tensor, move, select
 from .noise import Noise, noise_from_state
 
@@ -70,28 +72,37 @@ class PhotonNoise(Noise):
 
     def __init__(self, background, effective_gain, *, dtype=None):
         self.background = background
-        own = background.variance
+        own = background[:1].variance
+        full = background.n_observations, *background.shape
         gain = as_tensor(effective_gain, own.dtype if dtype is None else dtype).to(own.device)
         gain = gain.reshape(*(1,) * (own.ndim - gain.ndim), *gain.shape)
         if gain.ndim != own.ndim or any(
-            size not in (1, full) for size, full in zip(gain.shape, own.shape, strict=True)
+            size not in (1, n) for size, n in zip(gain.shape, full, strict=True)
         ):
             raise InputError(
                 f"effective_gain: found shape {tuple(gain.shape)}, expected one that broadcasts to "
-                f"that of the noise, {tuple(own.shape)}"
+                f"that of the noise, {full}"
             )
-        bad = int((~(gain > 0) & self.valid).sum())
+        bad, positive, same = 0, True, [True] * gain.ndim
+        for rows in row_slices(full[0], own.nbytes):  # which may lie in a file
+            part = gain if len(gain) == 1 else gain[rows]
+            valid = background[np.arange(rows.start, rows.stop)].valid
+            bad += int((~(part > 0) & valid).sum())
+            positive &= bool((part > 0).all())
+            same[0] &= bool((part == gain[:1]).all())
+            for axis in range(1, gain.ndim):
+                same[axis] &= bool((part == part.narrow(axis, 0, 1)).all())
         if bad:
             raise InputError(
                 f"effective_gain: found {bad} pixels where it is not positive, expected electrons "
                 "per unit of flux, or infinity where there is no photon noise"
             )
+        for axis, is_same in enumerate(same):
+            gain = gain.narrow(axis, 0, 1) if is_same and gain.shape[axis] else gain
         # What is behind the mask must not matter, nor reach a pixel's neighbours as NaN.
-        gain = torch.where(gain > 0, gain, torch.inf)
-        for axis in range(gain.ndim):
-            first = gain.narrow(axis, 0, min(1, gain.shape[axis]))
-            gain = first if gain.shape[axis] and (gain == first).all() else gain
-        self.effective_gain = gain.clone()
+        if not (positive and gain.device.type == "cpu" and is_mapped(gain.numpy())):
+            gain = torch.where(gain > 0, gain, torch.inf)
+        self.effective_gain = gain
 
     @property
     def valid(self):

@@ -172,7 +172,7 @@ class SourceSeparator(Model):
 
             loaders = {
                 name: ViewLoader(
-                    view[usable(view)], fitted.scale(view), self.execution.torch_device
+                    view, fitted.scale(view), self.execution.torch_device, usable(view)
                 )
                 for name, view in dataset.items()
             }

@@ -375,12 +375,7 @@ def usable(view) -> np.ndarray:
     InputError
         If there is none.
     """
-    absurd = np.zeros(len(view), dtype=bool)
-    for image in view.images.values():
-        with np.errstate(over="ignore", invalid="ignore"):
-            limit = MOST_NOISE * np.sqrt(image.variance.astype(float))
-            here = ~image.mask & ~(np.abs(image.data) <= limit)
-        absurd |= here.reshape(len(view), -1).any(axis=1)
+    absurd = np.concatenate([_is_absurd(part) for part in view.parts()])
     if absurd.all():
         raise InputError(
             f"view {view.name!r}: found pixels of over {MOST_NOISE:.2g} times their noise in all "
@@ -393,6 +388,16 @@ def usable(view) -> np.ndarray:
             view.name, absurd.sum(), len(view), MOST_NOISE, ", ".join(view.ids[absurd][:5]),
         )  # fmt: skip
     return np.flatnonzero(~absurd)
+
+
+def _is_absurd(view) -> np.ndarray:
+    absurd = np.zeros(len(view), dtype=bool)
+    for image in view.images.values():
+        with np.errstate(over="ignore", invalid="ignore"):
+            limit = MOST_NOISE * np.sqrt(image.variance.astype(float))
+            here = ~image.mask & ~(np.abs(image.data) <= limit)
+        absurd |= here.reshape(len(view), -1).any(axis=1)
+    return absurd
 
 
 def is_before_psf(view, source) -> bool:

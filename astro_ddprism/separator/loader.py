@@ -2,7 +2,8 @@
 
 A view that fits is on the device as a whole, once, and with it what depends on an observation's row
 alone: batches are then rows of tensors, which a device picks without a word to the host. Of a view
-that does not fit, every batch comes from the host.
+that does not fit, every batch comes from the host; a GPU trains on parts of it, one after the
+other, each of which is there as a whole.
 """
 
 __all__ = ["ViewLoader"]
@@ -15,12 +16,13 @@ from astropy import units as u
 from torch import Tensor
 
 from ..diffusion.observation import JointObservation
+from ..io.mapped import release_pages
 from ..mixing.base import MixingOperator
 from ..mixing.noise import Noise
 from ..views.base import Batch
 
-# Bytes of a view that may be on a processor's memory once more; and the part of a GPU's free memory
-# that one may take.
+# Bytes of a view that may be in a processor's memory once more, and of a part of one on a GPU; and
+# the part of a GPU's free memory that one may take.
 MOST_BYTES, MOST_OF_FREE = 1 << 30, 0.25
 # Observations at a time whose information is found.
 AT_A_TIME = 256
@@ -37,11 +39,14 @@ class ViewLoader:
         The flux, in the view's unit, that is 1 in the core.
     device : torch.device
         Where batches are.
+    rows : numpy.ndarray of int, optional
+        Which of the observations there are; all by default.
     """
 
-    def __init__(self, view, scale: float, device: torch.device):
+    def __init__(self, view, scale: float, device: torch.device, rows=None):
         self.view, self.scale, self.device = view, scale, device
-        self.ids = view.ids
+        self.rows = np.arange(len(view)) if rows is None else np.asarray(rows)
+        self.ids = view.ids[self.rows]
         self.source_shapes = view.source_shapes
         self.n_observed = sum(image.data[0].size for image in view.images.values())
 
@@ -51,21 +56,23 @@ class ViewLoader:
         return tuple(self.source_shapes)
 
     def __len__(self):
-        return len(self.view)
+        return len(self.rows)
 
     def n_valid(self, index) -> np.ndarray:
         """Number of informative pixels of some observations."""
-        return self.view.n_valid(index)
+        return self.view.n_valid(self.rows[index])
 
     def masked(self, index) -> np.ndarray | None:
         """Which pixels of some observations carry no information; None of several images."""
         images = list(self.view.images.values())
-        return images[0].mask[index] if len(images) == 1 else None
+        masked = images[0].mask[self.rows[index]] if len(images) == 1 else None
+        release_pages()
+        return masked
 
-    @property
+    @cached_property
     def independent(self) -> bool:
         """Whether the noise of every pixel is its own."""
-        return not any(noise.factors_size for noise in _noises(self.view))
+        return not any(noise.factors_size for noise in _noises(self.view[:1]))
 
     @cached_property
     def seeing(self) -> float | None:
@@ -87,11 +94,32 @@ class ViewLoader:
         most = MOST_BYTES
         if self.device.type == "cuda":
             most = MOST_OF_FREE * torch.cuda.mem_get_info(self.device)[0]
-        few = min(len(self.view), 2)
-        each = _size(self._batch(np.arange(few))) / few
-        each += 8 * sum(np.prod(shape) for shape in self.source_shapes.values())  # information
+        if self._each * len(self) > most:
+            return False
         factors = sum(noise.factors_size for noise in _noises(self.view))
-        return each * len(self.view) + factors <= most
+        return self._each * len(self) + factors <= most
+
+    @cached_property
+    def _each(self) -> float:
+        """Bytes of an observation on the device."""
+        few = min(len(self), 2)
+        information = 8 * sum(np.prod(shape) for shape in self.source_shapes.values())
+        return _size(_ready(self._batch(np.arange(few)))) / few + information
+
+    @property
+    def n_held(self) -> int:
+        """Of how many observations batches may be picked on the device.
+
+        All, where the view `is_whole`, and on a processor, which reads them where they are; else
+        those of a GiB.
+        """
+        if self.is_whole or self.device.type == "cpu":
+            return len(self)
+        return min(max(int(MOST_BYTES / self._each), 1), len(self))
+
+    def part(self, index) -> "ViewLoader":
+        """The loader of some of the observations."""
+        return type(self)(self.view, self.scale, self.device, self.rows[index])
 
     def observe(self, index) -> JointObservation:
         """Some observations, whitened.
@@ -140,11 +168,7 @@ class ViewLoader:
 
     @cached_property
     def _whole(self) -> tuple[Batch, ...]:
-        batch = self._batch(slice(None))
-        images = batch if isinstance(batch, tuple) else (batch,)
-        for image in images:
-            image.noise.whiten(torch.zeros_like(image.y))  # what noise keeps, it finds now
-        return images
+        return _ready(self._batch(slice(None)))
 
     @cached_property
     def _information(self) -> tuple[Tensor, Tensor]:
@@ -156,7 +180,19 @@ class ViewLoader:
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     def _batch(self, index):
-        return self.view.batch(index, scale=self.scale, device=self.device, dtype=torch.float32)
+        batch = self.view.batch(
+            self.rows[index], scale=self.scale, device=self.device, dtype=torch.float32
+        )
+        release_pages()
+        return batch
+
+
+def _ready(batch) -> tuple[Batch, ...]:
+    """Images of a batch, whose noise has found what it keeps."""
+    images = batch if isinstance(batch, tuple) else (batch,)
+    for image in images:
+        image.noise.whiten(torch.zeros_like(image.y))
+    return images
 
 
 def _noises(view):

@@ -13,7 +13,7 @@ from astropy import units as u
 from .. import __version__
 from ..diffusion.parallel import Execution
 from ..errors import InputError, NotFittedError
-from ..io.asdf import read_file, write_tree
+from ..io.asdf import map_tree, read_file, write_tree
 from ..io.migrations import migrate
 from ..io.reading import file_name, reading, reason_of
 from ..models import find_model
@@ -165,7 +165,8 @@ class Model(Configured, abc.ABC):
     def _resume(self, checkpoint, fingerprint) -> FittedState:
         if checkpoint is None:
             raise InputError("resume: no checkpoint; expected the file to go on from")
-        tree, _ = _read(checkpoint)
+        with reading(checkpoint, "a checkpoint"):
+            tree = migrate(map_tree(checkpoint, "model"))
         if tree.get("fingerprint") != fingerprint:
             raise InputError(
                 f"{checkpoint}: the checkpoint of a fit to other data or with another "

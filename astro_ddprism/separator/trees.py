@@ -12,6 +12,8 @@ from ..diffusion.priors.build import build_denoiser
 from ..diffusion.priors.gaussian import GaussianPrior
 from ..diffusion.priors.mixture import GaussianMixture
 from ..diffusion.sampling.chains import Draws
+from ..diffusion.scratch import empty_rows, mappings, row_parts
+from ..io.mapped import register, release_pages
 from .state import checked_numbers, positive
 
 
@@ -119,6 +121,8 @@ def draws_tree(state, *, empty: bool) -> dict:
     """The draws that a fit goes on from; ``empty``: of one that has ended."""
     if empty:
         return {"draws": {}, "samples": {}, "seeing": {}}
+    for mapping in mappings():  # of draws in files, whose memory who writes them gives back
+        register(mapping)
     return {
         "draws": {
             view: {
@@ -139,7 +143,8 @@ def draws_from_tree(tree) -> dict:
     return {
         "draws": {
             view: Draws(
-                *(torch.tensor(arrays[name]) for name in ("x", "chi2", "good")),
+                _table(arrays["x"]),
+                *(torch.tensor(arrays[name]) for name in ("chi2", "good")),
                 n_redrawn=int(arrays["n_redrawn"]),
             )
             for view, arrays in tree["draws"].items()
@@ -158,6 +163,14 @@ def _as_told_more(weights, like) -> dict:
             more = weight.new_zeros(len(weight), shape[1] - weight.shape[1], *weight.shape[2:])
             new[name] = torch.cat([more, weight], dim=1)
     return new
+
+
+def _table(array) -> torch.Tensor:
+    table = empty_rows(*array.shape)
+    for rows in row_parts(len(array), array[:1].nbytes):
+        table[rows] = torch.tensor(array[rows])
+        release_pages()
+    return table
 
 
 def _weights(network) -> dict:

@@ -18,6 +18,7 @@ from astropy.wcs import WCS
 
 from ..errors import InputError
 from ..io.html import html_table
+from ..io.mapped import release_pages, row_slices
 from ..mixing import MixingOperator, Noise
 
 __all__ = ["Batch", "Observations"]
@@ -158,6 +159,19 @@ class Observations(abc.ABC):
     def __iter__(self):
         return (self[i] for i in range(len(self)))
 
+    def parts(self):
+        """All observations, a few at a time, so that those in a file need little memory.
+
+        Yields
+        ------
+        view : Observations
+            Of the same class.
+        """
+        each = sum(image.data[:1].nbytes for image in self.images.values())
+        for rows in row_slices(len(self), each):
+            yield self[rows]
+            release_pages()
+
     def table(self) -> QTable:
         """One row for each observation.
 
@@ -215,13 +229,12 @@ class Observations(abc.ABC):
         """What a notebook shows."""
         rows = []
         for instrument, image in self.images.items():
-            seen = image.n_valid() > 0
             rows.append(
                 (
                     instrument or self.name or "images",
-                    np.count_nonzero(seen),
+                    np.count_nonzero(image.n_valid()),
                     " × ".join(map(str, image.observation_shape)),
-                    f"{image.mask[seen].mean():.2%}" if seen.any() else "",
+                    f"{image.masked_fraction():.2%}",
                     image.unit,
                 )
             )

@@ -9,26 +9,28 @@ plain arrays, and is kept in one ASDF file.
 import copy
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-import torch
 from astropy.table import QTable, vstack
 
 from ..errors import InputError, UnknownNameError
-from ..io.asdf import read_tree, write_tree
-from ..mixing import OPERATORS, Amplitude, DenseMatrix, MixingOperator
+from ..io.asdf import map_tree, read_tree, write_tree
 from .base import Observations
 from .build import view_of_cutouts, views_from_image
 from .build_several import views_from_cutouts, views_from_images
 from .files import format_version, get_extensions
+from .given import as_operator
 from .joining import join_views
+from .pixels import median
 from .view import View
 
 __all__ = ["MultiViewDataset"]
 
 DEFAULT_SOURCES = MappingProxyType({"random": ("los",), "galaxy": ("los", "galaxy")})
 """Which sources the views hold that are cut out of a survey image."""
+MOST_IN_MEMORY = 1 << 28  # bytes, from which on a file is memory-mapped
 _OPTIONAL = (
     "variance", "noise", "effective_gain", "mask", "unit", "wcs", "source_wcs", "coordinates",
     "saturated", "ids",
@@ -155,8 +157,13 @@ class MultiViewDataset(Mapping[str, Observations]):
     def noise_scale(self) -> float:
         """Median standard deviation of the background's noise over all valid pixels, in `unit`."""
         images = [image for view in self.values() for image in view.images.values()]
-        variances = [image.variance[~image.mask] for image in images]
-        return float(np.sqrt(np.median(np.concatenate(variances)).astype(float)))
+
+        def variances():
+            for image in images:
+                for part in image.parts():
+                    yield part.variance[~part.mask]
+
+        return float(np.sqrt(median(variances).astype(float)))
 
     @classmethod
     def from_arrays(cls, views) -> "MultiViewDataset":
@@ -194,7 +201,7 @@ class MultiViewDataset(Mapping[str, Observations]):
             if isinstance(arguments["mixing"], Mapping):
                 shape = np.shape(arguments["data"])[1:]
                 arguments["mixing"] = {
-                    source: _as_operator(value, shape, f"view {name!r}: mixing[{source!r}]")
+                    source: as_operator(value, shape, f"view {name!r}: mixing[{source!r}]")
                     for source, value in arguments["mixing"].items()
                 }
             result[name] = View(**arguments, name=name)
@@ -327,13 +334,17 @@ class MultiViewDataset(Mapping[str, Observations]):
         return cls({n: join_views([one[n] for one in datasets], names) for n in datasets[0]})
 
     @classmethod
-    def read(cls, path) -> "MultiViewDataset":
+    def read(cls, path, memmap=None) -> "MultiViewDataset":
         """Read what `write` wrote.
 
         Parameters
         ----------
         path : path-like
             An ASDF file.
+        memmap : bool, optional
+            Whether images, noise and operators stay in the file, memory-mapped, and are read when
+            they are used; their arrays are then read-only. By default those of files of over
+            256 MiB. Checksums are verified all the same, before, in one pass through the file.
 
         Returns
         -------
@@ -345,7 +356,10 @@ class MultiViewDataset(Mapping[str, Observations]):
             If the file does not exist, is no ASDF file, is damaged, was written by a newer version
             or holds something else.
         """
-        dataset = read_tree(path, "views", get_extensions()).get("dataset")
+        if memmap is None:
+            memmap = Path(path).is_file() and Path(path).stat().st_size > MOST_IN_MEMORY
+        read = map_tree if memmap else read_tree
+        dataset = read(path, "views", get_extensions()).get("dataset")
         if not isinstance(dataset, cls):
             raise InputError(f"{path}: found no dataset in it, expected a dataset of views")
         return dataset
@@ -412,39 +426,3 @@ class MultiViewDataset(Mapping[str, Observations]):
                 {"id": lost["id"], "sky_centroid": lost["coordinates"], "reason": lost["reason"]}
             )
         return dataset
-
-
-def _as_operator(value, shape, label) -> MixingOperator:
-    """An operator for a matrix, an amplitude or a table; operators pass."""
-    if isinstance(value, MixingOperator):
-        return value
-    if isinstance(value, Mapping):
-        return _named_operator(value, label)
-    array = np.asarray(value)
-    if array.ndim > 3 or array.dtype.kind not in "biuf":
-        raise InputError(
-            f"{label}: found an array of shape {array.shape} and type {array.dtype}, expected a "
-            "MixingOperator, a matrix (m, n) or (N, m, n), or an amplitude"
-        )
-    dtype = torch.float64 if array.dtype == np.float64 else torch.float32
-    try:
-        if array.ndim < 2:
-            return Amplitude(array, shape, dtype=dtype)
-        return DenseMatrix(array, observation_shape=shape, dtype=dtype)
-    except InputError as error:
-        raise InputError(f"{label}: {error}") from error
-
-
-def _named_operator(table, label) -> MixingOperator:
-    options = dict(table)
-    name = options.pop("name", None)
-    if name is None:
-        raise InputError(
-            f"{label}: found a table without a name, expected one of {', '.join(OPERATORS)}"
-        )
-    try:
-        return OPERATORS[name](**options)
-    except InputError as error:
-        raise InputError(f"{label}: {error}") from error
-    except TypeError as error:  # arguments that it does not take
-        raise InputError(f"{label}: {name}: {error}") from error

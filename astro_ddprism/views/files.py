@@ -7,11 +7,11 @@ nothing here loads PyTorch: the converters name their types, and reach them thro
 public names once a file holds one.
 """
 
-import numpy as np
 from asdf.extension import Converter, Extension
-from asdf.tags.core import NDArrayType
 
 import astro_ddprism
+
+from ..io.asdf import plain, wrapped
 
 __all__ = ["format_version", "get_extensions"]
 
@@ -22,11 +22,11 @@ class _StateConverter(Converter):
     """An object as its state; subclasses name its type."""
 
     def to_yaml_tree(self, obj, tag, ctx):  # noqa: ARG002
-        return obj.state()
+        return wrapped(obj.state())
 
     def from_yaml_tree(self, node, tag, ctx):  # noqa: ARG002
         kind = getattr(astro_ddprism, self.types[0].rpartition(".")[2])
-        return kind.from_state(_in_memory(node))
+        return kind.from_state(plain(node))
 
 
 class _DatasetConverter(_StateConverter):
@@ -42,15 +42,6 @@ class _ViewConverter(_StateConverter):
 class _MultiInstrumentViewConverter(_StateConverter):
     tags = (f"{_URI}/tags/multi-instrument-view-1.0.0",)
     types = ("astro_ddprism.views.multi.MultiInstrumentView",)
-
-
-def _in_memory(node):
-    """The same tree with plain arrays: those of asdf load themselves from a file that is open."""
-    if isinstance(node, dict):
-        return {key: _in_memory(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_in_memory(value) for value in node]
-    return np.array(node) if isinstance(node, NDArrayType) else node
 
 
 class _AstroDdprismExtension(Extension):

@@ -1,7 +1,6 @@
 """Views of several tiles as one: rows one after the other, under names of their own."""
 
 import copy
-import itertools
 
 import numpy as np
 import torch
@@ -9,6 +8,8 @@ from astropy.coordinates import SkyCoord
 from astropy.table import vstack
 
 from ..errors import InputError
+from ..io.mapped import joined_rows
+from ..io.wcs import PackedWCS
 from ..mixing import DiagonalNoise
 from ..mixing.joined import join_noises, join_operators
 from ..survey.conditions import SurveyConditions
@@ -59,7 +60,8 @@ def join_views(views, names=None):
             raise InputError(
                 f"views: found sources {view.source_shapes}, expected {views[0].source_shapes}"
             )
-    views = [view.to(views[0].unit) for view in views]
+    unit = views[0].unit
+    views = [view if view.unit == unit else view.to(unit) for view in views]
     joined = _joined_images(views) if isinstance(views[0], MultiInstrumentView) else _joined(views)
     rejected = [v.rejected for v in views if v.rejected is not None and len(v.rejected)]
     joined.rejected = vstack(rejected) if rejected else None
@@ -100,7 +102,7 @@ def _joined(views) -> View:
     options = {}
     for name in ("wcs", "source_wcs"):
         lists = [getattr(view, name) for view in views]
-        options[name] = None if any(one is None for one in lists) else list(itertools.chain(*lists))
+        options[name] = None if any(one is None for one in lists) else PackedWCS.joined(lists)
     places = [view.coordinates for view in views]
     if all(place is not None for place in places):
         frame = places[0].frame.replicate_without_data()
@@ -108,16 +110,17 @@ def _joined(views) -> View:
         lon, lat = (np.concatenate([getattr(p, name) for p in places]) for name in ("lon", "lat"))
         options["coordinates"] = SkyCoord(lon, lat, frame=frame)
     if all(view.noise is None for view in views):
-        options["variance"] = np.concatenate([view.variance for view in views])
+        options["variance"] = joined_rows([view.variance for view in views])
     else:
         options["noise"] = join_noises([_noise(view) for view in views])
     if any(view.saturated is not None for view in views):
-        options["saturated"] = np.concatenate(
-            [np.zeros_like(v.mask) if v.saturated is None else v.saturated for v in views]
+        options["saturated"] = joined_rows(
+            np.broadcast_to(False, v.mask.shape) if v.saturated is None else v.saturated
+            for v in views
         )
     return type(first)(
-        np.concatenate([view.data for view in views]),
-        mask=np.concatenate([view.mask for view in views]),
+        joined_rows(view.data for view in views),
+        mask=joined_rows(view.mask for view in views),
         mixing={
             source: join_operators([view.mixing[source] for view in views], counts)
             for source in first.sources

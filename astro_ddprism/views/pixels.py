@@ -9,14 +9,17 @@ import torch
 from astropy import units as u
 from astropy.utils.masked import Masked
 
+from ..io.mapped import is_mapped, release_pages, row_slices
 from ..mixing import Noise
 from ..units import AB_FLUX
 
 __all__ = [
+    "are_clean",
     "checked_flags",
     "checked_pixels",
     "checked_unit",
     "checked_variance",
+    "median",
     "plain_values",
 ]
 
@@ -82,6 +85,34 @@ def checked_variance(data, variance, noise, error):
     return noise.to("cpu", torch.float64).variance.numpy()
 
 
+def are_clean(data, variance, noise, mask, saturated, unit, error) -> bool:
+    """Whether these are arrays, the data in a file, of which a view would change nothing.
+
+    They are looked at a part at a time.
+    """
+    arrays = [data, mask, *(each for each in (variance, saturated) if each is not None)]
+    if not all(isinstance(each, np.ndarray) for each in arrays) or not is_mapped(data):
+        return False
+    if any(each.shape != data.shape for each in arrays) or (variance is None) == (noise is None):
+        return False
+    kinds = set()
+    for rows in row_slices(len(data), data[:1].nbytes):
+        own = None if noise is None else noise[np.arange(rows.start, rows.stop)]
+        own_variance = checked_variance(
+            data[rows], None if variance is None else variance[rows], own, error
+        )
+        bad = mask[rows] if saturated is None else mask[rows] | saturated[rows]
+        found = checked_pixels(data[rows], own_variance, bad, unit, error)
+        given = (data[rows], found[1] if variance is None else variance[rows], mask[rows])
+        if not all(np.array_equal(a, b) for a, b in zip(found, given, strict=True)):
+            return False
+        if own is not None and not np.array_equal(own.valid.numpy(), ~mask[rows]):
+            return False
+        kinds.add(found[0].dtype)
+        release_pages()
+    return data.dtype in kinds and (variance is None or variance.dtype == data.dtype)
+
+
 def checked_pixels(data, variance, mask, unit, error):
     """Flux, variance and mask as plain arrays; 0 and infinity at pixels without information."""
     data, masked_data = plain_values("data", data, unit, error)
@@ -115,3 +146,36 @@ def _dtype(data, variance):
         variance.min() >= limits.tiny and max(variance.max(), np.abs(data).max()) <= limits.max
     )
     return np.float32 if fits else np.float64
+
+
+def median(parts) -> np.floating:
+    """The median of positive finite numbers that come in parts, exactly.
+
+    By their bits: positive numbers are in the order of those. Each look at all numbers tells 16
+    more bits of the two in the middle.
+
+    Parameters
+    ----------
+    parts : callable
+        Called without arguments; iterates over arrays of numbers, the same each time.
+    """
+    kinds, sizes = zip(*((part.dtype, part.size) for part in parts()), strict=True)
+    dtype, n = np.result_type(*kinds), sum(sizes)
+    whole = np.dtype(f"u{dtype.itemsize}")
+    found = {(n - 1) // 2: 0, n // 2: 0}  # the bits so far, of the numbers of these ranks
+    below = dict.fromkeys(found, 0)  # how many numbers have lower ones
+    for shift in range(8 * whole.itemsize - 16, -1, -16):
+        counts = {bits: np.zeros(1 << 16, np.int64) for bits in found.values()}
+        for part in parts():
+            bits = part.astype(dtype, copy=False).view(whole)
+            high = bits >> (shift + 16) if shift + 16 < 8 * whole.itemsize else np.zeros_like(bits)
+            low = (bits >> shift) & 0xFFFF
+            for prefix, count in counts.items():
+                count += np.bincount(low[high == prefix].astype(np.int64), minlength=1 << 16)
+        for rank, prefix in found.items():
+            total = below[rank] + counts[prefix].cumsum()
+            digit = int(np.searchsorted(total, rank, side="right"))
+            below[rank] = int(total[digit] - counts[prefix][digit])
+            found[rank] = (prefix << 16) | digit
+    numbers = np.array([*found.values()], whole).view(dtype)
+    return np.mean([numbers[0], numbers[-1]], dtype=dtype)

@@ -24,7 +24,8 @@ from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 
 from ..errors import InputError
-from ..io.wcs import pack_wcs, unpack_wcs
+from ..io.mapped import release_pages, row_slices
+from ..io.wcs import PackedWCS, pack_wcs, unpack_wcs
 from ..mixing import (
     DiagonalNoise,
     MixingOperator,
@@ -35,7 +36,14 @@ from ..mixing import (
 from ..survey.conditions import SurveyConditions
 from ..units import AB_FLUX
 from .base import Batch, Observations
-from .pixels import checked_flags, checked_pixels, checked_unit, checked_variance, plain_values
+from .pixels import (
+    are_clean,
+    checked_flags,
+    checked_pixels,
+    checked_unit,
+    checked_variance,
+    plain_values,
+)
 
 __all__ = ["View"]
 
@@ -150,16 +158,22 @@ class View(Observations):
         self.unit = checked_unit(unit, data, self._error)
         if saturated is not None:
             saturated = checked_flags("saturated", saturated, np.shape(data), self._error)
-            mask = saturated if mask is None else np.asarray(mask) | saturated
         self.saturated = saturated
-        variance = checked_variance(data, variance, noise, self._error)
-        self.data, self.variance, self.mask = checked_pixels(
-            data, variance, mask, self.unit, self._error
-        )
-        self.noise = None if noise is None else noise.to("cpu").masked(self.mask)
+        if are_clean(data, variance, noise, mask, saturated, self.unit, self._error):
+            self.data, self._variance, self.mask, self.noise = data, variance, mask, noise
+        else:
+            if saturated is not None:
+                mask = saturated if mask is None else np.asarray(mask) | saturated
+            variance = checked_variance(data, variance, noise, self._error)
+            self.data, self._variance, self.mask = checked_pixels(
+                data, variance, mask, self.unit, self._error
+            )
+            self.noise = None if noise is None else noise.to("cpu").masked(self.mask)
         if effective_gain is not None:
             self.noise = self._photon_noise(effective_gain)
-        self.ids = np.array([str(i) for i in (range(len(self)) if ids is None else ids)])
+        if not (isinstance(ids, np.ndarray) and ids.dtype.kind == "U"):
+            ids = np.array([str(i) for i in (range(len(self)) if ids is None else ids)])
+        self.ids = ids
         self._check_length("ids", self.ids.shape)
         self._check_information()
         self.mixing = self._checked_mixing(mixing)
@@ -178,6 +192,14 @@ class View(Observations):
     def images(self) -> dict[str, "View"]:
         """The view itself, as its only image."""
         return {"": self}
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Variance of every pixel; of noise that lies in a file it is computed each time."""
+        if self._variance is not None:
+            return self._variance
+        variance = self.noise.to("cpu", torch.float64).variance.numpy()
+        return np.where(self.mask, np.inf, variance).astype(self.data.dtype)
 
     @property
     def source_shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
@@ -202,20 +224,33 @@ class View(Observations):
         return len(self.data)
 
     def n_valid(self, index=slice(None)) -> np.ndarray:  # noqa: D102
-        mask = self.mask[self.rows(index)]
-        return (~mask).reshape(len(mask), -1).sum(1)
+        rows, counts = self.rows(index), []
+        for some in row_slices(len(rows), self.mask[:1].nbytes):
+            mask = self.mask[rows[some]]
+            counts.append((~mask).reshape(len(mask), -1).sum(1))
+            release_pages()
+        return np.concatenate(counts) if counts else np.zeros(0, int)
+
+    def masked_fraction(self) -> float:
+        """Part of the pixels without information, of observations with any that has some."""
+        n_valid = self.n_valid()
+        n_valid = n_valid[n_valid > 0]
+        return 1 - n_valid.sum() / max(len(n_valid) * self.data[0].size, 1)
 
     def __getitem__(self, index) -> "View":
         index = self.rows(index)
         new = copy.copy(self)
-        for name in ("data", "variance", "mask", "ids"):
+        for name in ("data", "mask", "ids"):
             setattr(new, name, getattr(self, name)[index])
+        new._variance = None if self._variance is None else self._variance[index]
         new.saturated = None if self.saturated is None else self.saturated[index]
         new.noise = None if self.noise is None else self.noise[index]
         new.mixing = {source: operator[index] for source, operator in self.mixing.items()}
         for name in ("wcs", "source_wcs"):
             wcs = getattr(self, name)
-            setattr(new, name, None if wcs is None else [wcs[i] for i in index])
+            if wcs is not None:
+                wcs = wcs[index] if isinstance(wcs, PackedWCS) else [wcs[i] for i in index]
+            setattr(new, name, wcs)
         new.coordinates = None if self.coordinates is None else self.coordinates[index]
         return new
 
@@ -276,7 +311,7 @@ class View(Observations):
         # In float64 until it is scaled: variances of fluxes in W / m2 leave the range of float32.
         y = self.data[index].astype(np.float64) / scale
         if self.noise is None:
-            variance = self.variance[index].astype(np.float64) / scale**2
+            variance = self._variance[index].astype(np.float64) / scale**2
             noise = DiagonalNoise(torch.as_tensor(variance), self.mask[index])
         else:
             noise = self.noise[index].rescaled(1 / scale)
@@ -371,9 +406,8 @@ class View(Observations):
         try:
             return PhotonNoise(background, gain)
         except InputError as error:
-            raise InputError(
-                f"view {self.name!r}: {error}" if self.name else f"view: {error}"
-            ) from error
+            view = f"view {self.name!r}" if self.name else "view"
+            raise InputError(f"{view}: {error}") from error
 
     def _check_information(self):
         n_valid = self.n_valid()
@@ -407,9 +441,10 @@ class View(Observations):
         if isinstance(wcs, WCS) or not isinstance(wcs, Sequence):
             raise self._error(argument, type(wcs).__name__, "a list with one WCS per observation")
         self._check_length(argument, (len(wcs),))
-        for i, one in zip(self.ids, wcs, strict=True):
+        packed = isinstance(wcs, PackedWCS)  # of few headers
+        for i, one in zip(self.ids, wcs.bases if packed else wcs, strict=not packed):
             if not isinstance(one, WCS) or one.naxis != 2 or not one.has_celestial:
                 axes = getattr(getattr(one, "wcs", None), "ctype", [type(one).__name__])
                 found = f"{' '.join(map(repr, axes))} for observation {i}"
                 raise self._error(argument, found, "a celestial 2-D WCS")
-        return list(wcs)
+        return wcs if packed else list(wcs)

@@ -1,8 +1,11 @@
 """Where and how to compute."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from astro_ddprism.diffusion import parallel
 from astro_ddprism.diffusion.networks import MLP, UNet
 from astro_ddprism.diffusion.parallel import Execution, in_pieces
 from astro_ddprism.errors import InputError
@@ -77,3 +80,61 @@ def test_what_does_not_fit_is_done_in_pieces():
 
     with pytest.raises(torch.OutOfMemoryError):
         in_pieces(never, 3)
+
+
+def test_rows_go_to_a_gpu_through_two_pinned_buffers(monkeypatch):
+    """A processor in the place of a GPU: copies arrive when their events are waited for."""
+    pending, pinned, empty = [], [], torch.empty
+
+    class Late(torch.Tensor):
+        """A tensor on a device, to which copies arrive late."""
+
+    def fake_empty(*shape, pin_memory=False, device=None, **options):
+        out = empty(*shape, **options)
+        if pin_memory:
+            pinned.append(out)
+        return out if pin_memory else out.as_subclass(Late)
+
+    def late_copy(self, source, non_blocking=False):
+        if not non_blocking:
+            return torch.Tensor.copy_(self, source)
+        assert any(source.data_ptr() == each.data_ptr() for each in pinned)
+        pending.append((self, source))  # what is in the buffer when it is copied arrives
+        return self
+
+    Late.copy_ = late_copy
+
+    class Event:
+        def __init__(self):
+            self.copies = []
+
+        def record(self, _):
+            self.copies = pending[:]
+            pending.clear()
+
+        def synchronize(self):
+            for target, source in self.copies:
+                torch.Tensor.copy_(target, source)
+            self.copies = []
+
+    monkeypatch.setattr(parallel, "BUFFER", 3 * 8)
+    monkeypatch.setattr(torch, "empty", fake_empty)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
+    rows = torch.arange(40.0).view(20, 2)
+    index = torch.tensor([3, 19, 4, 4, 0, 11, 12])
+    found = parallel.on_device(rows, index, SimpleNamespace(type="cuda"))
+    assert len(pinned) == 2
+    assert pinned[0].shape == (3, 2)
+    assert torch.equal(found.as_subclass(torch.Tensor), rows[index])
+
+
+def test_rows_on_the_host():
+    rows, index = torch.arange(40.0).view(20, 2), torch.tensor([3, 19, 4])
+    assert torch.equal(parallel.on_device(rows, index, torch.device("cpu")), rows[index])
+    assert parallel.room(torch.device("cpu")) == float("inf")
+
+
+def test_room_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 2000))
+    assert parallel.room(torch.device("cuda")) == 250

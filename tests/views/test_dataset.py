@@ -7,8 +7,21 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
 from astro_ddprism import InputError, MultiViewDataset, View
-from astro_ddprism.mixing import Amplitude, Convolution, DenseMatrix, Identity
+from astro_ddprism.io import asdf as asdf_module
+from astro_ddprism.io import mapped
+from astro_ddprism.io.mapped import row_slices
+from astro_ddprism.mixing import (
+    Amplitude,
+    Convolution,
+    CorrelatedNoise,
+    DenseMatrix,
+    DiagonalNoise,
+    Identity,
+    PhotonNoise,
+)
 from astro_ddprism.psf import read_psf
+from astro_ddprism.separator.state import contents, digest
+from astro_ddprism.views.pixels import median
 
 
 def arrays(n=8, m=3, k=5):
@@ -299,3 +312,97 @@ def test_read_what_was_written(tmp_path):
     with pytest.raises(InputError, match=r"views.asdf: found an existing file"):
         dataset.write(tmp_path / "views.asdf")
     dataset.write(tmp_path / "views.asdf", overwrite=True)
+
+
+# -- in a file -------------------------------------------------------------------------------
+
+
+def lazy_views(kind):
+    """Two views whose noise is of a kind, with masked and saturated pixels."""
+    rng, n, shape = np.random.default_rng(3), 40, (1, 6, 6)
+    variance, mask = rng.uniform(0.5, 2, (n, *shape)), rng.random((n, *shape)) < 0.1
+    noise = {"variance": variance}
+    if kind != "variance":
+        own = DiagonalNoise(torch.as_tensor(variance), torch.as_tensor(mask))
+        if kind == "correlated":
+            own = CorrelatedNoise(torch.as_tensor(variance), [[0.2, 1, 0.2]], torch.as_tensor(mask))
+        noise = {"noise": PhotonNoise(own, 2.0) if kind == "photon" else own}
+    kernels = rng.uniform(0, 1, (n, 1, 3, 3))
+    return MultiViewDataset(
+        {
+            name: View(
+                rng.normal(size=(n, *shape)),
+                mask=mask,
+                saturated=mask & (rng.random(mask.shape) < 0.3),
+                mixing=dict.fromkeys(sources, Convolution(kernels, shape)),
+                ids=[f"{name}-{i}" for i in range(n)],
+                unit="uJy",
+                **noise,
+            )
+            for name, sources in (("random", ["los"]), ("galaxy", ["los", "galaxy"]))
+        }
+    )
+
+
+@pytest.fixture
+def everything_stays(monkeypatch):
+    for module in (mapped, asdf_module):
+        monkeypatch.setattr(module, "LEAST", 64)
+    monkeypatch.setattr(mapped, "MOST_IN_MEMORY", 64)
+    monkeypatch.setattr(row_slices, "__defaults__", (1000,))
+
+
+def assert_alike(one, other):
+    assert list(one) == list(other)
+    assert one.noise_scale == other.noise_scale
+    assert digest(contents(one)) == digest(contents(other))
+    for name in one:
+        for attribute in ("data", "variance", "mask", "saturated", "ids"):
+            np.testing.assert_array_equal(
+                getattr(one[name], attribute), getattr(other[name], attribute)
+            )
+        index = [3, 1, 1]
+        own, others = (each[name].batch(index, scale=1.7) for each in (one, other))
+        assert torch.equal(own.y, others.y)
+        assert torch.equal(own.noise.variance, others.noise.variance)
+        assert torch.equal(own.mixing["los"](own.y), others.mixing["los"](own.y))
+        np.testing.assert_array_equal(one[name].n_valid(), other[name].n_valid())
+
+
+@pytest.mark.parametrize("kind", ["variance", "diagonal", "photon", "correlated"])
+def test_views_in_a_file_are_those_in_memory(kind, tmp_path, everything_stays):
+    """Read, joined, and written again."""
+    lazy_views(kind).write(tmp_path / "views.asdf")
+    plain = MultiViewDataset.read(tmp_path / "views.asdf", memmap=False)
+    lazy = MultiViewDataset.read(tmp_path / "views.asdf", memmap=True)
+    assert mapped.is_mapped(lazy["galaxy"].data)
+    assert not mapped.is_mapped(plain["galaxy"].data)
+    assert_alike(lazy, plain)
+    joined = MultiViewDataset.join([lazy, lazy], names=["a", "b"])
+    assert mapped.is_mapped(joined["galaxy"].data)
+    joined.write(tmp_path / "joined.asdf")
+    again = MultiViewDataset.read(tmp_path / "joined.asdf", memmap=True)
+    assert_alike(again, MultiViewDataset.join([plain, plain], names=["a", "b"]))
+    with pytest.raises(ValueError, match="read-only"):
+        lazy["galaxy"].data[0] = 1
+
+
+def test_a_file_of_which_a_view_changes_something(tmp_path, everything_stays):
+    """Pixels that are no numbers, though the mask does not say so, carry no information."""
+    data = mapped.mapped_file((30, 1, 4, 4), np.float32)
+    data[:] = np.random.default_rng(0).normal(size=data.shape)
+    data[3, 0, 1, 2] = np.nan
+    one = View(data, variance=np.ones_like(data), mask=np.zeros(data.shape, bool),
+               mixing={"los": Identity((1, 4, 4))})  # fmt: skip
+    assert one.mask.sum() == 1
+    assert one.data[3, 0, 1, 2] == 0
+    assert not mapped.is_mapped(one.data)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 2, 101, 1000])
+def test_the_median_is_that_of_numpy(n, dtype):
+    rng = np.random.default_rng(n)
+    numbers = np.exp(rng.normal(0, 5, n)).astype(dtype)
+    numbers[: n // 3] = numbers[-1]
+    assert median(lambda: np.array_split(numbers, 7)) == np.median(numbers)

@@ -10,14 +10,30 @@ from torch import Tensor
 from ...errors import InputError
 from ..masks import lost_pixels
 from ..observation import simulate
+from ..parallel import on_device, room
+from ..scratch import Drawn, row_parts
 from ..variety import Variety, centroids
 from .symmetries import permutations, permuted
 from .templates import symmetric_templates
 
-__all__ = ["Simulations", "Turns", "data_scale", "images", "simulate"]
+__all__ = [
+    "Simulations",
+    "Turns",
+    "Windows",
+    "data_scale",
+    "images",
+    "images_of",
+    "of_each",
+    "simulate",
+]
 
 # Quantiles of flux that are the faintest and the brightest, and the width of a bin of log flux.
 FAINTEST, BRIGHTEST, FLUX_BIN = 0.05, 0.95, 0.35
+# Of images more than these a quantile is that of some.
+MOST_SORTED = 1 << 23
+# Neighbours that are read at once from what does not fit on a device, and how many such runs there
+# are at a time at least; fewest steps between two.
+RUN, LEAST_RUNS, LEAST_STEPS = 1024, 8, 500
 
 
 def images(
@@ -33,8 +49,9 @@ def images(
 
     Parameters
     ----------
-    samples : torch.Tensor
-        Clean sources, of shape ``(N, *shape)``, on any device.
+    samples : torch.Tensor or Drawn
+        Clean sources, of shape ``(N, *shape)``, on any device. What lies in a file stays there, on
+        a processor: those of a batch are read.
     symmetries : tuple of str
         Symmetries of the source; every image is transformed at random.
     device : torch.device
@@ -56,7 +73,10 @@ def images(
         Called with a number of images; returns a tuple of one tensor, ``(B, *shape)``, and of what
         is known of these.
     """
-    samples = samples.to(device).contiguous()
+    if not isinstance(samples, Drawn):
+        samples = samples.to(device).contiguous()
+    elif device.type != "cpu":
+        samples = on_device(samples, torch.arange(len(samples)), device)
     group = torch.zeros(1)
     if symmetries:
         group = permutations(symmetries, samples.shape[-2:], about_pixel=about_pixel).to(device)
@@ -80,7 +100,7 @@ class _FluxBalanced:
     """Samples and factors whose products are uniform in the logarithm of their flux."""
 
     def __init__(self, samples: Tensor, factors: tuple[float, float]):
-        flux = samples.flatten(1).sum(dim=1)
+        flux = of_each(samples, lambda x: x.flatten(1).sum(dim=1))
         faint = flux.clip(min=0).quantile(FAINTEST).clip(min=1.0)
         log_flux, self._order = flux.clip(min=faint).log().sort()
         bins = ((log_flux - log_flux[0]) / FLUX_BIN).long()
@@ -117,12 +137,17 @@ class Turns:
         Called with a number of images; see `images`.
     weights : sequence of float
         How often each takes its turn.
+    renew : callable, optional
+        Returns such draws again, of other parts of what does not fit on a device.
+    n_rows : int
+        How many rows the draws are of, where they can be renewed.
     """
 
-    def __init__(self, draws, weights):
+    def __init__(self, draws, weights, renew=None, n_rows=0):
         self.draws = tuple(draws)
         self._shares = [weight / sum(weights) for weight in weights]
         self._due = [0.0] * len(self.draws)
+        self._renew, self._n_rows = renew, n_rows
 
     def next(self) -> int:
         """The number of the draw whose turn it is."""
@@ -130,6 +155,55 @@ class Turns:
         k = self._due.index(max(self._due))
         self._due[k] -= 1
         return k
+
+    def phases(self, n_steps: int, batch_size: int):
+        """Numbers of steps, all in all ``n_steps``, between which the draws become others.
+
+        What is on a device takes part in about as many images as there are rows of it, and in no
+        fewer than a few hundred steps.
+        """
+        if self._renew is None:
+            yield n_steps
+            return
+        step = max(self._n_rows // batch_size, LEAST_STEPS)
+        for done in range(0, n_steps, step):
+            if done:
+                self.draws = ()  # before there are others
+                self.draws = tuple(self._renew())
+            yield min(step, n_steps - done)
+
+
+class Windows:
+    """Rows of a table that does not fit on a device, some at a time.
+
+    They come in runs of neighbours, as a disk reads them, in an order that torch's generator
+    decides; all have come before one comes again.
+
+    Parameters
+    ----------
+    n : int
+        All rows.
+    most : int
+        Most rows at a time.
+    """
+
+    def __init__(self, n: int, most: int):
+        self.n, self.most, self._waiting = n, most, []
+        self._run = max(min(RUN, most // LEAST_RUNS), 1)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all fit."""
+        return self.n <= self.most
+
+    def next(self) -> Tensor:
+        """Numbers of the rows that come next, on the host."""
+        if not self._waiting:
+            self._waiting = torch.randperm(-(-self.n // self._run)).tolist()
+        k = max(self.most // self._run, 1)
+        runs, self._waiting = self._waiting[:k], self._waiting[k:]
+        rows = torch.tensor(sorted(runs))[:, None] * self._run + torch.arange(self._run)
+        return rows[rows < self.n]
 
 
 class Simulations:
@@ -230,20 +304,9 @@ class Simulations:
             ``(B, D)``, and the `~astro_ddprism.diffusion.observation.JointObservation` of them.
         """
         device = self._loaders[0].device
-        priors = [
-            images(
-                x,
-                self._symmetries[source],
-                device,
-                flux_factors.get(source),
-                about_pixel=source in templates,
-                known=self.seeing[source],
-            )
-            for source, x in self.samples.items()
-        ]
         placed = [source in templates for source in self.samples]
 
-        def of_view(loader, masks, n):
+        def of_view(priors, loader, masks, n):
             depth, seeing = variety.conditions(n, device)
             parts = []
             for prior, template in zip(priors, placed, strict=True):
@@ -258,9 +321,34 @@ class Simulations:
                 observation = observation.masked(partial(_lost_by_some, masks))
             return x, observation.simulated(x)
 
+        most = room(device) / len(self.samples)
+        samples = {s: Windows(len(x), _most_rows(x, most)) for s, x in self.samples.items()}
+        views = [Windows(len(loader), loader.n_held) for loader in self._loaders]
+
+        def draws():
+            priors = []
+            for source, x in self.samples.items():
+                known = self.seeing[source]
+                if not samples[source].is_whole:
+                    rows = samples[source].next()
+                    x, known = on_device(x, rows, device), known[rows.to(known.device)]
+                factors = flux_factors.get(source)
+                own = {"about_pixel": source in templates, "known": known}
+                priors.append(images(x, self._symmetries[source], device, factors, **own))
+            loaders = [
+                loader if rows.is_whole else loader.part(rows.next().numpy())
+                for loader, rows in zip(self._loaders, views, strict=True)
+            ]
+            return [
+                partial(of_view, priors, each, variety.masks * each.independent) for each in loaders
+            ]
+
+        parts = [rows for rows in (*samples.values(), *views) if not rows.is_whole]
         return Turns(
-            [partial(of_view, each, variety.masks * each.independent) for each in self._loaders],
+            draws(),
             [len(loader) for loader in self._loaders],
+            draws if parts else None,
+            min((rows.most for rows in parts), default=0),
         )
 
 
@@ -271,4 +359,29 @@ def _lost_by_some(part, n, shape, device):
 
 def data_scale(samples: Tensor) -> float:
     """Root mean square of a bright image, brighter than nine of ten."""
-    return float(samples.flatten(1).square().mean(dim=1).sqrt().quantile(0.9))
+    rms = of_each(samples, lambda x: x.flatten(1).square().mean(dim=1).sqrt())
+    rms = rms[:: -(-len(rms) // MOST_SORTED)]
+    return float(rms.quantile(0.9))
+
+
+def of_each(samples: Tensor, function) -> Tensor:
+    """What a function makes of images, a part of them at a time."""
+    size = 4 * math.prod(samples.shape[1:])
+    return torch.cat([function(samples[rows]) for rows in row_parts(len(samples), size)])
+
+
+def images_of(samples, symmetries, device):
+    """The training data of a prior: `images`, or `Turns` of parts of samples that do not fit."""
+    windows = Windows(len(samples), _most_rows(samples, room(device)))
+    if windows.is_whole:
+        return images(samples, symmetries, device)
+
+    def draws():
+        return [images(on_device(samples, windows.next(), device), symmetries, device)]
+
+    return Turns(draws(), [1], draws, windows.most)
+
+
+def _most_rows(samples, most: float) -> int:
+    """How many images may be on a device at a time."""
+    return int(min(max(most / (4 * math.prod(samples.shape[1:])), 1), len(samples)))

@@ -33,7 +33,8 @@ from ..posteriors.base import Priors
 from ..priors.build import build_denoiser
 from ..random import Rows, seeded
 from ..sampling.chains import Draws, draw_sources
-from .data import Simulations, data_scale, images
+from ..scratch import Drawn
+from .data import Simulations, data_scale, images_of, of_each
 from .stages import Stage, plan_stages
 
 # What random numbers are for; the last part of a seed.
@@ -54,7 +55,7 @@ class EMState:
     stage, iteration : int
         The EM iteration that comes next.
     draws : dict of str to Draws
-        The last draws of the views of the present stage.
+        The last draws of the views of the present stage from which the next ones begin.
     samples : dict of str to torch.Tensor
         Up to 8192 of the last draws of every source of an earlier stage.
     seeing : dict of str to torch.Tensor
@@ -152,7 +153,16 @@ class ExpectationMaximization:
                     state.samples[source] = samples[::every].flatten(1)
                     state.seeing[source] = self._seeing(stage, state, source)[::every]
                 state.stage, state.iteration, state.draws = state.stage + 1, 0, {}
+            for name in list(state.draws):
+                if not self._continues(state, name):
+                    del state.draws[name]
             yield state
+
+    def _continues(self, state: EMState, name: str) -> bool:
+        """Whether the next chains of a view begin from its last draws."""
+        loader = self.loaders[name]
+        method = self.posterior.method_for(loader.source_shapes, state.priors)
+        return method.continues(state.priors, loader.sources)
 
     @staticmethod
     def _size(source_shapes) -> int:
@@ -197,9 +207,7 @@ class ExpectationMaximization:
         for name in stage.views:
             loader = self.loaders[name]
             method = self.posterior.method_for(loader.source_shapes, state.priors)
-            previous = state.draws.get(name)
-            if not method.continues(state.priors, loader.sources):
-                previous = None
+            previous = state.draws.get(name) if self._continues(state, name) else None
             title = self._title(stage, state, "E-step")
             state.draws[name] = draw_sources(
                 method,
@@ -255,7 +263,7 @@ class ExpectationMaximization:
                 f"the source {source!r}, EM iteration {state.iteration}",
             ).train(
                 priors.denoisers[source],
-                images(samples, self.symmetries[source], self.execution.torch_device),
+                images_of(samples, self.symmetries[source], self.execution.torch_device),
                 self.trainer.n_images(first=first),
             )
 
@@ -292,26 +300,38 @@ class ExpectationMaximization:
             priors.learned[sources], loss = method.train(learned, simulations, trainer)
         return loss
 
-    def _light(self, stage: Stage, state: EMState, source: str) -> Tensor:
+    def _light(self, stage: Stage, state: EMState, source: str):
         """All light of the draws of the views that hold a source."""
-        parts = []
-        for name in stage.views:
-            draws, held = state.draws[name], self.loaders[name].sources
-            if source in held:
-                x = draws.x[draws.good].unflatten(1, (len(held), *self.source_shapes[source]))
-                parts.append(x.sum(dim=1))
-        return torch.cat(parts)
+
+        def light(x, held):
+            return x.unflatten(1, (len(held), *self.source_shapes[source])).sum(dim=1)
+
+        return self._drawn(stage, state, source, light)
 
     def _samples(self, stage: Stage, state: EMState, source: str):
         """Draws of one source from all views of the stage that hold it, without failed chains."""
-        parts = []
+
+        def own(x, held):
+            sizes = [math.prod(self.source_shapes[s]) for s in held]
+            return x.split(sizes, dim=1)[held.index(source)].unflatten(
+                1, self.source_shapes[source]
+            )
+
+        return self._drawn(stage, state, source, own)
+
+    def _drawn(self, stage: Stage, state: EMState, source: str, make):
+        """What a function makes of draws that are good, of views that hold a source."""
+        sources = []
         for name in stage.views:
             draws, held = state.draws[name], self.loaders[name].sources
             if source in held:
-                sizes = [int(np.prod(self.source_shapes[s])) for s in held]
-                part = draws.x[draws.good].split(sizes, dim=1)[held.index(source)]
-                parts.append(part.reshape(-1, *self.source_shapes[source]))
-        return torch.cat(parts)
+                rows = torch.nonzero(draws.good)[:, 0]
+
+                def some(index, x=draws.x, rows=rows, held=held):
+                    return make(x[rows[index]], held)
+
+                sources.append((len(rows), some))
+        return Drawn.of(sources, self.source_shapes[source])
 
     def _seeing(self, stage: Stage, state: EMState, source: str) -> Tensor:
         """Widths of the PSFs through which `_samples` are seen, in pixels; NaN where not known."""
@@ -337,7 +357,7 @@ class ExpectationMaximization:
                     "loss": losses[source],
                     "chi2": float(chi2.median()),
                     "chi2_mean": float(torch.cat([d.chi2[d.good] for d in draws]).mean()),
-                    "power": float(samples.square().mean()),
+                    "power": float(of_each(samples, _power).mean()),
                     "n_chains": len(chi2),
                     "n_redrawn": sum(d.n_redrawn for d in draws),
                     "n_left_out": int(sum((~d.good).sum() for d in draws)),
@@ -345,3 +365,7 @@ class ExpectationMaximization:
                     "m_step_time": m_time,
                 }
             )
+
+
+def _power(x: Tensor) -> Tensor:
+    return x.flatten(1).square().mean(dim=1)

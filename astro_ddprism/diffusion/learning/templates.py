@@ -46,6 +46,8 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
+from ..scratch import Drawn, empty_rows, release
+
 # Width of the smoothing and radius of the core, in pixels.
 SMOOTHING, CORE = 1.0, 3.0
 # Difference of opposite light that is a galaxy's own, as a part of what both have in common.
@@ -64,64 +66,95 @@ DRAW_NOISE, MODEL_ERROR, LEAST_OUTLIER = 0.6, 0.1, 1.5
 LEAST_STRUCTURE = 2.0
 # Least peak, in units of the noise; largest unexplained light in and beside the core, against it.
 LEAST_PEAK, MOST_INSIDE, MOST_BESIDE = 1.5, 0.2, 0.5
+# Images at a time.
+AT_A_TIME = 1024
 # Axes of ellipses and shifts of centres, in pixels; iterations that find them.
 AXES, MOST_SHIFT, N_MOMENTS = (1.0, 5.0), 0.5, 12
 
 
-def symmetric_templates(light: Tensor) -> tuple[Tensor, Tensor]:
+def symmetric_templates(light):
     """Symmetric central parts of images.
 
     Parameters
     ----------
-    light : torch.Tensor
+    light : torch.Tensor or `~astro_ddprism.diffusion.scratch.Drawn`
         All light of observations, of shape ``(N, bands, ny, nx)``, in units of the noise.
 
     Returns
     -------
-    templates : torch.Tensor
+    templates : torch.Tensor or Drawn
         Those of the observations whose light is mostly symmetric, of shape ``(n, bands, ny, nx)``.
     clean : torch.Tensor of bool
         Which observations these are, of shape ``(N,)``.
     """
-    opposite, centre = _opposite(light)
-    common = torch.minimum(light.abs(), opposite.abs())
-    common = torch.maximum(_smooth(common, SMOOTHING), _smooth(common, 2 * SMOOTHING))
-    excess = _smooth(light - opposite, SMOOTHING) - 2 - ASYMMETRY * common
-    symmetric = light + (excess / 2).clip(0, 1) * (opposite - light)
-    radius = _elliptical_radius(torch.minimum(light, opposite).sum(dim=1), centre)
-    ellipse = radius[:, None].expand_as(light)
-    outside = torch.minimum(symmetric, opposite + 1)
-    images = torch.where(ellipse < CORE, symmetric, outside)
-    peak = torch.where(ellipse < CORE, symmetric, -torch.inf).amax(dim=(-2, -1))
-    near = _radius(light) < min(light.shape[-2:]) / 2
-    limit = peak.clip(min=LEAST_PEAK)
+    parts, peaks, clean = [], [], []
+    for part in _parts(light):
+        smooth, amplitudes = _expansions(part.images, part.radius, np.eye(len(WIDTHS)))
+        parts.append(amplitudes)
+        peaks.append(part.peak.cpu().numpy())
+        clean.append(part.complete(smooth)[1].cpu().numpy())
+    amplitudes, peaks, clean = map(np.concatenate, (parts, peaks, clean))
+    known = []
+    for band in range(light.shape[1]):  # each has a PSF of its own
+        least = _least_bright(peaks[clean, band])
+        bright = (peaks[:, band] > least) & clean
+        known.append((least, _profiles(amplitudes[bright, band])))
+    templates, kept, n = empty_rows(*light.shape), [], 0
+    for part, own in zip(_parts(light), parts, strict=True):
+        smooth = part.expanded(own)
+        for band, (least, profiles) in enumerate(known):
+            if len(profiles):
+                faint = part.peak[:, band] <= least
+                images = part.images[faint, band : band + 1]
+                smooth[faint, band] = _expansions(images, part.radius[faint], profiles)[0][:, 0]
+        template, is_clean = part.complete(smooth)
+        kept.append((is_clean & (part.peak > LEAST_PEAK).any(dim=1)).cpu())
+        found = template.cpu()[kept[-1]]
+        templates[n : n + len(found)] = found
+        n += len(found)
+        release()
+    return Drawn.of([(n, lambda index: templates[index])], light.shape[1:]), torch.cat(kept)
 
-    def complete(smooth):
+
+def _parts(light):
+    for i in range(0, len(light), AT_A_TIME):
+        yield _Images(light[i : i + AT_A_TIME])
+
+
+class _Images:
+    """Some images, and what is symmetric of them."""
+
+    def __init__(self, light: Tensor):
+        opposite, centre = _opposite(light)
+        common = torch.minimum(light.abs(), opposite.abs())
+        common = torch.maximum(_smooth(common, SMOOTHING), _smooth(common, 2 * SMOOTHING))
+        excess = _smooth(light - opposite, SMOOTHING) - 2 - ASYMMETRY * common
+        self.light = light
+        self.symmetric = light + (excess / 2).clip(0, 1) * (opposite - light)
+        self.radius = _elliptical_radius(torch.minimum(light, opposite).sum(dim=1), centre)
+        self.ellipse = self.radius[:, None].expand_as(light)
+        outside = torch.minimum(self.symmetric, opposite + 1)
+        core = self.ellipse < CORE
+        self.images = torch.where(core, self.symmetric, outside)
+        self.peak = torch.where(core, self.symmetric, -torch.inf).amax(dim=(-2, -1))
+        self.near = _radius(light) < min(light.shape[-2:]) / 2
+
+    def expanded(self, amplitudes) -> Tensor:
+        """What amplitudes of the Gaussians make of the images."""
+        return _expanded(amplitudes, _radii(self.radius), self.light)
+
+    def complete(self, smooth: Tensor) -> tuple[Tensor, Tensor]:
         """Templates, and which of them explain their images."""
-        structure = torch.where(ellipse < CORE, symmetric - smooth, 0.0)
+        limit = self.peak.clip(min=LEAST_PEAK)
+        structure = torch.where(self.ellipse < CORE, self.symmetric - smooth, 0.0)
         level = _smooth(structure, SMOOTHING).abs()
         template = smooth + (level / LEAST_STRUCTURE - 1).clip(0, 1) * structure
         # Band by band: a contaminated one spoils the image, one of nothing but noise does not.
-        left = _smooth(light - template, SMOOTHING)
-        inside = torch.where(ellipse < CORE + 1, left, -torch.inf).amax(dim=(-2, -1))
-        beside = torch.where(near, left, -torch.inf).amax(dim=(-2, -1))
+        left = _smooth(self.light - template, SMOOTHING)
+        inside = torch.where(self.ellipse < CORE + 1, left, -torch.inf).amax(dim=(-2, -1))
+        beside = torch.where(self.near, left, -torch.inf).amax(dim=(-2, -1))
         clean = (inside < MOST_INSIDE * limit + 1) & (beside < MOST_BESIDE * limit)
         return template, clean.all(dim=1)
-
-    gaussians = np.eye(len(WIDTHS))
-    smooth, amplitudes = _expansions(images, radius, gaussians)
-    clean = complete(smooth)[1]
-    for band in range(light.shape[1]):  # each has a PSF of its own
-        least = _least_bright(peak[clean, band].cpu().numpy())
-        bright = (peak[:, band] > least) & clean
-        profiles = _profiles(amplitudes[bright.cpu().numpy(), band])
-        if len(profiles):
-            faint = peak[:, band] <= least
-            again, _ = _expansions(images[faint, band : band + 1], radius[faint], profiles)
-            smooth[faint, band] = again[:, 0]
-    template, clean = complete(smooth)
-    clean = clean & (peak > LEAST_PEAK).any(dim=1)
-    return template[clean], clean
 
 
 def _elliptical_radius(images: Tensor, centre: Tensor) -> Tensor:
@@ -156,16 +189,28 @@ def _expansions(light: Tensor, radius: Tensor, profiles) -> tuple[Tensor, np.nda
     Profiles are amplitudes of Gaussians of unit flux, one a row; the expansions' amplitudes are
     those of the Gaussians, (N, bands, Gaussians).
     """
+    radii, found = _radii(radius), np.empty((*light.shape[:2], len(WIDTHS)))
+    for k, images in enumerate(light.flatten(2).double().cpu().numpy()):
+        shapes = _gaussians(radii[k]) @ profiles.T
+        for band, values in enumerate(images):
+            found[k, band] = _fit(values, shapes, np.exp(-radii[k] / 2 / CORE)) @ profiles
+    return _expanded(found, radii, light), found
+
+
+def _radii(radius: Tensor) -> np.ndarray:
+    return radius.flatten(1).double().cpu().numpy()
+
+
+def _gaussians(radii) -> np.ndarray:
+    """The Gaussians of the expansion at some radii, ``(pixels, Gaussians)``."""
     widths = np.array(WIDTHS)
-    images = light.flatten(2).double().cpu().numpy()
-    out, found = np.empty_like(images), np.empty((*light.shape[:2], len(widths)))
-    for k, r in enumerate(radius.flatten(1).double().cpu().numpy()[..., np.newaxis]):
-        gaussians = np.exp(-0.5 * np.square(r / widths)) / widths**2
-        for band, values in enumerate(images[k]):
-            amplitudes = _fit(values, gaussians @ profiles.T, np.exp(-r[:, 0] / 2 / CORE))
-            found[k, band] = amplitudes @ profiles
-            out[k, band] = gaussians @ found[k, band]
-    return torch.tensor(out, device=light.device, dtype=light.dtype).view_as(light), found
+    return np.exp(-0.5 * np.square(radii[:, np.newaxis] / widths)) / widths**2
+
+
+def _expanded(amplitudes, radii, like: Tensor) -> Tensor:
+    """Images of the amplitudes of Gaussians, ``(N, bands, Gaussians)``."""
+    images = [own @ _gaussians(r).T for own, r in zip(amplitudes, radii, strict=True)]
+    return torch.tensor(np.array(images), device=like.device, dtype=like.dtype).view_as(like)
 
 
 def _fit(values, profiles, weight):

@@ -113,18 +113,22 @@ class Trainer:
         n_steps = max(n_images // self.training.batch_size, 20)
         draws = draw if isinstance(draw, Turns) else Turns([draw], [1])
         step = TrainingStep(denoiser, self.training, self.execution, n_steps)
-        own = [partial(step, each) for each in draws.draws]
-        step.rate.fill_(step.rate_of(0))
-        if n_steps > WORTHWHILE:
-            own = [step.captured(each, f"training of {self.label}") for each in draws.draws]
-        for k in self.track(range(n_steps), self.title):
-            step.rate.fill_(step.rate_of(k))
-            if k == 3 * n_steps // 4:
-                step.total.zero_()
-            own[draws.next()]()
-            # What is not finite once stays so: weights do not recover.
-            if (k + 1) % STEPS_UNSEEN == 0 or k + 1 == n_steps:
-                self._check_finite(step, k + 1)
+        steps = iter(self.track(range(n_steps), self.title))
+        for n in draws.phases(n_steps, self.training.batch_size):
+            own = [partial(step, each) for each in draws.draws]
+            step.rate.fill_(step.rate_of(0))
+            if n > WORTHWHILE:
+                own = [step.captured(each, f"training of {self.label}") for each in draws.draws]
+            for k in itertools.islice(steps, n):
+                step.rate.fill_(step.rate_of(k))
+                if k == 3 * n_steps // 4:
+                    step.total.zero_()
+                own[draws.next()]()
+                # What is not finite once stays so: weights do not recover.
+                if (k + 1) % STEPS_UNSEEN == 0 or k + 1 == n_steps:
+                    self._check_finite(step, k + 1)
+            own.clear()  # graphs, and what they hold
+        next(steps, None)  # to the end of the bar
         step.finish()
         return float(step.total / (n_steps - 3 * n_steps // 4))
 

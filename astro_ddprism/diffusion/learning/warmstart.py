@@ -38,6 +38,8 @@ from ..random import Rows
 from .growth import MixtureWarmStart, is_small
 from .symmetries import orbit
 
+#: Most numbers of a source of which covariances are whole.
+MOST_OF_COVARIANCE = 4096
 #: Warm starts by name.
 WARM_STARTS = Registry("warm start", "astro_ddprism.warm_starts")
 
@@ -204,20 +206,21 @@ class GaussianWarmStart:
     def _initial_prior(self, source, batches, number: int) -> GaussianPrior:
         shape, rank = self.shapes[source], self.ranks[source]
         size = math.prod(shape)
-        observed, explained = [], []
-        for observation, rows in batches():
-            if source not in observation.source_shapes:
-                continue
-            own = rows.fork(number)
-            y = explained_by(observation, self.known_samples, own)
-            observed.append(_backproject(observation, source, observation.y, own))
-            explained.append(_backproject(observation, source, y, own))
-        observed, explained = torch.cat(observed), torch.cat(explained)
-        mean = observed.new_zeros(size)
+
+        def pairs():
+            for observation, rows in batches():
+                if source in observation.source_shapes:
+                    own = rows.fork(number)
+                    y = explained_by(observation, self.known_samples, own)
+                    observed = _backproject(observation, source, observation.y, own)
+                    yield observed, _backproject(observation, source, y, own)
+
         if rank == size:
-            power = (observed.square().mean() - explained.square().mean()).clip(min=1.0)
-            return GaussianPrior(mean, power.sqrt() * torch.eye(size, device=mean.device))
-        factor = _excess_factor(observed, explained, 2 * rank)
+            powers = [(a.double().square() - b.double().square()).mean(dim=1) for a, b in pairs()]
+            power = torch.cat(powers).mean().clip(min=1.0).float()
+            return GaussianPrior(power.new_zeros(size), power.sqrt() * torch.eye(size).to(power))
+        factor = _excess_factor(pairs, size, 2 * rank)
+        mean = factor.new_zeros(size)
         return GaussianPrior(mean, _symmetrized(factor, shape, self.symmetries[source], rank))
 
     def _iterate(self, batches):
@@ -301,24 +304,35 @@ def _backproject(observation: JointObservation, source: str, y: Tensor, rows: Ro
     return back / gain.clip(min=torch.finfo(y.dtype).tiny)[:, None]
 
 
-def _excess_factor(observed: Tensor, explained: Tensor, rank: int) -> Tensor:
-    """Factor of the positive part of what ``(N, D)`` arrays hold in excess of others."""
-    if observed.shape[1] > 4096:  # work in the span of random combinations of the observations
-        combinations = torch.randn(len(observed), 4 * rank, device=observed.device)
-        span, _ = torch.linalg.qr(observed.T @ combinations)
-        return span @ _excess_factor(observed @ span, explained @ span, rank)
-    weights = 1 / (observed.square().sum(dim=1) + explained.square().sum(dim=1))
-    weights = weights / weights.sum()
-    excess, means = 0.0, []
-    for sign, x in ((1, observed), (-1, explained)):
-        means.append(weights @ x)
-        centred = weights.sqrt()[:, None] * (x - means[-1])
-        excess = excess + sign * centred.T @ centred
-    values, vectors = torch.linalg.eigh(
-        excess + torch.outer(means[0] - means[1], means[0] - means[1])
-    )
+def _excess_factor(pairs, size: int, rank: int) -> Tensor:
+    """Factor of the positive part of what vectors hold in excess of others.
+
+    ``pairs`` iterates over batches of both, ``(B, size)``, the same each time.
+    """
+    span = None
+    if size > MOST_OF_COVARIANCE:  # work in the span of random combinations of the observations
+        combinations = 0.0
+        for observed, _ in pairs():
+            random = torch.randn(len(observed), 4 * rank, device=observed.device)
+            combinations = combinations + observed.T @ random
+        span, _ = torch.linalg.qr(combinations)
+    total, sums, squares = 0.0, [0.0, 0.0], [0.0, 0.0]
+    for both in pairs():
+        weights = 1 / sum(x.square().sum(dim=1) for x in both)
+        total = total + weights.double().sum()
+        for k, x in enumerate(both):
+            x = x if span is None else x @ span
+            weighted = weights[:, None] * x
+            sums[k] = sums[k] + weighted.double().sum(dim=0)
+            squares[k] = squares[k] + (weighted.T @ x).double()
+    means = [each / total for each in sums]
+    excess = (squares[0] - squares[1]) / total
+    for sign, mean in ((-1, means[0]), (1, means[1]), (1, means[0] - means[1])):
+        excess = excess + sign * torch.outer(mean, mean)
+    values, vectors = torch.linalg.eigh(excess.float())
     rank = min(rank, len(values))
-    return vectors[:, -rank:] * values[-rank:].clip(min=0).sqrt()
+    factor = vectors[:, -rank:] * values[-rank:].clip(min=0).sqrt()
+    return factor if span is None else span @ factor
 
 
 def _symmetrized(factor: Tensor, shape, symmetries, rank: int) -> Tensor:

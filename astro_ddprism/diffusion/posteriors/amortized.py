@@ -72,6 +72,7 @@ from ..networks import Network, UNet
 from ..networks.embedding import compressed
 from ..priors.schedule import time_of
 from ..sampling.samplers import AdamsBashforth, Sampler
+from ..scratch import row_parts
 from ..variety import Variety
 from .base import POSTERIORS, Beginning, PosteriorMethod
 from .moment_matching import MomentMatching
@@ -177,12 +178,15 @@ class Amortized(PosteriorMethod):
         galaxies are, and is sure there of what it does not know: it serves those with all pixels
         about the target, and nearly all others.
         """
+        if not all(source in priors.denoisers for source in loader.sources):
+            return super().serves(priors, loader, index)
+        some = row_parts(len(index), loader.n_observed)
+        served = [self._serves(priors, loader, index[rows]) for rows in some]
+        return np.concatenate(served or [np.ones(0, bool)])
+
+    def _serves(self, priors, loader, index):
         masked = loader.masked(index)
-        if (
-            masked is None
-            or not masked.any()
-            or not all(s in priors.denoisers for s in loader.sources)
-        ):
+        if masked is None or not masked.any():
             return super().serves(priors, loader, index)
         if self.variety.masks and loader.independent:
             return (masked.mean(axis=(-2, -1)) <= MOST).reshape(len(masked), -1).all(axis=1)

@@ -39,6 +39,7 @@ from ...registry import Part, option
 from .. import ranks
 from ..parallel import in_pieces
 from ..random import Rows
+from ..scratch import empty_rows, release, row_parts
 from .samplers import Ancestral, Sampler
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,8 @@ class Draws:
     Attributes
     ----------
     x : torch.Tensor
-        Joint vectors of the sources, of shape ``(N, D)``, on the CPU.
+        Joint vectors of the sources, of shape ``(N, D)``, on the CPU; in a temporary file where
+        they are large (`~astro_ddprism.diffusion.scratch`).
     chi2 : torch.Tensor
         Reduced chi-squared of each draw against its own observation, of shape ``(N,)``.
     good : torch.Tensor
@@ -106,13 +108,14 @@ class Draws:
     @classmethod
     def joined(cls, parts) -> "Draws":
         """Draws of parts of the observations: pairs of which, as bool (N,), and their draws."""
-        n = len(parts[0][0])
-        x, chi2, good = (
-            getattr(parts[0][1], name).new_empty(n, *getattr(parts[0][1], name).shape[1:])
-            for name in ("x", "chi2", "good")
-        )
+        first, n = parts[0][1], len(parts[0][0])
+        x = empty_rows(n, first.x.shape[1], dtype=first.x.dtype)
+        chi2, good = first.chi2.new_empty(n), first.good.new_empty(n)
         for here, draws in parts:
-            x[here], chi2[here], good[here] = draws.x, draws.chi2, draws.good
+            index = torch.nonzero(here)[:, 0]
+            for some in row_parts(len(index), draws.x[:1].nbytes):
+                x[index[some]] = draws.x[some]
+            chi2[here], good[here] = draws.chi2, draws.good
         return cls(x, chi2, good, sum(draws.n_redrawn for _, draws in parts))
 
 
@@ -183,23 +186,15 @@ def _draw(method, priors, loader, index, rows, *, chains, batch_size, track, fir
         n, own = len(index), ranks.own_rows(len(index))
         index, rows = index[own], rows[own]
         first = None if first is None else first[own]
-        x, chi2, kept = [], [], 0
+        size = sum(torch.Size(shape).numel() for shape in loader.source_shapes.values())
+        table = _Table(len(index), size)
         for i in track(range(0, len(index), batch_size)):
             batch = slice(i, i + batch_size)
             known = None if first is None else first[batch]
             run = partial(_run, method, priors, loader, index[batch], rows[batch], known, least)
-            pieces = in_pieces(partial(run, chains, start), len(index[batch]))
-            for drawn, own_chi2 in pieces:
-                x.append(drawn)
-                chi2.append(own_chi2)
-            if sum(part.nbytes for part in x[kept:]) > MOST_KEPT:
-                x[kept:] = [part.cpu() for part in x[kept:]]
-                kept = len(x)
-        if not x:  # more processes than observations
-            size = sum(torch.Size(shape).numel() for shape in loader.source_shapes.values())
-            x, chi2 = [torch.empty(0, size)], [torch.empty(0)]
-        x, chi2 = (torch.cat([part.cpu() for part in parts]) for parts in (x, chi2))
-        return ranks.gathered(x, n), ranks.gathered(chi2, n)
+            table.add(in_pieces(partial(run, chains, start), len(index[batch])))
+        x, chi2 = table.whole()
+        return ranks.gathered(x, n, empty_rows), ranks.gathered(chi2, n)
 
     valid = torch.as_tensor(loader.n_valid(index))
     spread = (2 / valid.clip(min=1)).sqrt()
@@ -232,6 +227,36 @@ def _run(method, priors, loader, index, rows, first, least, chains, start, piece
     known = None if first is None else first[part].to(observation.y.device)
     drawn = method.run(priors, observation, rows[part], chains=chains, start=start, first=known)
     return drawn[:n], observation.chi2(drawn)[:n]
+
+
+class _Table:
+    """Draws of ever more batches; those on a device stay there until they are many."""
+
+    def __init__(self, n: int, size: int):
+        self.n, self.size = n, size
+        self.x, self.chi2, self.done, self.waiting = None, torch.empty(n), 0, []
+
+    def add(self, pieces):
+        """More of them: vectors and their chi-squared."""
+        self.waiting += pieces
+        most = MOST_KEPT if self.waiting[0][0].device.type == "cuda" else 0
+        if sum(x.nbytes for x, _ in self.waiting) > most:
+            self._write()
+
+    def _write(self):
+        for x, chi2 in self.waiting:
+            if self.x is None:
+                self.x = empty_rows(self.n, self.size, dtype=x.dtype)
+            rows = slice(self.done, self.done + len(x))
+            self.x[rows], self.chi2[rows] = x.cpu(), chi2.cpu()
+            self.done = rows.stop
+        self.waiting.clear()
+        release()
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """All of them; none where there are more processes than observations."""
+        self._write()
+        return torch.empty(0, self.size) if self.x is None else self.x, self.chi2
 
 
 class _Candidates:

@@ -9,7 +9,14 @@ from azula.noise import VESchedule
 from scipy.stats import kstest
 
 from astro_ddprism.diffusion.learning import data as module
-from astro_ddprism.diffusion.learning.data import Simulations, data_scale, images, simulate
+from astro_ddprism.diffusion.learning.data import (
+    Simulations,
+    Turns,
+    Windows,
+    data_scale,
+    images,
+    simulate,
+)
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.diffusion.variety import Variety
 from astro_ddprism.errors import InputError
@@ -253,7 +260,7 @@ class SharingLoader:
 
     def __init__(self, loader):
         self.observe, self.device = loader.observe, loader.device
-        self._n = len(loader)
+        self._n = self.n_held = len(loader)
 
     def __len__(self):
         return self._n
@@ -303,3 +310,91 @@ def test_nothing_symmetric(monkeypatch):
     monkeypatch.setattr(module, "symmetric_templates", lambda light: (light[:0], slice(0)))
     with pytest.raises(InputError, match="templates: found no image of the source 'a' that is sym"):
         make_simulations().of_templates(("a",), all_light=False)
+
+
+# -- what does not fit on a device ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "most"), [(1000, 100), (1000, 999), (17, 5), (5000, 1), (40, 64)])
+def test_windows_are_all_rows_once_before_any_comes_again(n, most):
+    windows = Windows(n, most)
+    assert windows.is_whole == (n <= most)
+    counts = np.zeros(n, int)
+    with seeded(3, device=CPU):
+        for _ in range(4 * n // min(n, most)):
+            rows = windows.next().numpy()
+            assert len(np.unique(rows)) == len(rows) <= max(most, 1)
+            counts[rows] += 1
+    assert counts.min() > 0
+    assert np.ptp(counts) <= 1
+
+
+def test_windows_depend_on_the_seed_alone():
+    found = []
+    for seed in (1, 1, 2):
+        with seeded(seed, device=CPU):
+            windows = Windows(1000, 100)
+            found.append(torch.cat([windows.next() for _ in range(5)]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_phases_of_training_see_all_draws():
+    made = iter(range(9))
+    turns = Turns([next(made)], [1], lambda: [next(made)], n_rows=6000)
+    seen = [(n, turns.draws) for n in turns.phases(1450, batch_size=10)]
+    assert seen == [(600, (0,)), (600, (1,)), (250, (2,))]
+    assert list(Turns([0], [1]).phases(1450, 10)) == [1450]
+
+
+def streamed_simulations(monkeypatch, room, n_held):
+    """Two sources that are as many numbers, seen by a view whose noise tells its rows."""
+    monkeypatch.setattr(module, "room", lambda _: room)
+    monkeypatch.setattr(ViewLoader, "n_held", n_held)
+    n, shape = 60, (1, 2, 2)
+    view = MultiViewDataset.from_arrays(
+        {
+            "one": {
+                "data": np.zeros((n, *shape)),
+                "variance": np.arange(1, n + 1.0).reshape(n, 1, 1, 1) ** -2 * np.ones(shape),
+                "mixing": dict.fromkeys("ab", Identity(shape)),
+            }
+        }
+    )["one"]
+    values = torch.arange(1, n + 1.0).view(n, 1, 1, 1).expand(n, *shape)
+    return Simulations(
+        {"a": values, "b": 1000 * values},
+        [ViewLoader(view, 1.0, CPU)],
+        symmetries={"a": (), "b": ()},
+        schedule=VESchedule(0.1, 100.0),
+        learning=["a"],
+        light=None,
+        seeing=dict.fromkeys("ab", torch.full((n,), math.nan)),
+    )
+
+
+@pytest.mark.parametrize(("room", "n_held"), [(math.inf, 60), (2 * 16 * 10, 60), (math.inf, 12)])
+def test_what_is_streamed_is_drawn_as_often_as_what_is_held(room, n_held, monkeypatch):
+    """Every row of both sources and of the view, as uniformly as chance allows."""
+    with seeded(4, device=CPU):
+        turns = streamed_simulations(monkeypatch, room, n_held).draws({}, (), Variety())
+        counts, n_phases = np.zeros((3, 60)), 0
+        for n in turns.phases(30_000, batch_size=1):
+            x, observation = turns.draws[turns.next()](16 * n)
+            one = torch.cat([torch.ones_like(x[:, :4]), torch.zeros_like(x[:, 4:])], dim=1)
+            row = observation.forward(one)[:, 0]  # in units of the noise
+            for k, value in enumerate((x[:, 0], x[:, 4] / 1000, row)):
+                counts[k] += np.bincount(value.numpy().round().astype(int) - 1, minlength=60)
+            n_phases += 1
+    assert (n_phases == 1) == (room == math.inf and n_held == 60)
+    share = counts / counts.sum(axis=1, keepdims=True) * 60
+    assert abs(share - 1).max() < 0.06  # 8,000 times each
+
+
+def test_a_part_of_a_view_is_its_rows(monkeypatch):
+    loader = streamed_simulations(monkeypatch, math.inf, 60)._loaders[0]
+    part, rows = loader.part(np.array([7, 3, 50])), torch.tensor([2, 0])
+    assert len(part) == 3
+    expected = loader.observe(torch.tensor([50, 7]))
+    assert torch.equal(part.observe(rows).information[0], expected.information[0])
+    assert list(part.ids) == ["7", "3", "50"]

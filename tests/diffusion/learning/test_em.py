@@ -213,13 +213,13 @@ def spoil(monkeypatch, bad):
 
 
 def test_failed_chains_are_left_out_and_counted(monkeypatch):
-    trained, original = [], module.images
+    trained, original = [], data_module.images
 
     def images(samples, *args):
         trained.append(samples)
         return original(samples, *args)
 
-    monkeypatch.setattr(module, "images", images)
+    monkeypatch.setattr(data_module, "images", images)
     spoil(monkeypatch, [1, 4])
     views = make_views(v="ab", w="b")
     state = make_state(views)
@@ -233,13 +233,13 @@ def test_failed_chains_are_left_out_and_counted(monkeypatch):
 
 
 def test_training_sees_the_draws_of_all_views(monkeypatch):
-    trained, original = {}, module.images
+    trained, original = {}, data_module.images
 
     def images(samples, *args):
         trained[len(trained)] = samples
         return original(samples, *args)
 
-    monkeypatch.setattr(module, "images", images)
+    monkeypatch.setattr(data_module, "images", images)
     views = make_views(v="ab", w="ba")
     list(make_em(views, n_em_iterations=0).run(make_state(views)))
     assert [len(samples) for samples in trained.values()] == [24, 24]
@@ -442,10 +442,9 @@ def test_posteriors_may_learn_from_templates(monkeypatch):
     monkeypatch.setattr(
         data_module, "symmetric_templates", lambda x: light.append(x) or (template, torch.arange(3))
     )
-    for each in (module, data_module):
-        monkeypatch.setattr(
-            each, "images", lambda x, *a, **k: learned.append(x) or original(x, *a, **k)
-        )
+    monkeypatch.setattr(
+        data_module, "images", lambda x, *a, **k: learned.append(x) or original(x, *a, **k)
+    )
     views = make_views(IMAGE, v="a", w="ab")
     list(make_em(views, {"templates": ("b",)}).run(make_state(views)))
     assert len(light) == 2

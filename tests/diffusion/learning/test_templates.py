@@ -6,8 +6,10 @@ import pytest
 import torch
 from scipy.optimize import nnls
 
+from astro_ddprism.diffusion import scratch
 from astro_ddprism.diffusion.learning import templates as templates_module
 from astro_ddprism.diffusion.learning.templates import symmetric_templates
+from astro_ddprism.diffusion.scratch import Drawn
 
 
 def templates_of(light):
@@ -212,3 +214,15 @@ def test_bands_do_not_mix():
     for band, factor in enumerate((1.0, 0.5)):
         alone = templates_of(factor * galaxy)
         torch.testing.assert_close(both[:, band], alone[:, 0], rtol=1e-4, atol=1e-3)
+
+
+def test_templates_do_not_depend_on_how_many_are_looked_at_at_a_time(monkeypatch):
+    """Also where they, and the light, lie in files; profiles are those of all images."""
+    light = noisy(galaxies(30, flux=500.0)[:, None])
+    whole, clean = symmetric_templates(light)
+    monkeypatch.setattr(templates_module, "AT_A_TIME", 7)
+    monkeypatch.setattr(scratch, "MOST_IN_MEMORY", 0)
+    parts, own = symmetric_templates(Drawn([(30, lambda index: light[index])], light.shape[1:]))
+    assert isinstance(parts, Drawn)
+    assert torch.equal(own, clean)
+    torch.testing.assert_close(parts[:], whole, rtol=1e-4, atol=1e-3)

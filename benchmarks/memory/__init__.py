@@ -1,0 +1,1 @@
+"""How much memory a fit takes, against the number of its observations."""
