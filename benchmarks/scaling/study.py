@@ -35,6 +35,7 @@ from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
 from astro_ddprism.diffusion.priors.schedule import NoiseSchedule
 from astro_ddprism.diffusion.random import Rows, seeded
 from astro_ddprism.diffusion.sampling.chains import Chains, draw_sources
+from astro_ddprism.diffusion.variety import Variety
 
 from ..record import write_record
 from ..throughput.study import SOURCES, make_problem, make_simulations
@@ -58,7 +59,7 @@ def work(configuration: dict, device: str) -> dict:
             denoiser = build_denoiser(UNet(), (1, size, size), schedule, 5.0).to(device)
             priors.denoisers[source] = denoiser.requires_grad_(False)
         learning = Amortized().build(loader.source_shapes, 5.0, schedule, execution)
-        (draw,) = simulations.draws({}, ()).draws
+        (draw,) = simulations.draws({}, (), Variety()).draws
         training = Training(batch_size=configuration["batch_size"])
         step = TrainingStep(learning, training, execution, configuration["n_steps"])
         run = step.captured(draw, "training")

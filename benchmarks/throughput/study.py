@@ -15,8 +15,8 @@ Not captured as CUDA graphs, and why:
 * what chains do once a batch: their first draws (those under mixtures of Gaussians choose their
   precision by their values) and their samplers' own few operations a step; each evaluation of a
   denoiser is a graph;
-* training on views that are larger than the memory that a loader may take: their batches come from
-  the host;
+* views of several tiles whose PSFs or kinds of noise differ (`~astro_ddprism.mixing.joined`): which
+  rows of a batch are of which, the host finds out;
 * photon noise on noise of patterns (`~astro_ddprism.mixing.LowRankNoise`), which is factorized anew
   for every batch.
 
@@ -47,6 +47,7 @@ from astro_ddprism.diffusion.priors.build import build_denoiser
 from astro_ddprism.diffusion.priors.schedule import NoiseSchedule, time_of
 from astro_ddprism.diffusion.random import Rows, seeded
 from astro_ddprism.diffusion.sampling.chains import Chains
+from astro_ddprism.diffusion.variety import Variety
 from astro_ddprism.mixing import Identity
 from astro_ddprism.separator.loader import ViewLoader
 from astro_ddprism.views.dataset import MultiViewDataset
@@ -142,6 +143,7 @@ def make_simulations(loader, samples):
         schedule=VESchedule(0.1, 100.0),
         learning=SOURCES,
         light=None,
+        seeing={source: torch.full((len(x),), torch.nan) for source, x in samples.items()},
     )
 
 
@@ -212,7 +214,7 @@ def measure_training(case, configuration, execution, rate) -> list[dict]:
         else:
             shapes = simulations.source_shapes
             denoiser = Amortized(network).build(shapes, 5.0, schedule, execution)
-            (draw,) = simulations.draws({"galaxy": (0.2, 4.0)}, ("galaxy",)).draws
+            (draw,) = simulations.draws({"galaxy": (0.2, 4.0)}, ("galaxy",), Variety()).draws
             stacked = (2, *shape[1:])
         own = TrainingStep(denoiser, training, execution, 10_000)
         own.rate.fill_(1e-4)
@@ -321,12 +323,12 @@ def measure_against_reference(configuration, execution) -> dict:
             posterior = Amortized().build(
                 simulations.source_shapes, 5.0, VESchedule(0.1, 100.0), plain
             )
-            posterior.weigh(simulations.draws({}, ()))
+            posterior.weigh(simulations.draws({}, (), Variety()))
             if name == "reference":
                 draw = reference.draws(view, samples, device)
                 steps = reference.train(posterior, draw, training, n_steps, device)
             else:
-                (draw,) = simulations.draws({}, ()).draws
+                (draw,) = simulations.draws({}, (), Variety()).draws
                 steps = _steps(posterior, draw, training, execution, n_steps)
             clock = Clock(device, 1)
             times = [clock.once(partial(next, steps)) for _ in range(n_steps)]
@@ -353,7 +355,7 @@ def _steps(posterior, draw, training, execution, n_steps):
 @torch.no_grad()
 def held_out(posterior, simulations, device, n=256) -> float:
     """Mean loss on simulations that no training has seen, all at the weights of their own power."""
-    draws = simulations.draws({}, ())
+    draws = simulations.draws({}, (), Variety())
     with seeded(99, device=device):
         posterior.weigh(draws)
         (draw,) = draws.draws
