@@ -5,22 +5,29 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from azula.noise import VESchedule
 
 from astro_ddprism.diffusion import capture
-from astro_ddprism.diffusion.learning.data import images
+from astro_ddprism.diffusion.learning.data import Simulations, images
 from astro_ddprism.diffusion.learning.training import Training, TrainingStep
-from astro_ddprism.diffusion.networks import MLP
+from astro_ddprism.diffusion.networks import MLP, UNet
 from astro_ddprism.diffusion.parallel import Execution
+from astro_ddprism.diffusion.posteriors.amortized import Amortized
 from astro_ddprism.diffusion.priors.build import build_denoiser
 from astro_ddprism.diffusion.priors.denoiser import ExtendedDenoiser
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior, ScaleMixtureDenoiser
 from astro_ddprism.diffusion.priors.schedule import time_of
 from astro_ddprism.diffusion.random import Rows, seeded
 from astro_ddprism.diffusion.sampling.samplers import Heun
+from astro_ddprism.diffusion.variety import Variety
+from astro_ddprism.mixing import Identity
+from astro_ddprism.separator.loader import ViewLoader
+from astro_ddprism.views.view import View
 
+SCHEDULE, SHAPE = VESchedule(0.1, 100.0), (1, 8, 8)
 CPU, GPU = torch.device("cpu"), SimpleNamespace(type="cuda")
 
 
@@ -61,11 +68,35 @@ def graphs(monkeypatch):
     return made
 
 
-def train(graphs, *, capturing):
+def learner(kind):
+    """A denoiser, and what it is trained on."""
+    if kind == "vectors":
+        denoiser = build_denoiser(MLP(width=8), (3,), SCHEDULE, 3.0)
+        return denoiser, images(torch.randn(50, 3), (), CPU)
+    symmetries, network = ("rotations", "flips"), UNet((4,), (1,), embedding=8)
+    x = 3 * torch.randn(9, *SHAPE)
+    if kind == "images":
+        return build_denoiser(network, SHAPE, SCHEDULE, 3.0), images(x, symmetries, CPU)
+    mixing = dict.fromkeys("ab", Identity(SHAPE))
+    view = View(np.zeros((6, *SHAPE)), variance=1.0, mixing=mixing)
+    simulations = Simulations(
+        {"a": x, "b": 2 * x},
+        [ViewLoader(view, 1.0, CPU)],
+        symmetries=dict.fromkeys("ab", symmetries),
+        schedule=SCHEDULE,
+        learning=["a"],
+        light=None,
+        seeing=dict.fromkeys("ab", torch.full((9,), torch.nan)),
+    )
+    shapes = simulations.source_shapes
+    posterior = Amortized(network).build(shapes, 3.0, SCHEDULE, Execution("cpu"))
+    return posterior, simulations.draws({"a": (0.2, 4.0)}, ("b",), Variety(masks=0.5)).draws[0]
+
+
+def train(graphs, *, capturing, kind="vectors"):
     """Three steps; all that they leave, and the next random number."""
     with seeded(1, device=CPU):
-        denoiser = build_denoiser(MLP(width=8), (3,), VESchedule(0.1, 100.0), 3.0)
-        draw = images(torch.randn(50, 3), (), CPU)
+        denoiser, draw = learner(kind)
         own = TrainingStep(denoiser, Training(batch_size=4), Execution("cpu"), 100)
         own.rate.fill_(1e-2)
         step = partial(own, draw)
@@ -77,10 +108,11 @@ def train(graphs, *, capturing):
         return [tensor.clone() for tensor in own.state()], torch.rand(1), step
 
 
-def test_a_captured_step_leaves_what_another_does(graphs):
+@pytest.mark.parametrize("kind", ["vectors", "images", "amortized"])
+def test_a_captured_step_leaves_what_another_does(graphs, kind):
     """Steps before the capture, and those that prove it, leave no trace."""
-    expected, number, _ = train(graphs, capturing=False)
-    found, same, step = train(graphs, capturing=True)
+    expected, number, _ = train(graphs, capturing=False, kind=kind)
+    found, same, step = train(graphs, capturing=True, kind=kind)
     assert step.__name__ == "replay"
     assert len(found) == len(expected)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

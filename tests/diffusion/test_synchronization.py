@@ -22,7 +22,8 @@ from astro_ddprism.diffusion.posteriors.base import Priors
 from astro_ddprism.diffusion.posteriors.moment_matching import MomentMatching
 from astro_ddprism.diffusion.posteriors.solvers import CG, GMRES, Dense
 from astro_ddprism.diffusion.priors.build import build_denoiser
-from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
+from astro_ddprism.diffusion.priors.denoiser import ExtendedDenoiser
+from astro_ddprism.diffusion.priors.gaussian import GaussianPrior, ScaleMixtureDenoiser
 from astro_ddprism.diffusion.priors.mixture import GaussianMixture
 from astro_ddprism.diffusion.priors.schedule import NoiseSchedule, host_time, time_of
 from astro_ddprism.diffusion.random import Rows, seeded
@@ -39,6 +40,7 @@ from astro_ddprism.frame.frame import SourceFrame
 from astro_ddprism.mixing import (
     Convolution,
     CorrelatedNoise,
+    DenseMatrix,
     DiagonalNoise,
     LowRankNoise,
     PhotonNoise,
@@ -232,15 +234,16 @@ def test_training_of_priors(shape, precision):
         train(denoiser, images(torch.randn(9, *shape), symmetries, CPU), precision)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_training_of_amortized_posteriors(kind):
+@pytest.mark.parametrize(
+    ("kind", "precision"), [*((kind, "float32") for kind in KINDS), ("diagonal", "bfloat16")]
+)
+def test_training_of_amortized_posteriors(kind, precision):
     with seeded(1, device=CPU):
         simulations, draw = a_draw(a_loader(kind))
         method = Amortized(UNet((4,), (1,)), variety=VARIETY)
-        posterior = method.build(
-            simulations.source_shapes, 3.0, simulations.schedule, Execution("cpu")
-        )
-        train(posterior, draw)
+        execution = Execution("cpu", precision)
+        posterior = method.build(simulations.source_shapes, 3.0, simulations.schedule, execution)
+        train(posterior, draw, precision)
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "both"])
@@ -278,14 +281,14 @@ def run_chains(method, priors, loader, chains):
         return draw(index, first)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_chains_of_amortized_posteriors(kind):
+@pytest.mark.parametrize(
+    ("kind", "precision"), [*((kind, "float32") for kind in KINDS), ("diagonal", "bfloat16")]
+)
+def test_chains_of_amortized_posteriors(kind, precision):
     with seeded(1, device=CPU):
-        loader = a_loader(kind)
+        loader, execution = a_loader(kind), Execution("cpu", precision)
         method = Amortized(UNet((4,), (1,)), n_steps=3)
-        posterior = method.build(
-            loader.source_shapes, 3.0, VESchedule(0.1, 100.0), Execution("cpu")
-        )
+        posterior = method.build(loader.source_shapes, 3.0, VESchedule(0.1, 100.0), execution)
     priors = Priors(NoiseSchedule(), learned={("a", "b"): posterior})
     x, chi2 = run_chains(method, priors, loader, Chains())
     assert torch.isfinite(torch.cat([x, chi2[:, None]], dim=1)).all()
@@ -314,6 +317,23 @@ def test_chains_of_moment_matching(kind):
     assert torch.isfinite(torch.cat([x, chi2[:, None]], dim=1)).all()
 
 
+@pytest.mark.parametrize("solver", [CG(2), GMRES(2), Dense()])
+def test_chains_of_moment_matching_of_vectors(solver):
+    """Two sources of three numbers, each observation of four of which is a product of its own."""
+    rng = np.random.default_rng(2)
+    mixing = {source: DenseMatrix(rng.normal(size=(12, 4, 3))) for source in "ab"}
+    view = View(rng.normal(size=(12, 4)), variance=0.5, mixing=mixing)
+    priors = Priors(NoiseSchedule())
+    with seeded(1, device=CPU):
+        for source in "ab":
+            priors.gaussians[source] = GaussianPrior(torch.zeros(3), torch.randn(3, 3))
+            denoiser = build_denoiser(MLP(width=8), (3,), priors.schedule(source), 3.0)
+            priors.denoisers[source] = denoiser.requires_grad_(False)
+    loader = ViewLoader(view, 1.0, CPU)
+    x, chi2 = run_chains(MomentMatching(solver), priors, loader, Chains(n_steps=3))
+    assert torch.isfinite(torch.cat([x, chi2[:, None]], dim=1)).all()
+
+
 @pytest.mark.parametrize("solver", [CG(2), Dense()])
 def test_solvers(solver):
     with seeded(1, device=CPU):
@@ -331,6 +351,28 @@ def test_samplers_of_priors(sampler):
     def draw():
         x = 100 * rows.normal(*SHAPE)
         return sampler.run(denoiser, x, rows, start=1.0, steps=3)
+
+    with torch.no_grad():
+        check(draw)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_of_priors_of_vectors(sampler):
+    """Networks beside mixtures of Gaussians, under a Gaussian where their noise ends."""
+    with seeded(1, device=CPU):
+        mixture = GaussianMixture(
+            torch.ones(2) / 2, torch.randn(2, 3), torch.eye(3).expand(2, 3, 3)
+        )
+        own = build_denoiser(MLP(width=8), (3,), VESchedule(0.1, 100.0), 3.0, mixture)
+        prior = GaussianPrior(torch.zeros(3), torch.randn(3, 2))
+    top = ScaleMixtureDenoiser(prior, torch.ones(3), VESchedule(0.1, 300.0))
+    denoiser, rows = (
+        ExtendedDenoiser(own.requires_grad_(False), top),
+        Rows(torch.arange(6).view(3, 2)),
+    )
+
+    def draw():
+        return sampler.run(denoiser, 300 * rows.normal(3), rows, start=1.0, steps=4)
 
     with torch.no_grad():
         check(draw)
