@@ -15,7 +15,14 @@ iterations begin with the first one that draws from networks.
 
 Where the posterior is *amortized* (`~astro_ddprism.diffusion.posteriors.amortized`), an M-step of
 views that hold several sources trains one network for the joint posterior of all of them, which
-makes the next draws; the priors of their new sources are trained on the last draws alone.
+makes the next draws; the priors of their new sources are trained on the last draws alone. It may
+wait for some iterations, whose draws are made by moment matching and teach the priors: a network
+that is asked for the draws of a prior that still holds other sources' light learns to make them so,
+while one that is asked for single images leaves out much of what is in few of them.
+
+An E-step need not draw all observations: what counts for the next draws is what the networks have
+learned, and they learn as much from other observations in every iteration
+(``Training.n_observations``).
 """
 
 __all__ = ["EMState", "ExpectationMaximization"]
@@ -118,6 +125,7 @@ class ExpectationMaximization:
             for source, shape in loader.source_shapes.items()
         }
         self.stages = plan_stages({name: loader.sources for name, loader in loaders.items()})
+        self._drawn: dict[str, Draws] = {}  # what the last E-step has drawn
 
     def run(self, state: EMState):
         """Go through all EM iterations that ``state`` has not seen.
@@ -147,10 +155,10 @@ class ExpectationMaximization:
             state.iteration += 1
             if state.iteration > self._last(stage):
                 for source in stage.sources:
-                    samples = self._samples(stage, state, source)
+                    samples = self._samples(stage, source)
                     every = -(-len(samples) // N_KEPT)
                     state.samples[source] = samples[::every].flatten(1)
-                    state.seeing[source] = self._seeing(stage, state, source)[::every]
+                    state.seeing[source] = self._seeing(stage, source)[::every]
                 state.stage, state.iteration, state.draws = state.stage + 1, 0, {}
             yield state
 
@@ -201,35 +209,51 @@ class ExpectationMaximization:
             if not method.continues(state.priors, loader.sources):
                 previous = None
             title = self._title(stage, state, "E-step")
-            state.draws[name] = draw_sources(
+            index = self._turn(stage, state, name)
+            rows = torch.as_tensor(index)
+            self._drawn[name] = drawn = draw_sources(
                 method,
                 state.priors,
                 loader,
-                np.arange(len(loader)),
-                self._rows(state, _E_STEP, name),
+                index,
+                self._rows(state, _E_STEP, name)[rows.to(self.execution.torch_device)],
                 chains=self.chains,
                 batch_size=self.execution.n_for(self._size(loader.source_shapes)),
                 track=lambda batches, title=title: self.track(batches, title),
-                first=None if previous is None else previous.x,
+                first=None if previous is None else previous.x[rows],
             )
-            if not state.draws[name].good.any():
+            if not drawn.good.any():
                 raise InputError(
-                    f"view {name!r}: all {len(loader)} chains contradict their observations, "
+                    f"view {name!r}: all {len(index)} chains contradict their observations, "
                     "expected data that its variance and mixing can explain"
                 )
+            known = state.draws.get(name, drawn)
+            state.draws[name] = known if known is drawn else known.updated(rows, drawn)
+
+    def _turn(self, stage: Stage, state: EMState, name: str) -> np.ndarray:
+        """The observations of a view that are drawn in an iteration: in the first and last all."""
+        n, most = len(self.loaders[name]), self.trainer.training.n_observations or math.inf
+        if most >= n or name not in state.draws or state.iteration == self._last(stage):
+            return np.arange(n)
+        order = np.random.default_rng((self.seed, state.stage)).permutation(n)
+        return np.sort(order[((state.iteration - 1) * most + np.arange(most)) % n])
 
     def _maximize(self, stage: Stage, state: EMState) -> dict[str, float]:
         held = dict.fromkeys(self.loaders[name].sources for name in stage.views)
         learning = {sources: self._method(sources) for sources in held}
-        learning = {sources: method for sources, method in learning.items() if method.learns}
+        # Until the last iteration nothing but the chains of other views asks for the priors.
+        last = self._last(stage)
+        learning = {
+            sources: method
+            for sources, method in learning.items()
+            if method.learns and state.iteration >= min(method.n_matched, last)
+        }
         losses = {}
         for sources, method in learning.items():
             losses |= dict.fromkeys(sources, self._train_method(stage, state, sources, method))
-        # Until the last iteration nothing but the chains of other views asks for the priors.
-        last = state.iteration == self._last(stage)
         asking = {source for sources in held if sources not in learning for source in sources}
         for source in stage.sources:
-            if last or source in asking:
+            if state.iteration == last or source in asking:
                 losses[source] = self._train_prior(stage, state, source)
         return losses
 
@@ -237,7 +261,7 @@ class ExpectationMaximization:
         return self.posterior.method_for({s: self.source_shapes[s] for s in sources})
 
     def _train_prior(self, stage: Stage, state: EMState, source: str) -> float:
-        samples = self._samples(stage, state, source)
+        samples = self._samples(stage, source)
         priors, first = state.priors, source not in state.priors.denoisers
         if first:
             with self._seeded(state, _NETWORKS):
@@ -263,15 +287,13 @@ class ExpectationMaximization:
         """Let a posterior method learn what it needs for views of some sources."""
         priors, views = state.priors, [self.loaders[name] for name in stage.views]
         samples = {
-            source: self._samples(stage, state, source)
+            source: self._samples(stage, source)
             if source in stage.sources
             else state.samples[source].unflatten(1, self.source_shapes[source])
             for source in sources
         }
         seeing = {
-            source: self._seeing(stage, state, source)
-            if source in stage.sources
-            else state.seeing[source]
+            source: self._seeing(stage, source) if source in stage.sources else state.seeing[source]
             for source in sources
         }
         simulations = Simulations(
@@ -280,7 +302,7 @@ class ExpectationMaximization:
             symmetries=self.symmetries,
             schedule=priors.schedule(*sources),
             learning=stage.sources,
-            light=lambda source: self._light(stage, state, source),
+            light=lambda source: self._light(stage, source),
             seeing=seeing,
         )
         trainer = self.trainer.titled(
@@ -292,43 +314,43 @@ class ExpectationMaximization:
             priors.learned[sources], loss = method.train(learned, simulations, trainer)
         return loss
 
-    def _light(self, stage: Stage, state: EMState, source: str) -> Tensor:
-        """All light of the draws of the views that hold a source."""
+    def _light(self, stage: Stage, source: str) -> Tensor:
+        """All light of the last draws of the views that hold a source."""
         parts = []
         for name in stage.views:
-            draws, held = state.draws[name], self.loaders[name].sources
+            draws, held = self._drawn[name], self.loaders[name].sources
             if source in held:
                 x = draws.x[draws.good].unflatten(1, (len(held), *self.source_shapes[source]))
                 parts.append(x.sum(dim=1))
         return torch.cat(parts)
 
-    def _samples(self, stage: Stage, state: EMState, source: str):
-        """Draws of one source from all views of the stage that hold it, without failed chains."""
+    def _samples(self, stage: Stage, source: str):
+        """Last draws of a source, of all views of the stage that hold it, but failed chains."""
         parts = []
         for name in stage.views:
-            draws, held = state.draws[name], self.loaders[name].sources
+            draws, held = self._drawn[name], self.loaders[name].sources
             if source in held:
                 sizes = [int(np.prod(self.source_shapes[s])) for s in held]
                 part = draws.x[draws.good].split(sizes, dim=1)[held.index(source)]
                 parts.append(part.reshape(-1, *self.source_shapes[source]))
         return torch.cat(parts)
 
-    def _seeing(self, stage: Stage, state: EMState, source: str) -> Tensor:
+    def _seeing(self, stage: Stage, source: str) -> Tensor:
         """Widths of the PSFs through which `_samples` are seen, in pixels; NaN where not known."""
         views = {name: self.loaders[name] for name in stage.views}
         return torch.cat(
             [
-                torch.full((int(state.draws[name].good.sum()),), loader.seeing or math.nan)
+                torch.full((int(self._drawn[name].good.sum()),), loader.seeing or math.nan)
                 for name, loader in views.items()
                 if source in loader.sources
             ]
         )
 
     def _record(self, stage: Stage, state: EMState, losses, e_time: float, m_time: float):
-        draws = [state.draws[name] for name in stage.views]
+        draws = [self._drawn[name] for name in stage.views]
         chi2 = torch.cat([d.chi2 for d in draws])
         for source in stage.sources:
-            samples = self._samples(stage, state, source)
+            samples = self._samples(stage, source)
             state.history.append(
                 {
                     "stage": state.stage,
