@@ -91,11 +91,13 @@ class _Plan:
                 yield Step(f"{names} warm start", n * rounds * GAUSSIAN * cost, rounds)
             for iteration in range(first, last + 1):
                 for name in stage.views:
-                    yield self._e_step(self.loaders[name], f"{names} E-step {iteration}/{last}")
+                    n, most = len(self.loaders[name]), self.separator.training.n_observations
+                    n = min(n, most or n) if first < iteration < last else n
+                    yield self._e_step(name, n, f"{names} E-step {iteration}/{last}")
                 yield from self._m_steps(stage, names, iteration, last)
 
-    def _e_step(self, loader, title):
-        sources, n = loader.sources, len(loader)
+    def _e_step(self, name, n, title):
+        loader, sources = self.loaders[name], self.loaders[name].sources
         method = self.separator.posterior.method_for(loader.source_shapes)
         _, n_steps = method.steps(self.separator.chains)
         if method.learns and sources in self.learned:
@@ -115,15 +117,16 @@ class _Plan:
         held = dict.fromkeys(self.loaders[name].sources for name in stage.views)
         method_for = self.separator.posterior.method_for
         methods = {h: method_for({s: self.shapes[s] for s in h}) for h in held}
-        training = self.separator.training
+        training, learning = self.separator.training, set()
         for sources, method in methods.items():
-            if method.learns:
+            if method.learns and iteration >= min(method.n_matched, last):
+                learning.add(sources)
                 n_images = getattr(method, "n_images", training.n_first_images)
                 n_images = n_images // 3 if sources in self.learned else n_images
                 self.learned.add(sources)
                 title = f"{names} posterior M-step {iteration}/{last}"
                 yield self._training(title, n_images, self._joint_cost(sources))
-        asking = {s for h, method in methods.items() if not method.learns for s in h}
+        asking = {s for h in methods if h not in learning for s in h}
         for source in stage.sources:
             if iteration == last or source in asking:
                 n_images = training.n_images if source in self.known else training.n_first_images

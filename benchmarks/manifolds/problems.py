@@ -156,7 +156,7 @@ def load_contrastive(n=None, *, n_sources=2, folder=None) -> ManifoldProblem:
         x=x,
         sources=_names("source", n_sources),
         views={
-            name: _view(data["y"][rows, v], data["A"][rows], weights, rows)
+            name: _view(data["y"][rows, v], data["A"][rows, None], weights, rows)
             for v, (name, weights) in enumerate(_contrastive(n_sources).items())
         },
         noise_std=0.01,
@@ -191,7 +191,7 @@ def load_mixed(n=None, *, folder=None) -> ManifoldProblem:
         x=data["x"],
         sources=_names("source", 2),
         views={
-            name: _view(data["y"][rows[:, v]], A, weights, rows[:, v])
+            name: _view(data["y"][rows[:, v]], A[:, None], weights, rows[:, v])
             for v, (name, weights) in enumerate(_by_view(data["c"]).items())
         },
         noise_std=0.01,
@@ -211,8 +211,9 @@ def generate_contrastive(n, n_sources=2, *, seed, **options) -> ManifoldProblem:
         The same seed gives the same problem.
     **options
         ``dimension`` of a source (5), ``n_observed`` elements of an observation (3), ``noise_std``
-        (0.01), ``smoothness`` of each source's curve (3, 4, 5, ...), and ``n_spare``, how many
-        samples to add to ``x`` that no observation was made of (32,768).
+        (0.01), ``smoothness`` of each source's curve (3, 4, 5, ...), ``n_spare``, how many samples
+        to add to ``x`` that no observation was made of (32,768), and ``own_operators``, whether
+        every source has a matrix of its own in each observation (False).
 
     Returns
     -------
@@ -292,6 +293,7 @@ def _generate(
     noise_std=0.01,
     smoothness=None,
     n_spare=32_768,
+    own_operators=False,
 ) -> ManifoldProblem:
     """Draw curves, samples, matrices and noise, in this order, each from a stream of its own."""
     rngs = [np.random.default_rng((seed, stream)) for stream in range(4)]
@@ -302,14 +304,15 @@ def _generate(
     ]
     n_rows = n * len(weights)
     x = np.stack([curve(rngs[1].random(n_rows + n_spare)) for curve in curves], 1)
-    A = rngs[2].normal(size=(n_rows, n_observed, dimension))
+    n_operators = n_sources if own_operators else 1
+    A = rngs[2].normal(size=(n_rows, n_operators, n_observed, dimension))
     A /= np.linalg.norm(A, axis=-1, keepdims=True)
     noise = noise_std * rngs[3].normal(size=(n_rows, n_observed))
     views = {}
     for v, (view, of_sources) in enumerate(weights.items()):
         rows = slice(v * n, (v + 1) * n)
-        total = sum(w * x[rows, s] for s, w in enumerate(of_sources))
-        y = np.einsum("nij,nj->ni", A[rows], total) + noise[rows]
+        seen = np.broadcast_to(A[rows], (n, n_sources, *A.shape[2:]))
+        y = np.einsum("nsij,s,nsj->ni", seen, of_sources, x[rows], optimize=True) + noise[rows]
         views[view] = _view(
             y.astype(np.float32), A[rows].astype(np.float32), of_sources, np.arange(n_rows)[rows]
         )
@@ -319,11 +322,12 @@ def _generate(
 
 
 def _view(y, A, weights, truth) -> ManifoldView:
-    """A view of the sources that have any weight in it."""
+    """A view of what has a weight in it; ``A`` is (n, S, M, D), or of one matrix for all."""
     names = _names("source", len(weights))
+    operators = [A[:, min(s, A.shape[1] - 1)] for s in range(len(weights))]
     mixing = {
-        source: A if w == 1 else np.float32(w) * A
-        for source, w in zip(names, weights, strict=True)
+        source: own if w == 1 else np.float32(w) * own
+        for source, own, w in zip(names, operators, weights, strict=True)
         if w
     }
     return ManifoldView(y, mixing, truth)

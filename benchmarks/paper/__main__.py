@@ -1,10 +1,15 @@
-"""``python -m benchmarks.paper manifolds --out benchmarks/results/paper_manifolds.json``."""
+"""``python -m benchmarks.paper TABLE --out FILE.json``: one command for each table and figure."""
 
 import sys
 
-from .manifolds import main
+from . import figures, manifolds, mixing, table1
 
-STUDIES = {"manifolds": main}
+STUDIES = {
+    "table1": table1.main,
+    "manifolds": manifolds.main,
+    "mixing": mixing.main,
+    "figures": figures.main,
+}
 
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:] or [""]

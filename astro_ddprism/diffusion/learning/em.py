@@ -15,7 +15,14 @@ iterations begin with the first one that draws from networks.
 
 Where the posterior is *amortized* (`~astro_ddprism.diffusion.posteriors.amortized`), an M-step of
 views that hold several sources trains one network for the joint posterior of all of them, which
-makes the next draws; the priors of their new sources are trained on the last draws alone.
+makes the next draws; the priors of their new sources are trained on the last draws alone. It may
+wait for some iterations, whose draws are made by moment matching and teach the priors: a network
+that is asked for the draws of a prior that still holds other sources' light learns to make them so,
+while one that is asked for single images leaves out much of what is in few of them.
+
+An E-step need not draw all observations: what counts for the next draws is what the networks have
+learned, and they learn as much from other observations in every iteration
+(``Training.n_observations``).
 """
 
 __all__ = ["EMState", "ExpectationMaximization"]
@@ -119,6 +126,7 @@ class ExpectationMaximization:
             for source, shape in loader.source_shapes.items()
         }
         self.stages = plan_stages({name: loader.sources for name, loader in loaders.items()})
+        self._drawn: dict[str, Draws] = {}  # what the last E-step has drawn
 
     def run(self, state: EMState):
         """Go through all EM iterations that ``state`` has not seen.
@@ -148,11 +156,12 @@ class ExpectationMaximization:
             state.iteration += 1
             if state.iteration > self._last(stage):
                 for source in stage.sources:
-                    samples = self._samples(stage, state, source)
+                    samples = self._samples(stage, source)
                     every = -(-len(samples) // N_KEPT)
                     state.samples[source] = samples[::every].flatten(1)
-                    state.seeing[source] = self._seeing(stage, state, source)[::every]
+                    state.seeing[source] = self._seeing(stage, source)[::every]
                 state.stage, state.iteration, state.draws = state.stage + 1, 0, {}
+                self._drawn.clear()
             for name in list(state.draws):
                 if not self._continues(state, name):
                     del state.draws[name]
@@ -209,35 +218,52 @@ class ExpectationMaximization:
             method = self.posterior.method_for(loader.source_shapes, state.priors)
             previous = state.draws.get(name) if self._continues(state, name) else None
             title = self._title(stage, state, "E-step")
-            state.draws[name] = draw_sources(
+            index = self._turn(stage, state, name)
+            rows = torch.as_tensor(index)
+            self._drawn[name] = drawn = draw_sources(
                 method,
                 state.priors,
                 loader,
-                np.arange(len(loader)),
-                self._rows(state, _E_STEP, name),
+                index,
+                self._rows(state, _E_STEP, name)[rows.to(self.execution.torch_device)],
                 chains=self.chains,
                 batch_size=self.execution.n_for(self._size(loader.source_shapes)),
                 track=lambda batches, title=title: self.track(batches, title),
-                first=None if previous is None else previous.x,
+                first=None if previous is None else previous.x[rows],
             )
-            if not state.draws[name].good.any():
+            if not drawn.good.any():
                 raise InputError(
-                    f"view {name!r}: all {len(loader)} chains contradict their observations, "
+                    f"view {name!r}: all {len(index)} chains contradict their observations, "
                     "expected data that its variance and mixing can explain"
                 )
+            known = state.draws.get(name, drawn)
+            state.draws[name] = known if known is drawn else known.updated(rows, drawn)
+
+    def _turn(self, stage: Stage, state: EMState, name: str) -> np.ndarray:
+        """The observations of a view that are drawn in an iteration: in the first and last all."""
+        n, most = len(self.loaders[name]), self.trainer.training.n_observations or math.inf
+        first = name not in state.draws and self._continues(state, name)
+        if most >= n or first or state.iteration in {0, self._last(stage)}:
+            return np.arange(n)
+        order = np.random.default_rng((self.seed, state.stage)).permutation(n)
+        return np.sort(order[((state.iteration - 1) * most + np.arange(most)) % n])
 
     def _maximize(self, stage: Stage, state: EMState) -> dict[str, float]:
         held = dict.fromkeys(self.loaders[name].sources for name in stage.views)
         learning = {sources: self._method(sources) for sources in held}
-        learning = {sources: method for sources, method in learning.items() if method.learns}
+        # Until the last iteration nothing but the chains of other views asks for the priors.
+        last = self._last(stage)
+        learning = {
+            sources: method
+            for sources, method in learning.items()
+            if method.learns and state.iteration >= min(method.n_matched, last)
+        }
         losses = {}
         for sources, method in learning.items():
             losses |= dict.fromkeys(sources, self._train_method(stage, state, sources, method))
-        # Until the last iteration nothing but the chains of other views asks for the priors.
-        last = state.iteration == self._last(stage)
         asking = {source for sources in held if sources not in learning for source in sources}
         for source in stage.sources:
-            if last or source in asking:
+            if state.iteration == last or source in asking:
                 losses[source] = self._train_prior(stage, state, source)
         return losses
 
@@ -245,7 +271,7 @@ class ExpectationMaximization:
         return self.posterior.method_for({s: self.source_shapes[s] for s in sources})
 
     def _train_prior(self, stage: Stage, state: EMState, source: str) -> float:
-        samples = self._samples(stage, state, source)
+        samples = self._samples(stage, source)
         priors, first = state.priors, source not in state.priors.denoisers
         if first:
             with self._seeded(state, _NETWORKS):
@@ -271,15 +297,13 @@ class ExpectationMaximization:
         """Let a posterior method learn what it needs for views of some sources."""
         priors, views = state.priors, [self.loaders[name] for name in stage.views]
         samples = {
-            source: self._samples(stage, state, source)
+            source: self._samples(stage, source)
             if source in stage.sources
             else state.samples[source].unflatten(1, self.source_shapes[source])
             for source in sources
         }
         seeing = {
-            source: self._seeing(stage, state, source)
-            if source in stage.sources
-            else state.seeing[source]
+            source: self._seeing(stage, source) if source in stage.sources else state.seeing[source]
             for source in sources
         }
         simulations = Simulations(
@@ -288,7 +312,7 @@ class ExpectationMaximization:
             symmetries=self.symmetries,
             schedule=priors.schedule(*sources),
             learning=stage.sources,
-            light=lambda source: self._light(stage, state, source),
+            light=lambda source: self._light(stage, source),
             seeing=seeing,
         )
         trainer = self.trainer.titled(
@@ -300,16 +324,16 @@ class ExpectationMaximization:
             priors.learned[sources], loss = method.train(learned, simulations, trainer)
         return loss
 
-    def _light(self, stage: Stage, state: EMState, source: str):
-        """All light of the draws of the views that hold a source."""
+    def _light(self, stage: Stage, source: str):
+        """All light of the last draws of the views that hold a source."""
 
         def light(x, held):
             return x.unflatten(1, (len(held), *self.source_shapes[source])).sum(dim=1)
 
-        return self._drawn(stage, state, source, light)
+        return self._of_draws(stage, source, light)
 
-    def _samples(self, stage: Stage, state: EMState, source: str):
-        """Draws of one source from all views of the stage that hold it, without failed chains."""
+    def _samples(self, stage: Stage, source: str):
+        """Last draws of a source, of all views of the stage that hold it, but failed chains."""
 
         def own(x, held):
             sizes = [math.prod(self.source_shapes[s]) for s in held]
@@ -317,13 +341,13 @@ class ExpectationMaximization:
                 1, self.source_shapes[source]
             )
 
-        return self._drawn(stage, state, source, own)
+        return self._of_draws(stage, source, own)
 
-    def _drawn(self, stage: Stage, state: EMState, source: str, make):
-        """What a function makes of draws that are good, of views that hold a source."""
+    def _of_draws(self, stage: Stage, source: str, make):
+        """What a function makes of the last draws that are good, of views that hold a source."""
         sources = []
         for name in stage.views:
-            draws, held = state.draws[name], self.loaders[name].sources
+            draws, held = self._drawn[name], self.loaders[name].sources
             if source in held:
                 rows = torch.nonzero(draws.good)[:, 0]
 
@@ -333,22 +357,22 @@ class ExpectationMaximization:
                 sources.append((len(rows), some))
         return Drawn.of(sources, self.source_shapes[source])
 
-    def _seeing(self, stage: Stage, state: EMState, source: str) -> Tensor:
+    def _seeing(self, stage: Stage, source: str) -> Tensor:
         """Widths of the PSFs through which `_samples` are seen, in pixels; NaN where not known."""
         views = {name: self.loaders[name] for name in stage.views}
         return torch.cat(
             [
-                torch.full((int(state.draws[name].good.sum()),), loader.seeing or math.nan)
+                torch.full((int(self._drawn[name].good.sum()),), loader.seeing or math.nan)
                 for name, loader in views.items()
                 if source in loader.sources
             ]
         )
 
     def _record(self, stage: Stage, state: EMState, losses, e_time: float, m_time: float):
-        draws = [state.draws[name] for name in stage.views]
+        draws = [self._drawn[name] for name in stage.views]
         chi2 = torch.cat([d.chi2 for d in draws])
         for source in stage.sources:
-            samples = self._samples(stage, state, source)
+            samples = self._samples(stage, source)
             state.history.append(
                 {
                     "stage": state.stage,

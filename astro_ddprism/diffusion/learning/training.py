@@ -47,12 +47,16 @@ class Training(Part):
     learning_rate : float
         Peak learning rate; it rises over the first twentieth of the steps and falls linearly to
         zero.
+    n_observations : int, optional
+        Observations of each view that an E-step draws, but for the first and the last of a stage;
+        they take turns, and an M-step trains on the draws of its own iteration. By default all.
     """
 
     n_first_images: int = option(40_000, least=1)
     n_images: int = option(16_000, least=1)
     batch_size: int = option(32, least=1)
     learning_rate: float = option(3e-3, above=0)
+    n_observations: int | None = option(None, least=1)
 
 
 @dataclass(frozen=True)

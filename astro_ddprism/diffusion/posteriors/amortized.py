@@ -118,6 +118,9 @@ class Amortized(PosteriorMethod):
         Evaluations that find the mean from which chains begin.
     otherwise : MomentMatching
         For observations of one source, or of sources of different shapes.
+    n_matched : int
+        EM iterations of a stage whose draws ``otherwise`` makes, and which teach the priors, before
+        the network is first trained; but the last one always trains it.
     """
 
     network: Network = option(UNet())
@@ -129,6 +132,7 @@ class Amortized(PosteriorMethod):
     n_steps: int = option(12, least=1)
     n_starts: int = option(1, least=0)
     otherwise: MomentMatching = option(MomentMatching())
+    n_matched: int = option(0, least=0)
 
     def __post_init__(self):
         super().__post_init__()

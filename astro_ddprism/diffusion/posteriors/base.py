@@ -136,6 +136,8 @@ class PosteriorMethod(Part):
     """A way to draw from joint posteriors; its options are those of the dataclass."""
 
     registry = POSTERIORS
+    # EM iterations of a stage that pass before the first `train`, if there are so many.
+    n_matched = 0
 
     def handles(self, source_shapes: dict[str, tuple[int, ...]]) -> bool:  # noqa: ARG002
         """Whether it can draw the sources of observations with such sources.

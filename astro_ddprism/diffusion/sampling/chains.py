@@ -105,6 +105,12 @@ class Draws:
     good: Tensor
     n_redrawn: int
 
+    def updated(self, rows: Tensor, others: "Draws") -> "Draws":
+        """The same with others in place of some rows."""
+        x, chi2, good = self.x.clone(), self.chi2.clone(), self.good.clone()
+        x[rows], chi2[rows], good[rows] = others.x, others.chi2, others.good
+        return Draws(x, chi2, good, others.n_redrawn)
+
     @classmethod
     def joined(cls, parts) -> "Draws":
         """Draws of parts of the observations: pairs of which, as bool (N,), and their draws."""

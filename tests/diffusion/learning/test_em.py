@@ -69,12 +69,12 @@ def make_state(views):
     return EMState(Priors(NoiseSchedule(0.1, 100.0), networks))
 
 
-def make_em(views, amortize=None, *, n_em_iterations=1, start=1.0):
+def make_em(views, amortize=None, *, n_em_iterations=1, start=1.0, n_observations=None):
     """EM of small networks; ``amortize`` are the options of an amortized posterior."""
     posterior = MomentMatching(Dense())
     if amortize is not None:
         posterior = Amortized(NETWORK, 200, **amortize, otherwise=posterior)
-    training = Training(n_first_images=200, n_images=200, batch_size=8, learning_rate=1e-3)
+    training = Training(200, 200, 8, 1e-3, n_observations)
     return ExpectationMaximization(
         {name: ViewLoader(view, 1.0, CPU) for name, view in views.items()},
         symmetries=dict.fromkeys(views.sources, ()),
@@ -310,6 +310,70 @@ def test_every_iteration_of_mixtures_draws_anew(shape, monkeypatch):
     views = make_views(shape, v="a")
     list(make_em(views, n_em_iterations=2).run(make_state(views)))
     assert given == ([False] * 3 if shape == (SIZE,) else [False, True, True])
+
+
+def test_observations_take_turns(monkeypatch):
+    """All are drawn first and last, else some: networks learn from these, chains go on from all."""
+    drawn, trained = [], []
+    draw, original = module.draw_sources, module.images
+
+    def note(method, priors, loader, index, rows, *, first=None, **options):
+        drawn.append((index, first))
+        draws = draw(method, priors, loader, index, rows, first=first, **options)
+        assert len(draws.x) == len(index)
+        return draws
+
+    def images(samples, *args):
+        trained.append(samples)
+        return original(samples, *args)
+
+    monkeypatch.setattr(module, "draw_sources", note)
+    monkeypatch.setattr(module, "images", images)
+    views = make_views((1, SIZE), v="a")
+    em, state = make_em(views, n_em_iterations=4, n_observations=5), make_state(views)
+    states = [copy.deepcopy(state) for _ in em.run(state)]
+    assert [len(index) for index, _ in drawn] == [12, 5, 5, 5, 12]
+    turns = np.concatenate([index for index, _ in drawn[1:4]])
+    assert set(turns) == set(range(12))
+    assert len(set(turns[:10])) == 10
+    for k, before in enumerate(states[:3]):  # the draws of others stay as they are
+        (index, first), after = drawn[k + 1], states[k + 1].draws["v"].x
+        assert torch.equal(first, before.draws["v"].x[index])
+        assert torch.equal(after[index], trained[k + 1].flatten(1))
+        others = np.setdiff1d(np.arange(12), index)
+        assert torch.equal(after[others], before.draws["v"].x[others])
+    assert [row["n_chains"] for row in state.history] == [12, 5, 5, 5, 12]
+    assert len(state.samples["a"]) == 12  # for later stages all that is known
+    for between in states[:-1]:
+        for _ in em.run(between):
+            pass
+        assert_same(between, state)
+
+
+@pytest.mark.parametrize(
+    ("n_matched", "by_matching"), [(0, [0]), (2, [0, 1, 2]), (9, [0, 1, 2, 3])]
+)
+def test_amortized_posterior_may_wait(n_matched, by_matching, monkeypatch):
+    """Until it is trained, moment matching draws and priors learn; the last iteration trains it."""
+    methods, draw = [], module.draw_sources
+
+    def note(method, *args, **options):
+        methods.append(type(method))
+        return draw(method, *args, **options)
+
+    monkeypatch.setattr(module, "draw_sources", note)
+    views = make_views(IMAGE, v="a", w="ab")
+    em, state = make_em(views, {"n_matched": n_matched}, n_em_iterations=3), make_state(views)
+    known = [
+        ("b" in state.priors.denoisers, ("a", "b") in state.priors.learned) for _ in em.run(state)
+    ]
+    assert methods[:4] == [MomentMatching] * 4  # a view of one source
+    second = [k for k, method in enumerate(methods[4:]) if method is MomentMatching]
+    assert second == by_matching
+    # Priors learn in every iteration until the network does, and in the last.
+    priors, learned = zip(*known[4:], strict=True)
+    assert list(priors) == [n_matched > 0] * 3 + [True]
+    assert list(learned) == [k >= by_matching[-1] for k in range(4)]
 
 
 def make_mixed_views(first, second, n=24):

@@ -1,0 +1,1 @@
+"""Pairs of digits under one given prior: Langevin dynamics and moment matching."""

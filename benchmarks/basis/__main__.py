@@ -1,0 +1,5 @@
+"""Run the study: ``python -m benchmarks.basis``."""
+
+from .study import main
+
+main()

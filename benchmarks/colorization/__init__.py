@@ -1,0 +1,1 @@
+"""The colours of galaxies from the sum of three bands alone."""

@@ -1,0 +1,5 @@
+"""Run the study: ``python -m benchmarks.colorization``."""
+
+from .study import main
+
+main()
