@@ -1,4 +1,4 @@
-"""Sphinx configuration. No intersphinx: the documentation builds without a network."""
+"""Sphinx configuration. The documentation builds, and is read, without a network."""
 
 import re
 import sys
@@ -16,16 +16,18 @@ version = ".".join(release.split(".")[:2])
 
 extensions = [
     "command_help",
+    "mathml",
     "study_table",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.viewcode",
     "sphinx_automodapi.automodapi",
 ]
 root_doc = "index"
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "inventories"]
+html_math_renderer = "mathml"
 default_role = "autolink"  # `name` is a link where there is such a name, and text elsewhere
 nitpicky = True
 suppress_warnings = ["ref.citation"]  # numpydoc makes a citation of every reference, cited or not
@@ -40,6 +42,13 @@ nitpick_ignore_regex = [
     ("py:obj", r"[A-Z][A-Z_]+"),  # constants have no pages
 ]
 
+# What the names of others are is read from files beside this one, not from their pages.
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3/", "inventories/python.inv"),
+    "astropy": ("https://docs.astropy.org/en/stable/", "inventories/astropy.inv"),
+    "scipy": ("https://docs.scipy.org/doc/scipy/", "inventories/scipy.inv"),
+}
+
 # A class's members stand on its own page: a second table of them in the text would name them twice.
 numpydoc_show_class_members = False
 automodapi_toctreedirnm = "api"
@@ -50,6 +59,7 @@ autodoc_typehints = "none"
 html_theme = "pydata_sphinx_theme"
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_end": ["theme-switcher"],

@@ -10,7 +10,7 @@ their priors, :math:`x^\beta \sim p(x^\beta)`, an observation simulated with the
 noise of a real one, :math:`y = \sum_\beta A^\beta x^\beta + \eta`, and
 :math:`x_\sigma = x + \sigma z`, the minimizer of
 
-.. math:: \mathbb{E} \, \| D(x_\sigma, \sigma, y) - x \|^2 \qquad \mbox{is} \qquad
+.. math:: \mathbb{E} \, \| D(x_\sigma, \sigma, y) - x \|^2 \qquad \text{is} \qquad
           D(x_\sigma, \sigma, y) = \mathbb{E}[x \mid x_\sigma, y] ,
 
 the denoiser of the joint posterior itself, with no approximation but the network's and no Jacobian:
