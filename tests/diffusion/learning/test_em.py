@@ -538,8 +538,8 @@ def test_a_training_that_fails_is_named(amortize, label, monkeypatch):
     """The source and the EM iteration; the states before were yielded whole."""
     samples = ExpectationMaximization._samples
 
-    def spoiled(self, stage, state, source):
-        x = samples(self, stage, state, source).clone()
+    def spoiled(self, stage, source):
+        x = samples(self, stage, source).clone()
         if (source, state.iteration) == ("b", 1):
             x[3, 0] = np.nan
         return x
