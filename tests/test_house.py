@@ -36,7 +36,7 @@ ARROWS = {
     "models": (),
 }
 # What stands in the hall, and what it may import itself.
-HALL = {"errors": (), "progress": (), "registry": ("errors",), "units": ("errors",)}
+HALL = {"errors": (), "progress": (), "registry": ("errors",), "steps": (), "units": ("errors",)}
 # All may use the hall, but for the ground floor.
 OF_THE_HALL = {"io": ("errors",), **HALL}
 # Without PyTorch.

@@ -19,6 +19,7 @@ from astropy import units as u
 from astropy.nddata import CCDData, StdDevUncertainty
 
 from ..errors import InputError
+from ..steps import step
 from ..units import AB_FLUX
 from ..views.view import View
 from .apertures import aperture_flux, radius_in_pixels
@@ -311,6 +312,7 @@ class PosteriorSamples(SampleContainer):
             meta={"OBJECT": str(self.view.ids[i]), "SOURCE": source},
         )
 
+    @step("photometry")
     def catalog(
         self,
         aperture=None,

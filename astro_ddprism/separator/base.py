@@ -31,6 +31,7 @@ from ..io.asdf import write_tree
 from ..io.outputs import locked
 from ..posterior.samples import PosteriorSamples
 from ..progress import Progress
+from ..steps import step
 from ..units import AB_FLUX
 from .checks import as_dataset, as_seed, as_view, usable
 from .configured import SEPARATORS
@@ -195,6 +196,7 @@ class SourceSeparator(Model):
     @overload
     def sample(self, view: object, n_samples: int = 1, *, seed=None) -> PosteriorSamples: ...
 
+    @step("sampling")
     def sample(self, view=None, n_samples=1, *, seed=None):
         """Draw from the joint posterior of observations, or from the priors.
 

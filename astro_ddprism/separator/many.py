@@ -12,9 +12,7 @@ is in its record, and a tile whose record agrees is not made again.
 
 __all__ = ["Tile", "separate_tiles"]
 
-import contextlib
 import logging
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from ..io.reading import file_name, reason_of
 from ..models import find_model
 from ..posterior.product import plain_catalog
 from ..progress import Progress
+from ..steps import step, timed
 from ..survey.footprints import Footprint, neighbours
 from ..survey.positions import read_positions
 from ..views.dataset import MultiViewDataset
@@ -271,79 +270,77 @@ class _Warnings(logging.Handler):
 
 def _separate_tile(task: _Task, worker: int = 0) -> Record:
     """Do a tile, and tell how it went; of what can be mended, and of memory, in one line."""
-    times, heard = {}, _Warnings()
+    heard = _Warnings()
     log = logging.getLogger("astro_ddprism")
     log.addHandler(heard)
     status, message, counts, files = "done", "", {}, []
     try:
-        files = [[str(path), *file_hash(path)] for path in task.tile.images]
-        counts, message = _work(task, _device(task.device, worker), times)
+        with timed() as clock:
+            files = [[str(path), *file_hash(path)] for path in task.tile.images]
+            counts, message = _work(task, _device(task.device, worker))
     except (InputError, OSError, MemoryError, RuntimeError) as error:
         status, message = "failed", _one_line(error) or type(error).__name__
     finally:
         log.removeHandler(heard)
-    footprint = [task.own.header, list(task.own.shape)]
-    lines = heard.lines[:100]
-    return Record(task.tile.name, status, task.key, message, files, footprint, counts, lines, times)
+    return Record(
+        task.tile.name, status, task.key, message, files,
+        [task.own.header, list(task.own.shape)], counts, heard.lines[:100],
+        *({name: round(s, 3) for name, s in kind.items()}
+          for kind in (clock.seconds, clock.processor_seconds)),
+    )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _timed(times, name):
-    start = time.perf_counter()
-    yield
-    times[name] = round(time.perf_counter() - start, 3)
-
-
-def _work(task: _Task, device, times) -> tuple[dict, str]:
+@step("rest")
+def _work(task: _Task, device) -> tuple[dict, str]:
     """Counts of objects, and why there are none, where there are none."""
-    separator, tile = _model(task.model, device), task.tile
-    options = {**task.options, **tile.options}
-    table = task.folder / "tiles" / f"{tile.name}.parquet"
-    product = task.folder / "products" / f"{tile.name}.fits"
+    separator, name = _model(task.model, device), task.tile.name
+    table = task.folder / "tiles" / f"{name}.parquet"
+    product = task.folder / "products" / f"{name}.fits"
     product.unlink(missing_ok=True)  # of what the tile was made from before
-    with _timed(times, "find and cut out"):
-        positions = options.pop("positions", None)
-        if positions is not None:
-            given = read_positions(
-                positions,
-                task.own.wcs,
-                id_column=options.pop("id_column", None),
-                format=options.pop("positions_format", None),
-            )
-            positions = given[_depths(task, given["sky_centroid"])[2]]
-            if not len(positions):
-                return _nothing(table, "none of the positions is its own")
-        shape = next(iter(separator.source_shapes_.values()))
-        options.setdefault("size", shape[-1])
-        if not options.get("psf") and not separator.before_psf_:
-            options["psf"] = False
-        images = tile.images[0] if len(tile.images) == 1 else list(tile.images)
-        try:
-            views = MultiViewDataset.from_image(images, positions=positions, **options)
-        except NothingFoundError as error:
-            return _nothing(table, error)
-        view = views["galaxy"]
-        depth, rival, mine = _depths(task, view.coordinates)
-        if not mine.any():
-            return _nothing(table, f"all {len(mine)} objects lie deeper in other tiles")
-        view, depth, rival = view[mine], depth[mine], rival[mine]
-        if positions is None:  # numbers on the tile
-            view.ids = np.array([f"{tile.name}-{number}" for number in view.ids])
-    with _timed(times, "separate"):
-        catalog = separate_view(
-            separator, view, product, overwrite=True, product=task.products, **task.drawing
-        )
-    with _timed(times, "write"):
+    try:
+        found, depth, rival, mine = _find(task, separator)
+    except NothingFoundError as error:
+        with replacing(table, overwrite=True):
+            pass  # an empty file: no object of the tile is its own
+        return {"found": 0, "separated": 0}, f"nothing to separate: {_one_line(error)}"
+    view = found[mine]
+    catalog = separate_view(
+        separator, view, product, overwrite=True, product=task.products, **task.drawing
+    )
+    with step("writing"):
         catalog = plain_catalog(catalog)
-        catalog["depth"], catalog["rival_depth"] = depth << u.arcsec, rival << u.arcsec
+        catalog["depth"], catalog["rival_depth"] = depth[mine] << u.arcsec, rival[mine] << u.arcsec
         write_parquet(catalog, table)
-    return {"found": len(mine), "separated": len(view)}, ""
+    return {"found": len(found), "separated": len(view)}, ""
 
 
-def _nothing(table, reason) -> tuple[dict, str]:
-    with replacing(table, overwrite=True):
-        pass  # an empty file: no object of the tile is its own
-    return {"found": 0, "separated": 0}, f"nothing to separate: {_one_line(reason)}"
+def _find(task, separator):
+    """The galaxies of a tile, how deep they lie in it and in others, and which are its own."""
+    options = {**task.options, **task.tile.options}
+    positions = options.pop("positions", None)
+    if positions is not None:
+        given = read_positions(
+            positions,
+            task.own.wcs,
+            id_column=options.pop("id_column", None),
+            format=options.pop("positions_format", None),
+        )
+        positions = given[_depths(task, given["sky_centroid"])[2]]
+        if not len(positions):
+            raise NothingFoundError("none of the positions is its own")
+    shape = next(iter(separator.source_shapes_.values()))
+    options.setdefault("size", shape[-1])
+    if not options.get("psf") and not separator.before_psf_:
+        options["psf"] = False
+    images = task.tile.images[0] if len(task.tile.images) == 1 else list(task.tile.images)
+    views = MultiViewDataset.from_image(images, positions=positions, **options)
+    view = views["galaxy"]
+    depth, rival, mine = _depths(task, view.coordinates)
+    if not mine.any():
+        raise NothingFoundError(f"all {len(view)} objects lie deeper in other tiles")
+    if positions is None:  # numbers on the tile
+        view.ids = np.array([f"{task.tile.name}-{number}" for number in view.ids])
+    return view, depth, rival, mine
 
 
 def _depths(task, coordinates):

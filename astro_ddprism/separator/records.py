@@ -37,8 +37,8 @@ class Record:
     counts : dict of str to int
         Objects that were ``"found"`` and ``"separated"``, and that are ``"published"``.
     warnings : list of str
-    times : dict of str to float
-        Seconds by step.
+    times, processor_times : dict of str to float
+        Seconds by step (`~astro_ddprism.steps`), and those of the processor.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Record:
     counts: dict = field(default_factory=dict)
     warnings: list = field(default_factory=list)
     times: dict = field(default_factory=dict)
+    processor_times: dict = field(default_factory=dict)
 
     def is_current(self, key, folder, products) -> bool:
         """Whether the tile need not be made again."""

@@ -26,6 +26,7 @@ from ..io.outputs import check_room, replacing
 from ..posterior.grid import SourceGrid
 from ..posterior.reading import read_product, view_hdu
 from ..progress import Progress
+from ..steps import step
 from .state import contents, digest
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 MOST_DRAWN, MOST_AT_A_TIME = 1 << 24, 256
 
 
+@step("writing")
 def separate_view(
     separator, view, path, *, n_samples=16, seed=None, overwrite=False, keep_samples=False,
     aperture=None, sources=None, zero_point=None, whole=None, product=True,

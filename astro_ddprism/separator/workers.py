@@ -1,6 +1,8 @@
 """Tasks for the workers of Dask: any scheduler that is running, or processes of this machine."""
 
+import logging
 import os
+import time
 
 import torch
 
@@ -13,7 +15,11 @@ except ImportError:  # an extra
 
 __all__ = ["run_tasks"]
 
+logger = logging.getLogger(__name__)
+
 RETRIES = 3  # of a task whose worker was lost
+PAUSE, PATIENCE = 0.2, 120  # seconds between looks, and without any worker
+ANSWER = 20  # seconds in which a scheduler answers
 INSTALL = "install it with: pip install 'astro-ddprism[survey]'"
 
 
@@ -52,19 +58,41 @@ def run_tasks(function, tasks, scheduler=None, n_workers=None):
             f"Dask: found none, expected it to be installed: {INSTALL} (or take no workers, "
             "n_workers=0, --workers 0)"
         )
-    with _client(scheduler, n_workers) as client:
-        futures = {}
-        for task in tasks:
-            future = client.submit(_Call(function), task, pure=False, retries=RETRIES)
-            futures[future] = task
-        for future in distributed.as_completed(list(futures), loop=client.loop):
-            task = futures.pop(future)
-            try:
-                result = future.result()
-            except Exception as error:  # whatever a worker met, its end among it  # noqa: BLE001
-                result = error
-            future.release()
-            yield task, result
+    left = dict(enumerate(tasks))
+    for _ in range(1 + RETRIES):
+        # Processes that Dask has lost for good leave their tasks waiting: others are started.
+        for i, result in _run_on(_client(scheduler, n_workers), function, dict(left), scheduler):
+            yield left.pop(i), result
+        if not left:
+            return
+    for task in left.values():
+        yield task, InputError(f"Dask: found no worker for {PATIENCE} s, expected one to stay")
+
+
+def _run_on(client, function, tasks, scheduler):
+    """Numbers of tasks with their results, as long as there are workers of processes of our own."""
+    with client:
+        futures = {
+            client.submit(_Call(function), task, pure=False, retries=RETRIES): i
+            for i, task in tasks.items()
+        }
+        done, seen = distributed.as_completed(list(futures), loop=client.loop), time.monotonic()
+        while futures:
+            for future in done.next_batch(block=False) if done.has_ready() else ():
+                try:
+                    result = future.result()
+                except Exception as error:  # whatever a worker met, its end  # noqa: BLE001
+                    result = error
+                future.release()
+                yield futures.pop(future), result
+            if client.nthreads():
+                seen = time.monotonic()
+            elif time.monotonic() > seen + PATIENCE:
+                logger.warning("no worker for %d s: waiting for one", PATIENCE)
+                if scheduler is None:
+                    return
+                seen = time.monotonic()
+            time.sleep(PAUSE)
 
 
 class _Call:
@@ -81,7 +109,7 @@ class _Call:
 def _client(scheduler, n_workers):
     if scheduler is not None:
         try:
-            return distributed.Client(scheduler, timeout="20s", set_as_default=False)
+            return distributed.Client(scheduler, timeout=ANSWER, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise InputError(

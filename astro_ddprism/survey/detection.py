@@ -23,6 +23,7 @@ from scipy.ndimage import maximum_filter
 from ..errors import NothingFoundError
 from ..progress import photutils_bar
 from ..psf.kernels import half_light_radius
+from ..steps import step
 from .noise import measure_background, smooth
 from .stars import flag_stars
 
@@ -32,6 +33,7 @@ EDGE = 2  # pixels
 RING = (3, 5)  # radii of the ring around an object, in units of the smoothing
 
 
+@step("detection")
 def detect_objects(
     image,
     *,
@@ -95,6 +97,7 @@ def detect_objects(
     return objects
 
 
+@step("detection")
 def measure_objects(
     image,
     *,

@@ -22,6 +22,7 @@ from ..errors import InputError, NothingFoundError
 from ..io.fits_in import NOISE_NAMES, as_float
 from ..io.reading import file_name, printable, reading
 from ..io.wcs import celestial_wcs
+from ..steps import step
 from .calibration import calibrated, flux_per_pixel
 from .coverage import without_data
 from .formats.base import read_raw
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 MAX_NEGATIVE = 0.1  # part of a noise plane that may be negative, and is then masked
 
 
+@step("reading")
 def read_image(
     image,
     *,

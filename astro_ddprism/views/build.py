@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..io.reading import file_name
 from ..mixing import Convolution, Identity
 from ..psf.kernels import kernel_fwhm, kernel_of, kernels_at, open_psf, stack_kernels
+from ..steps import step
 from ..survey.conditions import SurveyConditions, image_conditions
 from ..survey.correlation import autocorrelation_of
 from ..survey.cutouts import check_size, cut_out
@@ -31,6 +32,7 @@ __all__ = ["view_of_cutouts", "views_from_image"]
 logger = logging.getLogger(__name__)
 
 
+@step("cutting out")
 def views_from_image(
     image,
     *,

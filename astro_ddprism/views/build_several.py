@@ -13,6 +13,7 @@ from astropy.modeling import Model
 
 from ..errors import InputError
 from ..psf import open_psf
+from ..steps import step
 from ..survey.catalogs import some as some_names
 from ..survey.conditions import SurveyConditions, image_conditions
 from ..survey.correlation import autocorrelation_of
@@ -102,6 +103,7 @@ def views_from_cutouts(
     return make_views(observed, psf=psf, bands=bands, frame=frame)
 
 
+@step("cutting out")
 def views_from_images(
     images,
     *,

@@ -115,6 +115,11 @@ class GalaxyCatalog:
         ).array
         return image / image.sum()
 
+    def choose(self, rng):
+        """A random row of the catalog, and its galaxy before the PSF."""
+        index = int(rng.integers(self.catalog.nobjects))
+        return index, self.catalog.makeGalaxy(index, gal_type="parametric")
+
     def draw(self, flux, x, y, size, in_cutout, rng, attempts=100):
         """Draw a random galaxy at a random angle.
 
@@ -141,8 +146,7 @@ class GalaxyCatalog:
         first = STAMP // 2 - size // 2
         inner = slice(first, first + size)
         for _ in range(attempts):
-            index = int(rng.integers(self.catalog.nobjects))
-            galaxy = self.catalog.makeGalaxy(index, gal_type="parametric")
+            index, galaxy = self.choose(rng)
             galaxy = galaxy.withFlux(flux).rotate(rng.uniform(0, 360) * galsim.degrees)
             seen = galsim.Convolve(galaxy, self.psf, gsparams=self.params)
             # Of an even number of pixels, GalSim's centre lies half a pixel below STAMP // 2.

@@ -190,7 +190,9 @@ class Measurement:
         self.asked = np.ones(len(self.flux), dtype=bool) if asked is None else np.asarray(asked)
 
 
-def make_scene(tile, cosmos, settings: SceneSettings, *, zero_point=None, stars=None):
+def make_scene(
+    tile, cosmos, settings: SceneSettings, *, zero_point=None, stars=None, catalog=GalaxyCatalog
+):
     """Draw galaxies into an image.
 
     Parameters
@@ -204,6 +206,8 @@ def make_scene(tile, cosmos, settings: SceneSettings, *, zero_point=None, stars=
         Of the image; without it, it is in maggies.
     stars : path, optional
         An image on the same pixels, of which the stars are taken; by default the image itself.
+    catalog : type
+        Of the objects that are drawn.
 
     Returns
     -------
@@ -221,7 +225,7 @@ def make_scene(tile, cosmos, settings: SceneSettings, *, zero_point=None, stars=
     table = _place(image, objects, settings, rng)
     table["magnitude"] = rng.uniform(*settings.magnitudes, len(table))
     table["flux"] = 10 ** (-0.4 * table["magnitude"])
-    galaxies = GalaxyCatalog(cosmos, fine, pixel)
+    galaxies = catalog(cosmos, fine, pixel)
     segments = _detected_pixels(image, settings)
     stamps, truth = [], []
     columns = {name: np.empty(len(table)) for name in

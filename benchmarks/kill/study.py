@@ -1,54 +1,43 @@
-"""What is lost when a fit is killed.
+"""What is lost when a command is killed.
 
-``ddprism fit`` runs on a small dataset as a process of its own, is killed (SIGKILL) at a random
-moment and called again with ``--resume``, until it has been killed as often as asked for; then it
-is left to end. After each kill the checkpoint must be absent or whole, and at most one EM iteration
-may be lost: the one that had begun last. The final model must equal that of an unbroken fit to the
-last bit, and so must every model that a fit leaves before its kill comes.
+``ddprism fit`` and ``ddprism separate`` run on a small dataset, are killed (SIGKILL) at random
+moments and called again, until they have been killed as often as asked for; then they are left to
+end. What they leave after each kill must be absent or whole, and of what was done at most the last
+step may be lost: an EM iteration of a fit, a part of a separation. The final model and the final
+product must equal those of unbroken runs to the last bit, and so must every one that is there when
+a kill comes.
 
-A kill comes after a random part of the time that a process needs to start, and of that of two EM
-iterations: reading, the warm start, both steps and the writing of checkpoints are all hit.
+Commands run in children of a process that has imported the package, so that few kills fall into
+its import, and on a disk that takes its time (each flush sleeps), so that many fall into writing.
 
     python -m benchmarks.kill --out benchmarks/results/kill.json
 """
 
 import argparse
-import subprocess
-import sys
+import collections
+import multiprocessing
+import os
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from astropy.io import fits
 
-from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
+from astro_ddprism import MultiViewDataset
+from astro_ddprism.cli import main as ddprism
 from astro_ddprism.io.asdf import read_tree
 from astro_ddprism.mixing import Identity
+from astro_ddprism.separator import SourceSeparator, tiles
+from astro_ddprism.separator.plan import FitBar
 
 from ..record import write_record
 
-FULL = {"kills": 20, "n_em_iterations": 5, "n_images": 3000, "n_observations": 64, "seed": 0}
-QUICK = FULL | {"kills": 3, "n_em_iterations": 1, "n_images": 1000}
+FULL = {"fit_kills": 120, "separate_kills": 80, "n_em_iterations": 5, "n_images": 3000,
+        "n_observations": 64, "at_a_time": 8, "flush_s": 0.1, "seed": 0}  # fmt: skip
+QUICK = FULL | {"fit_kills": 3, "separate_kills": 3, "n_em_iterations": 1, "n_images": 1000}
 SHAPE, SOURCES = (1, 8, 8), ("los", "galaxy")
-# The command line, which says on standard output when it begins what.
-PROGRAM = """
-import sys
-import time
-
-started = time.perf_counter()
-
-from astro_ddprism import cli
-from astro_ddprism.separator.plan import FitBar
-
-silent = FitBar.__call__
-
-def announced(self, iterable, description, **options):
-    print(f"begin {time.perf_counter() - started} {description}", flush=True)
-    return silent(self, iterable, description, **options)
-
-FitBar.__call__ = announced
-sys.exit(cli.main(sys.argv[1:]))
-"""
 
 
 def make_files(folder: Path, configuration: dict):
@@ -74,163 +63,208 @@ def make_files(folder: Path, configuration: dict):
     )
 
 
-class Fit:
-    """One process of ``ddprism fit``.
+class Command:
+    """One command, which is run until it ends by itself.
 
     Parameters
     ----------
     folder : Path
         Where its inputs lie.
     output : str
-        Name of the model.
+        Name of what it makes.
+    configuration : dict
     """
 
-    def __init__(self, folder: Path, output: str):
-        self.model = folder / output
-        self.checkpoint = folder / f"{output}.checkpoint"
+    step = ""  # what it says when it begins what may be lost
+
+    def __init__(self, folder: Path, output: str, configuration: dict):
+        self.folder, self.output, self.configuration = folder, folder / output, configuration
         self.log = folder / f"{output}.log"
-        self.command = [
-            sys.executable, "-c", PROGRAM, "fit", str(folder / "views.asdf"), "-o", str(self.model),
-            "--config", str(folder / "fit.toml"), "--device", "cpu", "--preset", "none", "--resume",
-            "--quiet",
-        ]  # fmt: skip
 
     def run(self, seconds: float | None = None) -> bool:
         """Run to the end, or kill after so many seconds; True if it ended by itself."""
-        with self.log.open("w") as log:
-            process = subprocess.Popen(self.command, stdout=log)  # noqa: S603
-            try:
-                process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                return False
-        if process.returncode:
-            raise RuntimeError(f"ddprism fit ended with status {process.returncode}")
+        child = multiprocessing.get_context("fork").Process(target=self._be)
+        child.start()
+        child.join(seconds)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+            return False
+        if child.exitcode:
+            raise RuntimeError(f"{self.output}: ddprism ended with status {child.exitcode}")
         return True
 
-    def begun(self) -> int | None:
-        """EM iterations that were complete when the last one began; None if none was begun."""
-        steps = self._e_steps()
-        if not steps:
-            return None
-        *_, source, _, count = steps[-1].split()  # "begin 1.2 galaxy E-step 1/5"
-        iteration, last = map(int, count.split("/"))
-        return SOURCES.index(source) * (last + 1) + iteration
-
-    def time_to_start(self) -> float:
-        """Seconds until the first EM iteration began."""
-        return float(self._e_steps()[0].split()[1])
-
-    def _e_steps(self) -> list[str]:
-        """What was said of E-steps, with which EM iterations begin; half a line does not count."""
+    def said(self) -> list[str]:
+        """What was begun; half a line does not count."""
         lines = self.log.read_text().splitlines(keepends=True)
-        return [line for line in lines if " E-step " in line and line.endswith("\n")]
+        return [line.strip() for line in lines if line.endswith("\n")]
 
-    def done(self) -> int:
-        """EM iterations in the checkpoint, 0 where there is none; raises where it is not whole."""
-        if not self.checkpoint.exists():
-            return 0
-        history = dict(read_tree(self.checkpoint, "model")["state"]["history"])
-        return len(history["loss"])
+    def begun(self) -> int:
+        """Steps that were begun."""
+        return sum(self.step in line for line in self.said())
 
-    def check_against(self, unbroken: "Fit"):
-        """Raise if the model is not the one of an unbroken fit."""
-        if not same(self.model, unbroken.model):
-            raise RuntimeError("a resumed fit ended otherwise than the unbroken one")
+    def _be(self):
+        """Be the command, with announcements of what is begun, and end."""
+        handle = os.open(self.log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
 
-    def remove(self):
-        """Begin anew."""
-        self.model.unlink()
-        self.checkpoint.unlink(missing_ok=True)
+        def announced(function, name):
+            def call(*args, **options):
+                os.write(handle, f"{name(*args)}\n".encode())
+                return function(*args, **options)
+
+            return call
+
+        def flush(file, fsync=os.fsync):
+            time.sleep(self.configuration["flush_s"])
+            fsync(file)
+
+        os.fsync = announced(flush, lambda _: "writing")
+        FitBar.__call__ = announced(FitBar.__call__, lambda *args: args[2])
+        SourceSeparator.sample = announced(SourceSeparator.sample, lambda *_: "sampling")
+        tiles.MOST_AT_A_TIME = self.configuration["at_a_time"]
+        status = 70
+        try:
+            status = ddprism([str(a) for a in self.arguments()])
+        finally:
+            os._exit(status)
 
 
-def weights(path: Path) -> dict:
-    """All arrays of a model, and its history but for the times."""
-    state = read_tree(path, "model")["state"]
-    arrays = {
-        f"{kind} {source} {name}": np.asarray(array)
-        for kind in ("denoisers", "gaussians")
-        for source, parts in state[kind].items()
-        for name, array in parts.items()
-    }
-    history = {name: np.asarray(v) for name, v in state["history"] if not name.endswith("_time")}
-    return arrays | history
+class Fit(Command):
+    """``ddprism fit``, whose steps are EM iterations."""
+
+    step = " E-step "
+
+    def arguments(self):
+        """Of the command line."""
+        return ["fit", self.folder / "views.asdf", "-o", self.output, "--config",
+                self.folder / "fit.toml", "--device", "cpu", "--preset", "none", "--resume",
+                "--quiet"]  # fmt: skip
+
+    def kept(self) -> int:
+        """EM iterations in the checkpoint; raises where it is not whole."""
+        path = self.folder / f"{self.output.name}.checkpoint"
+        return (
+            len(dict(read_tree(path, "model")["state"]["history"])["loss"]) if path.exists() else 0
+        )
+
+    def content(self) -> dict:
+        """All arrays of the model, and its history but for the times."""
+        state = read_tree(self.output, "model")["state"]
+        arrays = {
+            f"{kind} {source} {name}": np.asarray(array)
+            for kind in ("denoisers", "gaussians")
+            for source, parts in state[kind].items()
+            for name, array in parts.items()
+        }
+        history = {n: np.asarray(v) for n, v in state["history"] if not n.endswith("_time")}
+        return arrays | history
 
 
-def same(path: Path, other: Path) -> bool:
-    """Whether two models agree to the last bit."""
-    first, second = weights(path), weights(other)
-    return set(first) == set(second) and all(
-        np.array_equal(array, second[name]) for name, array in first.items()
+class Separation(Command):
+    """``ddprism separate``, whose steps are its parts."""
+
+    step = "sampling"
+
+    def arguments(self):
+        """Of the command line."""
+        return ["separate", self.folder / "views.asdf", "--model", self.folder / "unbroken.asdf",
+                "-o", self.output, "--samples", 2, "--device", "cpu", "--quiet"]  # fmt: skip
+
+    def kept(self) -> int:
+        """Parts that are whole."""
+        return len(list((self.folder / f".{self.output.name}.parts").glob("[0-9]*.ecsv")))
+
+    def content(self) -> dict:
+        """All data of the product."""
+        with fits.open(self.output, checksum=True) as hdus:
+            return {
+                f"{hdu.name} {name}": np.array(hdu.data if name is None else hdu.data[name])
+                for hdu in hdus[1:]
+                for name in (hdu.data.names if hdu.data.dtype.names else [None])
+            }
+
+
+def same(first: dict, second: dict) -> bool:
+    """Whether all arrays agree to the last bit."""
+    return list(first) == list(second) and all(
+        np.array_equal(array, second[name], equal_nan=array.dtype.kind == "f")
+        for name, array in first.items()
     )
 
 
-def study(folder: Path, configuration: dict) -> dict:
-    """Kill and resume a fit, and compare it with an unbroken one."""
-    make_files(folder, configuration)
-    unbroken, broken = Fit(folder, "unbroken.asdf"), Fit(folder, "broken.asdf")
+def study(command, ending: str, n_kills: int, folder: Path, configuration: dict) -> dict:
+    """Kill a command and call it again, and compare what it makes with that of an unbroken run."""
+    unbroken = command(folder, f"unbroken{ending}", configuration)
+    broken = command(folder, f"broken{ending}", configuration)
     started = time.perf_counter()
     unbroken.run()
-    unbroken_time = time.perf_counter() - started
-    n_iterations = len(DiffusionSourceSeparator.read(unbroken.model).history_)
-    start = unbroken.time_to_start()
-    iteration = (unbroken_time - start) / n_iterations
+    seconds = time.perf_counter() - started
+    n_steps, expected = unbroken.begun(), unbroken.content()
     rng = np.random.default_rng(configuration["seed"])
     kills, ended_early = [], 0
-    while len(kills) < configuration["kills"]:
-        before = broken.done()
-        seconds = rng.uniform(0.7, 1.3) * start + rng.uniform(0, 2.5) * iteration
-        if broken.run(seconds):
-            # It came to its end before the kill: begin anew.
+
+    def check():
+        if not same(broken.content(), expected):
+            raise RuntimeError(f"{broken.output}: found other content than of an unbroken run")
+        broken.output.unlink()
+
+    while len(kills) < n_kills:
+        before = broken.kept()
+        if broken.run(rng.uniform(0.1, 3) * seconds / n_steps):
             ended_early += 1
-            broken.check_against(unbroken)
-            broken.remove()
+            check()
             continue
-        begun, done = broken.begun(), broken.done()
-        kills.append(
-            {
-                "seconds": round(seconds, 3),
-                "iterations_before": before,
-                "iterations_after": done,
-                "in_iteration": begun is not None,
-                "lost": 0 if begun is None else max(begun + 1 - done, 0),
-                "model_exists": broken.model.exists(),
-            }
-        )
-        if broken.model.exists():
-            # Killed between writing the model and leaving: the model must be whole.
-            broken.check_against(unbroken)
-            broken.remove()
+        said, kept = broken.said(), broken.kept()
+        # What was begun and is not kept, of what this call did.
+        lost = 0 if broken.output.exists() else before + broken.begun() - kept
+        kills.append({"within": _phase(said), "before": before, "kept": kept, "lost": max(lost, 0)})
+        if broken.output.exists():
+            check()  # killed between writing it and leaving
     broken.run()
-    names = {"views.asdf", "fit.toml", *(f"{fit.model.name}{end}" for fit in (unbroken, broken)
-             for end in ("", ".log"))}  # fmt: skip
-    left = sorted(path.name for path in folder.iterdir() if path.name not in names)
+    names = {"views.asdf", "fit.toml"}
+    for name in ("broken", "unbroken"):
+        names |= {f"{name}{end}{log}" for end in (".asdf", ".fits") for log in ("", ".log")}
+    left = [path.name for path in folder.iterdir() if path.name not in names]
     return {
-        "kills": kills,
-        "n_kills": len(kills),
-        "n_kills_within_an_em_iteration": sum(kill["in_iteration"] for kill in kills),
-        "most_iterations_lost": max(kill["lost"] for kill in kills),
-        "unreadable_checkpoints": 0,  # reading one that is not whole raises, and ends the study
-        "half_written_models": 0,  # as above
-        "final_model_equals_unbroken": same(broken.model, unbroken.model),
-        "fits_that_ended_before_a_kill": ended_early,
-        "other_files_left": left,
-        "em_iterations": n_iterations,
-        "unbroken_time_s": round(unbroken_time, 2),
+        "kills": len(kills),
+        "within": collections.Counter(kill["within"] for kill in kills),
+        "most_steps_lost": max(kill["lost"] for kill in kills),
+        "final_equals_unbroken": same(broken.content(), expected),
+        "ended_before_a_kill": ended_early,
+        "other_files_left": sorted(left),
+        "steps": n_steps,
+        "unbroken_time_s": round(seconds, 2),
+        "each": kills,
     }
+
+
+def _phase(said) -> str:
+    """What was begun last, without the source and the number."""
+    if not said:
+        return "start"
+    for name in ("writing", "sampling", "warm start", "E-step", "M-step"):
+        if name in said[-1]:
+            return name
+    return said[-1]
 
 
 def main(arguments=None):
     """Run the study from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("results.json"))
-    parser.add_argument("--quick", action="store_true", help="three kills")
+    parser.add_argument("--quick", action="store_true", help="six kills")
     options = parser.parse_args(arguments)
     started = time.perf_counter()
+    torch.set_num_threads(1)  # a child has no threads but its own
     configuration = QUICK if options.quick else FULL
+    figures = {}
     with tempfile.TemporaryDirectory() as folder:
-        figures = study(Path(folder), configuration)
+        make_files(Path(folder), configuration)
+        for name, command, ending in (("fit", Fit, ".asdf"), ("separate", Separation, ".fits")):
+            n_kills = configuration[f"{name}_kills"]
+            figures[name] = study(command, ending, n_kills, Path(folder), configuration)
+            told = {key: value for key, value in figures[name].items() if key != "each"}
+            print(f"{name}: {told}", flush=True)
     write_record(
         options.out,
         study="kill",
@@ -238,9 +272,4 @@ def main(arguments=None):
         figures=figures,
         device="cpu",
         started=started,
-    )
-    print(
-        f"{figures['n_kills']} kills, {figures['n_kills_within_an_em_iteration']} within an EM "
-        f"iteration; at most {figures['most_iterations_lost']} EM iteration lost; final model "
-        f"equal to the unbroken one: {figures['final_model_equals_unbroken']}"
     )

@@ -75,6 +75,7 @@ from ..sampling.samplers import AdamsBashforth, Sampler
 from ..scratch import row_parts
 from ..variety import Variety
 from .base import POSTERIORS, Beginning, PosteriorMethod
+from .estimate import Estimate
 from .moment_matching import MomentMatching
 
 # Pixels on a side of the surroundings that stand in for a masked pixel.
@@ -350,7 +351,7 @@ class _Given(Denoiser):
         """Joint vectors ``(B, D)`` as ``(B, S, *shape)``."""
         return torch.stack(self.observation.split(x), dim=1)
 
-    def precondition(self, x_t: Tensor, sigma: Tensor) -> "_Estimate":
+    def precondition(self, x_t: Tensor, sigma: Tensor) -> Estimate:
         """What is known of the sources without the network."""
         x = self.stack(x_t)
         sigma2 = sigma.reshape(-1, *(1,) * (x.ndim - 1)).square()
@@ -358,9 +359,9 @@ class _Given(Denoiser):
         variance = slope * sigma2
         mean = slope * x
         residual = self._project(self.observation.y - self.observation.forward(mean.flatten(1)))
-        return _Estimate(mean, variance, residual, self)
+        return Estimate(mean, variance, residual, self)
 
-    def inputs(self, x_t: Tensor, sigma: Tensor, estimate: "_Estimate") -> tuple[Tensor, Tensor]:
+    def inputs(self, x_t: Tensor, sigma: Tensor, estimate: Estimate) -> tuple[Tensor, Tensor]:
         """What the network reads: features, and the logarithm of the noise scale."""
         x, posterior = self.stack(x_t), self.posterior
         sigma = sigma.reshape(-1, *(1,) * (x.ndim - 1))
@@ -400,40 +401,6 @@ class _Given(Denoiser):
 
     def _project(self, r: Tensor) -> Tensor:
         return self.stack(self.observation.adjoint(r))
-
-
-class _Estimate:
-    """Mean and covariance of the sources' pixels, each by itself, given all but the network."""
-
-    def __init__(self, mean, variance, residual, given: "_Given"):
-        u2 = variance * given.information
-        total = u2.sum(dim=1, keepdim=True)
-        self._total = 1 + total
-        self._scale = variance.sqrt()
-        self._direction = given.sign * (u2 / total.clip(min=1e-30)).sqrt()
-        self.mean = torch.addcdiv(mean, variance * residual, self._total)
-        # The residual in units of its standard deviation, as far as each source can explain it.
-        self.surprise = residual * given.deviation * self._total.rsqrt()
-
-    def add(self, output: Tensor) -> Tensor:
-        """The estimate: the mean plus C^(1/2) F."""
-        shrink = 1 - self._total.rsqrt()
-        return self.mean + self._scale * (output - shrink * self._along(output) * self._direction)
-
-    def remove(self, x: Tensor) -> Tensor:
-        """The output F that gives x."""
-        whitened = (x - self.mean) / self._scale
-        stretch = self._total.sqrt() - 1
-        return whitened + stretch * self._along(whitened) * self._direction
-
-    def power(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean square of outputs along the sum of the sources, and of the rest: (B,) each."""
-        along = self._along(output)
-        rest = (output - along * self._direction).square().sum(dim=1)
-        return along.square().flatten(1).mean(dim=1), rest.flatten(1).mean(dim=1)
-
-    def _along(self, output: Tensor) -> Tensor:
-        return (self._direction * output).sum(dim=1, keepdim=True)
 
 
 def _bin(t: Tensor) -> Tensor:

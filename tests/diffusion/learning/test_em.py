@@ -315,7 +315,7 @@ def test_every_iteration_of_mixtures_draws_anew(shape, monkeypatch):
 def test_observations_take_turns(monkeypatch):
     """All are drawn first and last, else some: networks learn from these, chains go on from all."""
     drawn, trained = [], []
-    draw, original = module.draw_sources, module.images
+    draw, original = module.draw_sources, module.images_of
 
     def note(method, priors, loader, index, rows, *, first=None, **options):
         drawn.append((index, first))
@@ -328,7 +328,7 @@ def test_observations_take_turns(monkeypatch):
         return original(samples, *args)
 
     monkeypatch.setattr(module, "draw_sources", note)
-    monkeypatch.setattr(module, "images", images)
+    monkeypatch.setattr(module, "images_of", images)
     views = make_views((1, SIZE), v="a")
     em, state = make_em(views, n_em_iterations=4, n_observations=5), make_state(views)
     states = [copy.deepcopy(state) for _ in em.run(state)]
@@ -339,7 +339,7 @@ def test_observations_take_turns(monkeypatch):
     for k, before in enumerate(states[:3]):  # the draws of others stay as they are
         (index, first), after = drawn[k + 1], states[k + 1].draws["v"].x
         assert torch.equal(first, before.draws["v"].x[index])
-        assert torch.equal(after[index], trained[k + 1].flatten(1))
+        assert torch.equal(after[index], trained[k + 1][:].flatten(1))
         others = np.setdiff1d(np.arange(12), index)
         assert torch.equal(after[others], before.draws["v"].x[others])
     assert [row["n_chains"] for row in state.history] == [12, 5, 5, 5, 12]
@@ -538,8 +538,8 @@ def test_a_training_that_fails_is_named(amortize, label, monkeypatch):
     """The source and the EM iteration; the states before were yielded whole."""
     samples = ExpectationMaximization._samples
 
-    def spoiled(self, stage, state, source):
-        x = samples(self, stage, state, source).clone()
+    def spoiled(self, stage, source):
+        x = samples(self, stage, source).clone()
         if (source, state.iteration) == ("b", 1):
             x[3, 0] = np.nan
         return x

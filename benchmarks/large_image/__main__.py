@@ -1,0 +1,5 @@
+"""Run the study: ``python -m benchmarks.large_image``."""
+
+from .study import main
+
+main()

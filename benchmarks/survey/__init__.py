@@ -1,0 +1,1 @@
+"""What a survey costs, and whether it holds: `python -m benchmarks.survey`."""

@@ -1,0 +1,1 @@
+"""Total fluxes of sources of known flux, point-like and extended."""
