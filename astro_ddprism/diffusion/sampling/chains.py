@@ -107,7 +107,8 @@ class Draws:
 
     def updated(self, rows: Tensor, others: "Draws") -> "Draws":
         """The same with others in place of some rows."""
-        x, chi2, good = self.x.clone(), self.chi2.clone(), self.good.clone()
+        x, chi2, good = empty_rows(*self.x.shape), self.chi2.clone(), self.good.clone()
+        x.copy_(self.x)
         x[rows], chi2[rows], good[rows] = others.x, others.chi2, others.good
         return Draws(x, chi2, good, others.n_redrawn)
 
