@@ -22,6 +22,8 @@ def draw_masks(shown, path):
         len(shown), 4, figsize=(7.2, 1.75 * len(shown)), layout="constrained", squeeze=False
     )
     top = max(np.nanmax(truth) for _, _, truth in shown.values())
+    for axis, title in zip(axes[0], TITLES, strict=True):
+        axis.set_title(title, fontsize=8)
     for row, (name, (observed, separated, truth)) in zip(axes, shown.items(), strict=True):
         row[0].set_ylabel(name, fontsize=8)
         images = (observed, separated, truth, separated - truth)
@@ -37,8 +39,6 @@ def draw_masks(shown, path):
                 origin="lower",
             )
             axis.set(xticks=[], yticks=[])
-            if row is axes[0]:
-                axis.set_title(title, fontsize=8)
         label = f"uJy a pixel, ±{top / 10:.2g}"
         figure.colorbar(shown_image, ax=row[3], shrink=0.8).set_label(label, fontsize=6)
     figure.suptitle("Masked pixels are red; brightness stretched by asinh", fontsize=9)

@@ -92,6 +92,7 @@ def run(model, setting):
     aperture = CircularAperture((CENTRE, CENTRE), setting["aperture"])
     truth = np.array([aperture_photometry(each, aperture)["aperture_sum"][0] for each in light])
     figures, shown = [], {}
+    k = int(np.argmin(np.abs(truth - np.median(truth))))  # that is shown
     for name, mask in patterns(setting["n"], rng).items():
         started = time.process_time()
         samples = model.sample(view_of(data, mask, setting), setting["n_samples"], seed=1)
@@ -115,7 +116,7 @@ def run(model, setting):
                 "time_per_draw_s": seconds / setting["n"] / setting["n_samples"],
             }
         )
-        shown[name] = np.where(mask[0], np.nan, data[0]), mean[0], light[0]
+        shown[name] = np.where(mask[k], np.nan, data[k]), mean[k], light[k]
     return figures, shown
 
 
