@@ -102,25 +102,30 @@ def test_scaling():
     assert (row["scaling"], row["scaling_of_clock"], row["processes"]) == (2.0, 1.5, 2)
 
 
-def test_kill_tells_models_apart_and_reads_checkpoints(tmp_path):
+def test_kill_tells_models_apart_and_reads_what_was_said(tmp_path):
     """The parts of the study that judge; that a killed fit goes on, test_separator shows."""
+    from astro_ddprism.cli import main
     from benchmarks.kill import study as kill
 
     configuration = kill.QUICK | {"n_em_iterations": 0, "n_images": 40, "n_observations": 8}
     kill.make_files(tmp_path, configuration)
-    fits = [kill.Fit(tmp_path, name) for name in ("first.asdf", "second.asdf")]
+    fits = [kill.Fit(tmp_path, name, configuration) for name in ("first.asdf", "second.asdf")]
     for fit in fits:
-        assert fit.done() == 0
-        assert fit.run()
-        assert fit.begun() == 1  # the last of two, one for each source
-    assert kill.same(fits[0].model, fits[1].model)
-    fits[0].checkpoint.write_bytes(fits[0].model.read_bytes())
-    assert fits[0].done() == 2
-    fits[0].remove()
-    assert not fits[0].checkpoint.exists()
-    assert not fits[0].run(seconds=0.2)  # killed before it began
-    assert fits[0].begun() is None
-    assert not fits[0].model.exists()
+        assert fit.kept() == 0
+        assert main([str(argument) for argument in fit.arguments()]) == 0
+    first, second = (fit.content() for fit in fits)
+    assert kill.same(first, second)
+    name = next(name for name in second if name.startswith("denoisers"))
+    assert not kill.same(first, second | {name: second[name] + 1})
+    fit = fits[0]
+    (tmp_path / "first.asdf.checkpoint").write_bytes(fit.output.read_bytes())
+    assert fit.kept() == 2  # one for each source
+    fit.log.write_text("a E-step 0/1\nsampling\nb E-step 0/1\nwrit")
+    assert fit.said() == ["a E-step 0/1", "sampling", "b E-step 0/1"]
+    assert fit.begun() == 2
+    assert [kill._phase(said) for said in ([], fit.said(), ["writing"])] == [
+        "start", "E-step", "writing"
+    ]  # fmt: skip
 
 
 def test_operators_against_galsim():
@@ -211,7 +216,7 @@ def test_kids_model(tmp_path, monkeypatch):
     path = tmp_path / "r.fits"
     image = fits.ImageHDU(field.image.data, header, name="SCI")
     fits.HDUList([fits.PrimaryHDU(), image]).writeto(path)
-    monkeypatch.setattr(kids_model, "data_file", lambda: path)
+    monkeypatch.setattr(kids_model, "data_file", lambda band: {"r": path}[band])
     part = kids_model.read_part(path, (40, 240), (0, 300))
     assert part.shape == (200, 300)
     there = field.image.wcs.pixel_to_world(7, 45)

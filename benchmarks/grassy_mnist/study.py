@@ -296,7 +296,7 @@ def run(configuration, device, work: Work, only=(), docs=None) -> dict:
                         | {"fit_time_s": trace[-1]["time_s"]}
                     )
                     print(done["rows"][-1], flush=True)
-                    done["shown"][sampler] = drawn[some].tolist()
+                    done["shown"][sampler] = np.asarray(drawn)[some].tolist()
                 work.keep(label, done)
             rows, accuracy = rows + done["rows"], done["accuracy"]
             em += [{"problem": problem} | row for row in done["em"]]

@@ -29,6 +29,6 @@ def test_the_whole_study(tmp_path):
     rows = {row["noise"]: row for row in json.loads(out.read_text())["figures"]["rows"]}
     assert list(rows) == ["effective gain", "noise of the data", "background alone"]
     assert all(row["n"] == quick["n_held_out"] for row in rows.values())
-    assert rows["background alone"]["coverage_68"] < 0.45 < rows["effective gain"]["coverage_68"]
+    assert rows["background alone"]["coverage_95"] < 0.8 < rows["effective gain"]["coverage_95"]
     assert abs(rows["effective gain"]["bias"]) < 0.6
     assert rows["noise of the data"]["bias"] < -0.3

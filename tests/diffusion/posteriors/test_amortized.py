@@ -548,7 +548,9 @@ def test_masked_targets_are_left_to_moment_matching():
     mask[3, 0, 12, 3] = True  # beyond
     mask[4, 0][far & (np.cumsum(far).reshape(far.shape) <= 28)] = True  # of 576: 4.9 %
     mask[5, 0][far & (np.cumsum(far).reshape(far.shape) <= 29)] = True  # 5.03 %
-    loader = SimpleNamespace(sources=("a", "b"), masked=lambda index: mask[index])
+    loader = SimpleNamespace(
+        sources=("a", "b"), n_observed=size**2, masked=lambda index: mask[index], independent=True
+    )
     method, priors = Amortized(), Priors(NoiseSchedule(), denoisers={"a": None, "b": None})
     expected = [True, False, False, True, True, False]
     np.testing.assert_array_equal(method.serves(priors, loader, np.arange(6)), expected)
@@ -564,5 +566,5 @@ def test_masked_targets_are_left_to_moment_matching():
     loader.independent = False
     expected = [True, False, False, True, False, False]
     np.testing.assert_array_equal(method.serves(priors, loader, np.arange(6)), expected)
-    several = SimpleNamespace(sources=("a", "b"), masked=lambda _: None)
+    several = SimpleNamespace(sources=("a", "b"), n_observed=1, masked=lambda _: None)
     assert method.serves(priors, several, np.arange(6)).all()
