@@ -74,6 +74,11 @@ class Variety(Part):
         """Whether sources look otherwise than they were drawn."""
         return bool(self.seeing) or self.shapes
 
+    @property
+    def changes_conditions(self) -> bool:
+        """Whether observations are simulated at another depth or under another seeing."""
+        return self.depth != (1.0, 1.0) or bool(self.seeing)
+
     def conditions(self, n: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Draw factors of the noise and widths of the PSF.
 

@@ -307,7 +307,9 @@ class Simulations:
         placed = [source in templates for source in self.samples]
 
         def of_view(priors, loader, masks, n):
-            depth, seeing = variety.conditions(n, device)
+            depth, seeing = None, None
+            if variety.changes_conditions:
+                depth, seeing = variety.conditions(n, device)
             parts = []
             for prior, template in zip(priors, placed, strict=True):
                 x, own = prior(n)
@@ -316,7 +318,8 @@ class Simulations:
                 parts.append(x.flatten(1))
             x = torch.cat(parts, dim=1)
             observation = loader.observe(torch.randint(len(loader), (n,), device=device))
-            observation = observation.under(depth, seeing)
+            if variety.changes_conditions:
+                observation = observation.under(depth, seeing)
             if masks:
                 observation = observation.masked(partial(_lost_by_some, masks))
             return x, observation.simulated(x)
