@@ -55,6 +55,8 @@ class Loader(Protocol):
         where it is not known, or there is none.
     n_held : int
         Of how many of them batches may be picked on the device, without a word to the host.
+    declinations : numpy.ndarray, shape (N,), or None
+        Where on the sky they are, in degrees; None where it is not known.
     """
 
     ids: np.ndarray
@@ -64,6 +66,7 @@ class Loader(Protocol):
     independent: bool
     seeing: float | None
     n_held: int
+    declinations: np.ndarray | None
 
     @property
     def sources(self) -> tuple[str, ...]:

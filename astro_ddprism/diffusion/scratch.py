@@ -5,7 +5,15 @@ into memory; it is used like any other, and goes when it is. What has been read 
 memory of the process until it is given back (`release`), as who works through it does part by part.
 """
 
-__all__ = ["MOST_IN_MEMORY", "Drawn", "empty_rows", "mappings", "release", "row_parts"]
+__all__ = [
+    "MOST_IN_MEMORY",
+    "Drawn",
+    "empty_rows",
+    "mappings",
+    "release",
+    "row_parts",
+    "some_rows",
+]
 
 import math
 import mmap
@@ -119,3 +127,9 @@ class Drawn:
         if math.prod(drawn.shape) * 4 > MOST_IN_MEMORY:
             return drawn
         return drawn[:]
+
+
+def some_rows(table, some: Tensor) -> "Tensor | Drawn":
+    """Those rows of a tensor, or of `Drawn`, for which ``some``, of bool, is true."""
+    rows = torch.nonzero(some)[:, 0]
+    return Drawn.of([(len(rows), lambda index: table[rows[index]])], table.shape[1:])

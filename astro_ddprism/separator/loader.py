@@ -69,6 +69,12 @@ class ViewLoader:
         release_pages()
         return masked
 
+    @property
+    def declinations(self) -> np.ndarray | None:
+        """Where on the sky the observations are, in degrees; None where it is not known."""
+        known = self.view.coordinates
+        return None if known is None else known.icrs.dec.deg[self.rows]
+
     @cached_property
     def independent(self) -> bool:
         """Whether the noise of every pixel is its own."""

@@ -16,6 +16,7 @@ PRESETS = {
             "flux_factors": {"galaxy": (0.2, 4.0)},
         },
         "n_em_iterations": 1,
+        "training": {"held_out": 0.1},
     },
     "none": {},
 }

@@ -120,7 +120,7 @@ def priors_from_tree(
 def draws_tree(state, *, empty: bool) -> dict:
     """The draws that a fit goes on from; ``empty``: of one that has ended."""
     if empty:
-        return {"draws": {}, "samples": {}, "seeing": {}}
+        return {"draws": {}, "samples": {}, "seeing": {}, "held_out": {}}
     for mapping in mappings():  # of draws in files, whose memory who writes them gives back
         register(mapping)
     return {
@@ -135,6 +135,7 @@ def draws_tree(state, *, empty: bool) -> dict:
         },
         "samples": {source: _array(x) for source, x in state.samples.items()},
         "seeing": {source: _array(x) for source, x in state.seeing.items()},
+        "held_out": {source: _array(x) for source, x in state.held_out.items()},
     }
 
 
@@ -149,8 +150,10 @@ def draws_from_tree(tree) -> dict:
             )
             for view, arrays in tree["draws"].items()
         },
-        "samples": {source: torch.tensor(x) for source, x in tree["samples"].items()},
-        "seeing": {source: torch.tensor(x) for source, x in tree.get("seeing", {}).items()},
+        **{
+            name: {source: torch.tensor(x) for source, x in tree.get(name, {}).items()}
+            for name in ("samples", "seeing", "held_out")
+        },
     }
 
 

@@ -50,6 +50,7 @@ POSTERIOR = {
     "templates": ("galaxy",),
     "flux_factors": {"galaxy": (0.2, 4.0)},
 }
+TRAINING = {"held_out": 0.1}
 LARGE = {"name": "unet", "channels": (48, 96), "blocks": (1, 1)}
 TINY = {"name": "unet", "channels": (4, 8), "blocks": (1, 1), "embedding": 8}
 # Minutes of a GPU.
@@ -58,7 +59,7 @@ FULL = COMMON | {
     | {
         "network": LARGE,
         "posterior": POSTERIOR | {"network": LARGE, "n_images": 12_000_000},
-        "training": {"n_first_images": 512_000, "n_images": 256_000, "batch_size": 512},
+        "training": TRAINING | {"n_first_images": 512_000, "n_images": 256_000, "batch_size": 512},
         "n_em_iterations": {"los": 3, "galaxy": 1},
         "chains": {"n_steps": 32},
         "execution": {"precision": "bfloat16", "batch_size": 512},
@@ -78,7 +79,7 @@ WIDE = FULL | {
     | {
         "in_units_of_noise": True,
         "posterior": FULL["fit"]["posterior"] | {"n_images": 36_000_000, "variety": WIDE_VARIETY},
-        "training": {"n_images": 256_000, "batch_size": 512, "learning_rate": 2e-3},
+        "training": TRAINING | {"n_images": 256_000, "batch_size": 512, "learning_rate": 2e-3},
         "n_em_iterations": {"los": 1, "galaxy": 2},
     },
 }
@@ -87,8 +88,8 @@ WIDE_REDUCED = WIDE | {
     "n_random": 1200,
     "fit": WIDE["fit"]
     | {
-        "posterior": WIDE["fit"]["posterior"] | {"n_images": 540_000},
-        "training": {"n_images": 24_000, "batch_size": 64, "learning_rate": 1e-3},
+        "posterior": WIDE["fit"]["posterior"] | {"n_images": 360_000},
+        "training": TRAINING | {"n_images": 24_000, "batch_size": 64, "learning_rate": 1e-3},
         "chains": {"n_steps": 8},
         "execution": {"precision": "auto", "batch_size": 128},
     },
@@ -98,7 +99,7 @@ REDUCED = COMMON | {
     "fit": COMMON["fit"]
     | {
         "posterior": POSTERIOR | {"n_images": 1_800_000},
-        "training": {"n_first_images": 100_000, "n_images": 40_000, "batch_size": 64},
+        "training": TRAINING | {"n_first_images": 100_000, "n_images": 40_000, "batch_size": 64},
         "n_em_iterations": 1,
     },
 }
@@ -111,7 +112,7 @@ QUICK = COMMON | {
     | {
         "network": TINY,
         "posterior": POSTERIOR | {"network": TINY, "n_images": 640},
-        "training": {"n_first_images": 640, "n_images": 320},
+        "training": TRAINING | {"n_first_images": 640, "n_images": 320},
         "n_em_iterations": 1,
         "chains": {"n_steps": 4},
         "warm_start": {"name": "gaussian", "iterations": 1, "rank": 8},

@@ -265,10 +265,10 @@ def test_a_training_that_fails_leaves_what_was_learned(
     """And the checkpoint of the last EM iteration that went well."""
     train = Trainer.train
 
-    def spoiled(trainer, denoiser, draw, n_images):
+    def spoiled(trainer, denoiser, draw, n_images, held_out):
         if "'b'" in trainer.label and "iteration 1" in trainer.label:
             return train(trainer, denoiser, lambda n: (draw(n)[0] * np.nan,), n_images)
-        return train(trainer, denoiser, draw, n_images)
+        return train(trainer, denoiser, draw, n_images, held_out)
 
     monkeypatch.setattr(Trainer, "train", spoiled)
     separator, checkpoint = copy.copy(fitted), tmp_path / "fit.checkpoint"

@@ -291,10 +291,10 @@ def test_fine_tuning_starts_from_the_models_networks(
     trained = []
     train = Trainer.train
 
-    def remember(trainer, denoiser, draw, n_images):
+    def remember(trainer, denoiser, draw, n_images, held_out):
         weights = {name: value.clone() for name, value in denoiser.state_dict().items()}
         trained.append((weights, n_images))
-        return train(trainer, denoiser, draw, n_images)
+        return train(trainer, denoiser, draw, n_images, held_out)
 
     monkeypatch.setattr(Trainer, "train", remember)
     monkeypatch.setattr(WarmStart, "fit", None)

@@ -64,6 +64,7 @@ def state(priors):
             draws={"view": draws},
             samples={"a": torch.randn(5, 2)},
             seeing={"a": torch.rand(5)},
+            held_out={"a": torch.rand(5) < 0.5},
         )
 
 
@@ -112,7 +113,8 @@ def test_draws_round_trip(state):
         assert torch.equal(getattr(draws, name), getattr(expected, name))
     assert torch.equal(found["samples"]["a"], state.samples["a"])
     assert torch.equal(found["seeing"]["a"], state.seeing["a"])
-    nothing = {"draws": {}, "samples": {}, "seeing": {}}
+    assert torch.equal(found["held_out"]["a"], state.held_out["a"])
+    nothing = {"draws": {}, "samples": {}, "seeing": {}, "held_out": {}}
     assert draws_from_tree(draws_tree(state, empty=True)) == nothing
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ...errors import InputError
 from ..masks import lost_pixels
 from ..observation import simulate
 from ..parallel import on_device, room
-from ..scratch import Drawn, row_parts
+from ..scratch import Drawn, row_parts, some_rows
 from ..variety import Variety, centroids
 from .symmetries import permutations, permuted
 from .templates import symmetric_templates
@@ -149,6 +150,11 @@ class Turns:
         self._due = [0.0] * len(self.draws)
         self._renew, self._n_rows = renew, n_rows
 
+    @classmethod
+    def of(cls, draw) -> "Turns":
+        """Those of one draw; what takes turns stays as it is."""
+        return draw if isinstance(draw, cls) else cls([draw], [1])
+
     def next(self) -> int:
         """The number of the draw whose turn it is."""
         self._due = [due + share for due, share in zip(self._due, self._shares, strict=True)]
@@ -225,14 +231,19 @@ class Simulations:
         Called with one of these; returns all light of the views that hold it.
     seeing : mapping of str to torch.Tensor
         Of every draw, the width of the PSF through which it was seen, in pixels.
+    held_out : mapping of str to torch.Tensor of bool
+        Which draws are held out of what networks learn; none by default.
 
     Attributes
     ----------
     source_shapes : dict of str to tuple of int
     """
 
-    def __init__(self, samples, loaders, *, symmetries, schedule, learning, light, seeing: Mapping):
-        self.samples, self.seeing = samples, seeing
+    def __init__(
+        self, samples, loaders, *, symmetries, schedule, learning, light, seeing: Mapping,
+        held_out: Mapping = MappingProxyType({}),
+    ):  # fmt: skip
+        self.samples, self.seeing, self.held_out = samples, seeing, held_out
         self.source_shapes = {source: tuple(x.shape[1:]) for source, x in samples.items()}
         self.schedule = schedule
         self._loaders = loaders
@@ -263,7 +274,7 @@ class Simulations:
         InputError
             If no image of such a source is symmetric.
         """
-        samples, seeing = dict(self.samples), dict(self.seeing)
+        samples, seeing, held_out = dict(self.samples), dict(self.seeing), dict(self.held_out)
         for source in set(templates) & set(self._learning) & set(samples):
             found, clean = symmetric_templates(
                 self._light(source) if all_light else samples[source]
@@ -274,6 +285,11 @@ class Simulations:
                     "its centre, expected some; leave it out of the templates"
                 )
             samples[source], seeing[source] = found, seeing[source][clean]
+            if source in held_out:
+                held_out[source] = held_out[source][clean]
+        return self._with(samples, seeing, held_out)
+
+    def _with(self, samples, seeing, held_out=MappingProxyType({})) -> "Simulations":
         return Simulations(
             samples,
             self._loaders,
@@ -282,6 +298,28 @@ class Simulations:
             learning=self._learning,
             light=self._light,
             seeing=seeing,
+            held_out=held_out,
+        )
+
+    def split(self) -> "tuple[Simulations, Simulations | None]":
+        """Those of draws to learn from, and those of draws that are held out.
+
+        Observations are simulated under the conditions of all.
+
+        Returns
+        -------
+        seen : Simulations
+            All, where no draws of some source are held out.
+        held_out : Simulations or None
+        """
+        if not all(s in self.held_out and self.held_out[s].any() for s in self.samples):
+            return self, None
+        return tuple(
+            self._with(
+                {s: some_rows(x, self.held_out[s] == held) for s, x in self.samples.items()},
+                {s: x[self.held_out[s] == held] for s, x in self.seeing.items()},
+            )
+            for held in (False, True)
         )
 
     def draws(self, flux_factors, templates, variety: Variety) -> Turns:

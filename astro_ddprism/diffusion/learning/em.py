@@ -23,6 +23,9 @@ while one that is asked for single images leaves out much of what is in few of t
 An E-step need not draw all observations: what counts for the next draws is what the networks have
 learned, and they learn as much from other observations in every iteration
 (``Training.n_observations``).
+
+All observations are drawn, but the draws of those that are held out
+(`~astro_ddprism.diffusion.learning.held_out`) train no network.
 """
 
 __all__ = ["EMState", "ExpectationMaximization"]
@@ -30,6 +33,7 @@ __all__ = ["EMState", "ExpectationMaximization"]
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,8 +44,9 @@ from ..posteriors.base import Priors
 from ..priors.build import build_denoiser
 from ..random import Rows, seeded
 from ..sampling.chains import Draws, draw_sources
-from ..scratch import Drawn
+from ..scratch import Drawn, some_rows
 from .data import Simulations, data_scale, images_of, of_each
+from .held_out import Losses, held_out_rows
 from .stages import Stage, plan_stages
 
 # What random numbers are for; the last part of a seed.
@@ -67,6 +72,8 @@ class EMState:
         Up to 8192 of the last draws of every source of an earlier stage.
     seeing : dict of str to torch.Tensor
         Through which PSFs these are seen: the widths in pixels, NaN where not known.
+    held_out : dict of str to torch.Tensor
+        Which of these are held out of what networks learn.
     history : list of dict
         One row for each EM iteration and source that was trained in it.
     """
@@ -77,6 +84,7 @@ class EMState:
     draws: dict[str, Draws] = field(default_factory=dict)
     samples: dict[str, torch.Tensor] = field(default_factory=dict)
     seeing: dict[str, torch.Tensor] = field(default_factory=dict)
+    held_out: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
 
 
@@ -126,7 +134,10 @@ class ExpectationMaximization:
             for source, shape in loader.source_shapes.items()
         }
         self.stages = plan_stages({name: loader.sources for name, loader in loaders.items()})
-        self._drawn: dict[str, Draws] = {}  # what the last E-step has drawn
+        self._held_out = held_out_rows(loaders, trainer.training.held_out, seed)
+        # What the last E-step has drawn, and of which observations.
+        self._drawn: dict[str, Draws] = {}
+        self._index: dict[str, np.ndarray] = {}
 
     def run(self, state: EMState):
         """Go through all EM iterations that ``state`` has not seen.
@@ -160,6 +171,7 @@ class ExpectationMaximization:
                     every = -(-len(samples) // N_KEPT)
                     state.samples[source] = samples[::every].flatten(1)
                     state.seeing[source] = self._seeing(stage, source)[::every]
+                    state.held_out[source] = self._are_held_out(stage, source)[::every]
                 state.stage, state.iteration, state.draws = state.stage + 1, 0, {}
                 self._drawn.clear()
             for name in list(state.draws):
@@ -218,7 +230,7 @@ class ExpectationMaximization:
             method = self.posterior.method_for(loader.source_shapes, state.priors)
             previous = state.draws.get(name) if self._continues(state, name) else None
             title = self._title(stage, state, "E-step")
-            index = self._turn(stage, state, name)
+            self._index[name] = index = self._turn(stage, state, name)
             rows = torch.as_tensor(index)
             self._drawn[name] = drawn = draw_sources(
                 method,
@@ -248,7 +260,7 @@ class ExpectationMaximization:
         order = np.random.default_rng((self.seed, state.stage)).permutation(n)
         return np.sort(order[((state.iteration - 1) * most + np.arange(most)) % n])
 
-    def _maximize(self, stage: Stage, state: EMState) -> dict[str, float]:
+    def _maximize(self, stage: Stage, state: EMState) -> dict[str, Losses]:
         held = dict.fromkeys(self.loaders[name].sources for name in stage.views)
         learning = {sources: self._method(sources) for sources in held}
         # Until the last iteration nothing but the chains of other views asks for the priors.
@@ -270,7 +282,7 @@ class ExpectationMaximization:
     def _method(self, sources):
         return self.posterior.method_for({s: self.source_shapes[s] for s in sources})
 
-    def _train_prior(self, stage: Stage, state: EMState, source: str) -> float:
+    def _train_prior(self, stage: Stage, state: EMState, source: str) -> Losses:
         samples = self._samples(stage, source)
         priors, first = state.priors, source not in state.priors.denoisers
         if first:
@@ -283,17 +295,22 @@ class ExpectationMaximization:
                     priors.mixtures.get(source),
                 ).to(self.execution.torch_device)
         priors.denoisers[source].requires_grad_(True)
+        draw = partial(
+            images_of, symmetries=self.symmetries[source], device=self.execution.torch_device
+        )
+        held_out, unseen = self._are_held_out(stage, source), None
+        if held_out.any():
+            unseen = draw(some_rows(samples, held_out))
+            samples = some_rows(samples, ~held_out)
         with self._seeded(state, _M_STEP):
             return self.trainer.titled(
                 self._title(stage, state, "M-step"),
                 f"the source {source!r}, EM iteration {state.iteration}",
             ).train(
-                priors.denoisers[source],
-                images_of(samples, self.symmetries[source], self.execution.torch_device),
-                self.trainer.n_images(first=first),
+                priors.denoisers[source], draw(samples), self.trainer.n_images(first=first), unseen
             )
 
-    def _train_method(self, stage: Stage, state: EMState, sources, method) -> float:
+    def _train_method(self, stage: Stage, state: EMState, sources, method) -> Losses:
         """Let a posterior method learn what it needs for views of some sources."""
         priors, views = state.priors, [self.loaders[name] for name in stage.views]
         samples = {
@@ -302,10 +319,13 @@ class ExpectationMaximization:
             else state.samples[source].unflatten(1, self.source_shapes[source])
             for source in sources
         }
-        seeing = {
-            source: self._seeing(stage, source) if source in stage.sources else state.seeing[source]
-            for source in sources
-        }
+        seeing, held_out = (
+            {s: of_stage(stage, s) if s in stage.sources else known[s] for s in sources}
+            for of_stage, known in (
+                (self._seeing, state.seeing),
+                (self._are_held_out, state.held_out),
+            )
+        )
         simulations = Simulations(
             samples,
             [loader for loader in views if loader.sources == sources],
@@ -314,6 +334,7 @@ class ExpectationMaximization:
             learning=stage.sources,
             light=lambda source: self._light(stage, source),
             seeing=seeing,
+            held_out=held_out,
         )
         trainer = self.trainer.titled(
             self._title(stage, state, "posterior M-step"),
@@ -321,8 +342,8 @@ class ExpectationMaximization:
         )
         with self._seeded(state, _POSTERIORS):
             learned = priors.learned.get(sources)
-            priors.learned[sources], loss = method.train(learned, simulations, trainer)
-        return loss
+            priors.learned[sources], losses = method.train(learned, simulations, trainer)
+        return losses
 
     def _light(self, stage: Stage, source: str):
         """All light of the last draws of the views that hold a source."""
@@ -346,27 +367,39 @@ class ExpectationMaximization:
     def _of_draws(self, stage: Stage, source: str, make):
         """What a function makes of the last draws that are good, of views that hold a source."""
         sources = []
-        for name in stage.views:
+        for name in self._holding(stage, source):
             draws, held = self._drawn[name], self.loaders[name].sources
-            if source in held:
-                rows = torch.nonzero(draws.good)[:, 0]
+            rows = torch.nonzero(draws.good)[:, 0]
 
-                def some(index, x=draws.x, rows=rows, held=held):
-                    return make(x[rows[index]], held)
+            def some(index, x=draws.x, rows=rows, held=held):
+                return make(x[rows[index]], held)
 
-                sources.append((len(rows), some))
+            sources.append((len(rows), some))
         return Drawn.of(sources, self.source_shapes[source])
 
     def _seeing(self, stage: Stage, source: str) -> Tensor:
         """Widths of the PSFs through which `_samples` are seen, in pixels; NaN where not known."""
-        views = {name: self.loaders[name] for name in stage.views}
         return torch.cat(
             [
-                torch.full((int(self._drawn[name].good.sum()),), loader.seeing or math.nan)
-                for name, loader in views.items()
-                if source in loader.sources
+                torch.full(
+                    (int(self._drawn[name].good.sum()),), self.loaders[name].seeing or math.nan
+                )
+                for name in self._holding(stage, source)
             ]
         )
+
+    def _are_held_out(self, stage: Stage, source: str) -> Tensor:
+        """Which of `_samples` networks do not see."""
+        return torch.cat(
+            [
+                torch.as_tensor(self._held_out[name][self._index[name]])[self._drawn[name].good]
+                for name in self._holding(stage, source)
+            ]
+        )
+
+    def _holding(self, stage: Stage, source: str) -> list[str]:
+        """The views of a stage that hold a source."""
+        return [name for name in stage.views if source in self.loaders[name].sources]
 
     def _record(self, stage: Stage, state: EMState, losses, e_time: float, m_time: float):
         draws = [self._drawn[name] for name in stage.views]
@@ -378,7 +411,8 @@ class ExpectationMaximization:
                     "stage": state.stage,
                     "iteration": state.iteration,
                     "source": source,
-                    "loss": losses[source],
+                    "loss": losses[source].mean,
+                    **self._of_others(losses[source]),
                     "chi2": float(chi2.median()),
                     "chi2_mean": float(torch.cat([d.chi2[d.good] for d in draws]).mean()),
                     "power": float(of_each(samples, _power).mean()),
@@ -389,6 +423,13 @@ class ExpectationMaximization:
                     "m_step_time": m_time,
                 }
             )
+
+    def _of_others(self, losses: Losses) -> dict[str, float]:
+        """The losses on what networks see and on what they do not, where some is held out."""
+        if not self.trainer.training.held_out:
+            return {}
+        values = {"loss_seen": losses.seen, "loss_held_out": losses.held_out}
+        return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def _power(x: Tensor) -> Tensor:

@@ -5,14 +5,18 @@ A prior's denoiser is trained on the draws of its source; the posterior's
 of them.
 
 Every noise scale counts alike: the time is uniform, and so the logarithm of the noise scale. The
-weights that are kept are an exponential moving average over the last twentieth of the training.
+weights that are kept are an exponential moving average over the last twentieth of the training: at
+its end, or where draws that are held out of it (`~astro_ddprism.diffusion.learning.held_out`) were
+denoised best.
 """
 
 __all__ = ["Trainer", "Training", "TrainingStep"]
 
 import itertools
+import logging
 import math
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,6 +29,7 @@ from .. import ranks
 from ..capture import captured
 from ..parallel import Execution
 from .data import Turns
+from .held_out import Losses, Watch
 
 # Steps between two looks at the loss, each of which waits for the device.
 STEPS_UNSEEN = 100
@@ -32,6 +37,10 @@ STEPS_UNSEEN = 100
 WORTHWHILE = 200
 # Numbers to whose multiples weights are aligned.
 ALIGNED = 32
+# A loss on what is held out that is larger than on other draws by this factor is told.
+PARTED = 1.1
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,10 @@ class Training(Part):
     n_observations : int, optional
         Observations of each view that an E-step draws, but for the first and the last of a stage;
         they take turns, and an M-step trains on the draws of its own iteration. By default all.
+    held_out : float
+        Part of the observations whose draws no network is trained on: all in a region of the sky.
+        The loss on them is found beside that on others, both are in the history of a fit, and the
+        weights that are kept are those for which it was least.
     """
 
     n_first_images: int = option(40_000, least=1)
@@ -57,6 +70,7 @@ class Training(Part):
     batch_size: int = option(32, least=1)
     learning_rate: float = option(3e-3, above=0)
     n_observations: int | None = option(None, least=1)
+    held_out: float = option(0.0, least=0, most=0.5)
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,7 @@ class Trainer:
         """Images of an M-step."""
         return self.training.n_first_images if first else self.training.n_images
 
-    def train(self, denoiser: nn.Module, draw, n_images: int) -> float:
+    def train(self, denoiser: nn.Module, draw, n_images: int, held_out=None) -> Losses:
         """Train a denoiser in place.
 
         Parameters
@@ -103,11 +117,12 @@ class Trainer:
             besides, with which ``denoiser.loss(x, t, z, *given)`` is the loss of each.
         n_images : int
             Number of images to train on, repeats included.
+        held_out : callable, or Turns, optional
+            Like ``draw``, of what the denoiser is not trained on.
 
         Returns
         -------
-        float
-            Mean loss over the last quarter of the steps.
+        Losses
 
         Raises
         ------
@@ -115,9 +130,10 @@ class Trainer:
             If the loss or the weights are not finite.
         """
         n_steps = max(n_images // self.training.batch_size, 20)
-        draws = draw if isinstance(draw, Turns) else Turns([draw], [1])
+        draws = Turns.of(draw)
         step = TrainingStep(denoiser, self.training, self.execution, n_steps)
-        steps = iter(self.track(range(n_steps), self.title))
+        watch = None if held_out is None else Watch(step, draws, Turns.of(held_out), n_images)
+        steps, n_counted, ended = iter(self.track(range(n_steps), self.title)), 0, False
         for n in draws.phases(n_steps, self.training.batch_size):
             own = [partial(step, each) for each in draws.draws]
             step.rate.fill_(step.rate_of(0))
@@ -127,14 +143,33 @@ class Trainer:
                 step.rate.fill_(step.rate_of(k))
                 if k == 3 * n_steps // 4:
                     step.total.zero_()
+                    n_counted = 0
                 own[draws.next()]()
+                n_counted += 1
                 # What is not finite once stays so: weights do not recover.
                 if (k + 1) % STEPS_UNSEEN == 0 or k + 1 == n_steps:
                     self._check_finite(step, k + 1)
+                ended = watch is not None and watch.due(k) and watch.look()
+                if ended:
+                    break
             own.clear()  # graphs, and what they hold
-        next(steps, None)  # to the end of the bar
+            if ended:
+                break
+        for _ in steps:  # to the end of the bar
+            pass
+        mean = float(step.total / n_counted)
+        if watch is None:
+            step.finish()
+            return Losses(mean)
+        watch.keep()
         step.finish()
-        return float(step.total / (n_steps - 3 * n_steps // 4))
+        if watch.held_out > PARTED * watch.seen:
+            logger.warning(
+                "%s: the loss on observations that it was not trained on is %.3g, on others %.3g: "
+                "it knows these by heart; more observations would help, or fewer images",
+                self.label, watch.held_out, watch.seen,
+            )  # fmt: skip
+        return Losses(mean, watch.seen, watch.held_out)
 
     def _check_finite(self, step: "TrainingStep", n_steps: int):
         loss = float(step.loss)
@@ -243,7 +278,7 @@ class TrainingStep:
         """Find the gradient of this process's share of a batch."""
         n = self.training.batch_size
         x, *given = draw(n)
-        t = (self._strata + torch.rand(n, device=x.device)) / n
+        t = self.times()
         z = torch.randn_like(x)
         if len(self._own) < n:
             x, t, z, *given = (part[self._own] for part in (x, t, z, *given))
@@ -253,6 +288,27 @@ class TrainingStep:
         loss.backward()
         with torch.no_grad():
             self.loss.copy_(loss)
+
+    def times(self) -> Tensor:
+        """Times of a batch, one in each of as many equal parts of all."""
+        n = len(self._strata)
+        return (self._strata + torch.rand(n, device=self.device)) / n
+
+    @torch.no_grad()
+    def loss_of(self, batch, t: Tensor, z: Tensor) -> Tensor:
+        """Mean loss of a batch, of shape ``()``, with given times and noise."""
+        x, *given = batch
+        with self._autocast():
+            return self.denoiser.loss(x, t, z, *given).mean()
+
+    @contextmanager
+    def averaged(self):
+        """For the duration of a block, the network has the averages of its weights."""
+        with torch.no_grad():
+            weights = self._weights.clone()
+            self._weights.copy_(self.average)
+            yield
+            self._weights.copy_(weights)
 
     @torch.no_grad()
     def _move(self):

@@ -172,9 +172,12 @@ class Amortized(PosteriorMethod):
         else:
             n_images = n_images // 3
         learned.requires_grad_(True)
-        draw = simulations.draws(self.flux_factors, self.templates, self.variety)
+        draw, held_out = (
+            part and part.draws(self.flux_factors, self.templates, self.variety)
+            for part in simulations.split()
+        )
         learned.weigh(draw)
-        return learned, trainer.train(learned, draw, n_images)
+        return learned, trainer.train(learned, draw, n_images, held_out)
 
     def serves(self, priors, loader, index):
         """Those that lack no more pixels than simulated ones do; see ``PosteriorMethod``.

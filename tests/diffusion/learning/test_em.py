@@ -9,6 +9,7 @@ import torch
 
 from astro_ddprism.diffusion.learning import data as data_module
 from astro_ddprism.diffusion.learning import em as module
+from astro_ddprism.diffusion.learning.data import Turns
 from astro_ddprism.diffusion.learning.em import EMState, ExpectationMaximization
 from astro_ddprism.diffusion.learning.stages import Stage
 from astro_ddprism.diffusion.learning.training import Trainer, Training
@@ -69,12 +70,14 @@ def make_state(views):
     return EMState(Priors(NoiseSchedule(0.1, 100.0), networks))
 
 
-def make_em(views, amortize=None, *, n_em_iterations=1, start=1.0, n_observations=None):
+def make_em(
+    views, amortize=None, *, n_em_iterations=1, start=1.0, n_observations=None, held_out=0.0
+):
     """EM of small networks; ``amortize`` are the options of an amortized posterior."""
     posterior = MomentMatching(Dense())
     if amortize is not None:
         posterior = Amortized(NETWORK, 200, **amortize, otherwise=posterior)
-    training = Training(200, 200, 8, 1e-3, n_observations)
+    training = Training(200, 200, 8, 1e-3, n_observations, held_out)
     return ExpectationMaximization(
         {name: ViewLoader(view, 1.0, CPU) for name, view in views.items()},
         symmetries=dict.fromkeys(views.sources, ()),
@@ -419,9 +422,9 @@ def trained(monkeypatch):
     """What networks are trained, (network, number of images, function that draws), in order."""
     seen, train = [], Trainer.train
 
-    def note(trainer, network, draw, n_images):
+    def note(trainer, network, draw, n_images, held_out):
         seen.append((network, n_images, draw))
-        return train(trainer, network, draw, n_images)
+        return train(trainer, network, draw, n_images, held_out)
 
     monkeypatch.setattr(Trainer, "train", note)
     return seen
@@ -448,6 +451,52 @@ def test_an_amortized_posterior_draws_after_its_first_training(trained, chains):
     assert networks == [(a, 200)] * 3 + [(both, 200), (both, 66), (both, 66), (b, 200)]
     assert [row["iteration"] for row in state.history] == [0, 1, 2] * 2
     assert np.isfinite([row["loss"] for row in state.history]).all()
+
+
+@pytest.mark.parametrize("amortize", [None, {}], ids=["priors", "posterior"])
+def test_no_network_sees_what_is_held_out(amortize, monkeypatch):
+    """What it is trained on are draws of other observations; all of these, and nothing but these.
+
+    The joint network learns from the draws that were kept of the first source, too.
+    """
+    views = make_views(IMAGE, v="a", w="ab")
+    em, state = make_em(views, amortize, held_out=0.25), make_state(views)
+    held_out = em._held_out
+    assert {name: held.sum() for name, held in held_out.items()} == {"v": 3, "w": 3}
+    train, shown = Trainer.train, []
+
+    def noted(self, denoiser, draw, n_images, unseen):
+        pair = [torch.cat([each(400)[0] for each in Turns.of(d).draws]) for d in (draw, unseen)]
+        shown.append((state.stage, [set(map(tuple, x.flatten(1).tolist())) for x in pair], {
+            name: drawn.x for name, drawn in em._drawn.items()}))  # fmt: skip
+        return train(self, denoiser, draw, n_images, unseen)
+
+    monkeypatch.setattr(Trainer, "train", noted)
+    kept = {}
+    for _ in em.run(state):
+        kept |= {s: x.clone() for s, x in state.samples.items()}
+    assert len(shown) == (4 if amortize is None else 5)
+    for stage, (seen, unseen), drawn in shown:
+        some, others = (
+            [{tuple(row) for row in (x[held_out[n] == held]).tolist()} for n, x in drawn.items()]
+            for held in (False, True)
+        )
+        size = len(next(iter(seen)))
+        if size < 8:  # a source alone, of the views of its stage
+            cut = slice(None) if stage == 0 else slice(4, 8)
+            views_of = [set().union(*({row[cut] for row in part} for part in parts))
+                        for parts in (some, others)]  # fmt: skip
+            assert seen == views_of[0]
+            assert unseen == views_of[1]
+        else:  # any draw of the first source beside any of the second
+            first = {tuple(row) for row in kept["a"][~state.held_out["a"]].tolist()}
+            last = {tuple(row) for row in kept["a"][state.held_out["a"]].tolist()}
+            assert {row[:4] for row in seen} == first
+            assert {row[:4] for row in unseen} == last
+            assert {row[4:] for row in seen} == {row[4:] for row in some[-1]}
+            assert {row[4:] for row in unseen} == {row[4:] for row in others[-1]}
+    for row in state.history:
+        assert np.isfinite([row["loss_seen"], row["loss_held_out"]]).all()
 
 
 def test_one_posterior_for_views_of_the_same_sources(trained):
