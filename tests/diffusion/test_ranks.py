@@ -15,6 +15,7 @@ from astropy.io import fits
 from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset
 from astro_ddprism.cli import main
 from astro_ddprism.diffusion import ranks
+from astro_ddprism.diffusion.learning.em import ExpectationMaximization
 from astro_ddprism.mixing import Identity
 
 FIT = """
@@ -59,6 +60,22 @@ def files(tmp_path_factory):
     (folder / "long.toml").write_text(FIT % 48_000)
     return folder
 
+
+BREAK = """
+from astro_ddprism.diffusion.learning.em import ExpectationMaximization
+from astro_ddprism.errors import InputError
+
+whole = ExpectationMaximization.run
+
+
+def broken(self, state):
+    for each in whole(self, state):
+        yield each  # whereupon it is saved
+        raise InputError("that is enough")
+
+
+ExpectationMaximization.run = broken
+"""
 
 SCRIPT = """
 import sys
@@ -107,7 +124,7 @@ def start():
 
 def ended(processes):
     """What each said, and its exit status."""
-    said = [process.communicate(timeout=1800)[1] for process in processes]
+    said = [process.communicate(timeout=300)[1] for process in processes]
     return said, [process.returncode for process in processes]
 
 
@@ -131,15 +148,23 @@ def differences(path, other):
     return max(largest)
 
 
-def test_two_processes_learn_and_draw_what_one_does(files, start, tmp_path):
+@pytest.fixture(scope="module")
+def one(files):
+    """The model that one process learns."""
+    out = files / "one.asdf"
+    fit = f"fit {files}/views.asdf --config {files}/short.toml -q -o {out}"
+    assert main(fit.split()) == 0
+    return out
+
+
+def test_two_processes_learn_and_draw_what_one_does(files, start, one, tmp_path):
     """Priors, posterior and a product, of 23 observations: shares are odd."""
-    one, two = tmp_path / "one.asdf", tmp_path / "two.asdf"
+    two = tmp_path / "two.asdf"
     fit = f"fit {files}/views.asdf --config {files}/short.toml -q -o"
     separate = f"separate {files}/views.asdf --samples 3 --keep-samples -q --model {two} -o"
     said = ended(start("-c", SCRIPT, f"{fit} {two} then {separate} {tmp_path}/two.fits"))
     assert said == (["", ""], [0, 0])
     assert not list(tmp_path.glob("*.checkpoint"))
-    assert main([*fit.split(), str(one)]) == 0
     assert differences(two, one) < 1e-3
     assert main([*separate.split(), str(tmp_path / "one.fits")]) == 0
     with fits.open(tmp_path / "one.fits") as own, fits.open(tmp_path / "two.fits") as other:
@@ -147,13 +172,37 @@ def test_two_processes_learn_and_draw_what_one_does(files, start, tmp_path):
             np.testing.assert_allclose(own[name].data, other[name].data, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_fit_goes_on_with_another_number_of_processes(
+    first, files, start, one, tmp_path, monkeypatch
+):
+    """Broken off by one and gone on with by two, and the other way round: what one learns."""
+    out = tmp_path / "model.asdf"
+    fit = f"fit {files}/views.asdf --config {files}/short.toml -q -o {out}"
+    if first == 1:
+        with monkeypatch.context() as patch:
+            patch.setattr(ExpectationMaximization, "run", ExpectationMaximization.run)
+            exec(BREAK, {})
+            assert main(fit.split()) == 2
+    else:
+        assert ended(start("-c", BREAK + SCRIPT, fit))[1] == [2, 2]
+    assert (tmp_path / "model.asdf.checkpoint").exists()
+    assert not out.exists()
+    if first == 1:
+        assert ended(start("-c", SCRIPT, f"{fit} --resume")) == (["", ""], [0, 0])
+    else:
+        assert main([*fit.split(), "--resume"]) == 0
+    assert not (tmp_path / "model.asdf.checkpoint").exists()
+    assert differences(out, one) < 1e-3
+
+
 def test_a_process_that_dies_ends_all(files, start, tmp_path):
-    """With one line and no model; one process goes on from the checkpoint of two."""
+    """With one line and no model, but a checkpoint."""
     out = tmp_path / "model.asdf"
     checkpoint = tmp_path / "model.asdf.checkpoint"
     fit = f"fit {files}/views.asdf --config {files}/long.toml -q -o {out}"
     processes = start("-m", "astro_ddprism", *fit.split())
-    deadline = time.monotonic() + 1800
+    deadline = time.monotonic() + 300
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(processes[1].pid, signal.SIGKILL)
