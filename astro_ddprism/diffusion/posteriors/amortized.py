@@ -254,6 +254,7 @@ class AmortizedPosterior(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.seeing = seeing
+        self.n_features = type(self).n_features + bool(seeing)
         self.schedule = schedule
         self.precision = precision
         self.register_buffer("data_scale", torch.tensor(float(data_scale)))
