@@ -24,9 +24,11 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.viewcode",
     "sphinx_automodapi.automodapi",
+    "sphinx_gallery.gen_gallery",
 ]
 root_doc = "index"
-exclude_patterns = ["_build", "_ext", "inventories"]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_ext", "_templates", "gallery", "inventories"]
 html_math_renderer = "mathml"
 default_role = "autolink"  # `name` is a link where there is such a name, and text elsewhere
 nitpicky = True
@@ -47,6 +49,19 @@ intersphinx_mapping = {
     "python": ("https://docs.python.org/3/", "inventories/python.inv"),
     "astropy": ("https://docs.astropy.org/en/stable/", "inventories/astropy.inv"),
     "scipy": ("https://docs.scipy.org/doc/scipy/", "inventories/scipy.inv"),
+}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "examples",
+    "image_scrapers": ("figures",),
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "plot_gallery": "True",
+    "min_reported_time": 1e6,
+    "show_memory": False,
+    "write_computation_times": False,
+    "reference_url": {"astro_ddprism": None},
 }
 
 # A class's members stand on its own page: a second table of them in the text would name them twice.
