@@ -23,8 +23,8 @@ def line(centre, width=4.0):
 
 
 # %%
-# The sky: three families of lines, each of which goes up and down as one, on a faint continuum. A
-# galaxy: a slope, and three emission lines at its redshift.
+# The sky: three families of lines, each of which goes up and down as one, on a faint continuum. The
+# galaxies of a cluster: a slope, and three emission lines, each galaxy with its own velocity.
 
 families = [sum(line(c) for c in rng.uniform(7200, 7600, 6)) for _ in range(3)]
 
@@ -36,7 +36,7 @@ def draw_sky(n):
 
 def draw_galaxies(n):
     slope = rng.normal(0, 0.3, (n, 1)) * (wavelength - 7400) / 200
-    redshift = rng.uniform(0.115, 0.135, n)
+    redshift = rng.normal(0.124, 0.0015, n)  # of a cluster
     strength = rng.lognormal(0.5, 0.4, n)
     lines = [
         a * sum(f * line(rest * (1 + z), 8.0) for rest, f in ((6548, 0.3), (6563, 1), (6583, 0.5)))
@@ -66,11 +66,12 @@ views
 # %%
 # From here on nothing differs from images of galaxies. Both sources vary about a mean, which the
 # means and covariances of the two views tell: the warm start ``moments`` makes Gaussian priors of
-# these. The sky may vary in three ways, since lines of one family go up and down as one.
+# these. The sky may vary in three ways, since lines of one family go up and down as one; galaxies
+# in eight.
 
-separator = GaussianSourceSeparator(warm_start={"name": "moments", "rank": 3}, progress=False).fit(
-    views
-)
+separator = GaussianSourceSeparator(
+    warm_start={"name": "moments", "rank": 3, "rank_new": 8}, progress=False
+).fit(views)
 samples = separator.sample(views["galaxy"][:100], n_samples=16, seed=1)
 mean, std = samples.mean["galaxy"].value, samples.std["galaxy"].value
 
@@ -96,6 +97,6 @@ for ax in axes[1:]:
     ax.set_ylim(-1, truth[row].max() + 1.5)
 for ax in axes:
     ax.legend(loc="upper right", fontsize=9)
-axes[1].set_ylabel(f"flux density [{unit:unicode}]")
+figure.supylabel(f"flux density [{unit:unicode}]", fontsize=10)
 axes[-1].set_xlabel("wavelength [Å]")
 figure

@@ -1,9 +1,10 @@
 r"""Moments of views: Gaussian priors of sources without any iteration.
 
 Carried back to a source, an observation is :math:`b = \tilde A^T \tilde y / g`, with :math:`g` the
-number that :math:`\tilde A^T \tilde A` is, where it is one: data are *complete* then, and :math:`b`
-is the source, beside all that it is observed with. So the mean and the covariance of a new source
-are those of its views, less those that known sources and noise would have alone,
+diagonal of :math:`\tilde A^T \tilde A`, where that is all there is of it, and nowhere 0: data are
+*complete* then, whatever the noise of each pixel, and :math:`b` is the source, beside all that it
+is observed with. So the mean and the covariance of a new source are those of its views, less those
+that known sources and noise would have alone,
 
 .. math:: \mu = \mathrm{E}[b] - \mathrm{E}[b_0], \qquad
           W W^T = \left(\mathrm{Cov}[b] - \mathrm{Cov}[b_0]\right)_+ , \qquad
@@ -30,7 +31,7 @@ from ..random import Rows
 from .symmetries import permutations
 from .warmstart import WARM_STARTS, WarmStart, batches_of, explained_by
 
-# How far complete data may be from a number times the identity; how many of them are enough.
+# How far the operator of complete data may be from a diagonal one; how many of them are enough.
 TOLERANCE, ENOUGH = 1e-4, 500
 # Draws of known sources and noise for each observation.
 N_EXPLAINED = 4
@@ -118,16 +119,25 @@ class Moments:
         """
         k = list(observation.source_shapes).index(source)
         sizes = observation.sizes
+
+        def there_and_back(x):
+            parts = [x if j == k else x.new_zeros(len(x), size) for j, size in enumerate(sizes)]
+            return observation.adjoint(observation.forward(torch.cat(parts, dim=1)))
+
         probe = rows.normal(self.size).to(y)
-        parts = [probe if j == k else y.new_zeros(len(y), size) for j, size in enumerate(sizes)]
-        seen = observation.forward(torch.cat(parts, dim=1))
-        back, x = (observation.adjoint(r).split(sizes, dim=1)[k] for r in (seen, y))
-        gain = (back * probe).sum(dim=1, keepdim=True) / probe.square().sum(dim=1, keepdim=True)
-        scale = back.norm(dim=1, keepdim=True).clip(min=torch.finfo(y.dtype).tiny)
-        complete = ((back - gain * probe).norm(dim=1, keepdim=True) / scale < TOLERANCE)[:, 0]
-        self._gains.append(torch.where(complete[:, None], gain, torch.nan).double())
-        # A probe tells the number of complete data alone: of others only that of many.
-        x = (x / torch.where(complete[:, None], gain, gain.mean())).double()
+        every = (
+            there_and_back(torch.ones_like(probe)),
+            there_and_back(probe),
+            observation.adjoint(y),
+        )
+        gain, back, x = (values.split(sizes, dim=1)[k] for values in every)
+        off = (back - gain * probe).norm(dim=1) / back.norm(dim=1)
+        least, most = gain.aminmax(dim=1)
+        complete = (off < TOLERANCE) & (least > TOLERANCE * most)
+        self._gains.append(torch.where(complete, torch.stack((least, most)), torch.nan).double())
+        # Of others a probe tells the mean of many.
+        mean = (back * probe).sum() / probe.square().sum()
+        x = (x / torch.where(complete[:, None], gain, mean)).double()
         for which in (0, 1):
             some = x[complete == bool(which)]
             n, total, square = self._sums[which]
@@ -142,7 +152,7 @@ class Moments:
     @property
     def noise_variance(self) -> float | None:
         """See the class."""
-        gains = torch.cat(self._gains)
+        gains = torch.cat(self._gains, dim=1)
         same = torch.isclose(gains, gains.mean(), rtol=TOLERANCE).all()
         return float(1 / gains.mean()) if same else None
 

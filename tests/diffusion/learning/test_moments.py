@@ -14,7 +14,7 @@ SHAPE, SIZE = (1, 3, 3), 9
 CPU = torch.device("cpu")
 
 
-def make_views(n=3000, masked=0, seed=0):
+def make_views(n=3000, masked=0, seed=0, noise=0.5):
     """Images of correlated pixels; the second source at half its strength; some masked."""
     rng = np.random.default_rng(seed)
     factors = {s: rng.normal(size=(SIZE, SIZE)) * np.geomspace(6, 1, SIZE) for s in "ab"}
@@ -24,19 +24,25 @@ def make_views(n=3000, masked=0, seed=0):
     mask[:masked, 0, 1, 1] = True
     for name, held in {"first": "a", "second": "ab"}.items():
         x = {s: means[s] + rng.normal(size=(n, SIZE)) @ factors[s].T for s in held}
-        y = sum(amplitude[s] * x[s] for s in held) + rng.normal(0, 0.5, (n, SIZE))
+        y = sum(amplitude[s] * x[s] for s in held) + noise * rng.normal(size=(n, SIZE))
         mixing = {s: Amplitude(amplitude[s], SHAPE) if s == "b" else Identity(SHAPE) for s in held}
         views[name] = {
-            "data": y.reshape(n, *SHAPE), "variance": 0.25, "mask": mask, "mixing": mixing
+            "data": y.reshape(n, *SHAPE),
+            "variance": np.broadcast_to(noise, (n, SIZE)).reshape(n, *SHAPE) ** 2,
+            "mask": mask, "mixing": mixing
         }  # fmt: skip
     return MultiViewDataset.from_arrays(views), means, factors
 
 
-@pytest.mark.parametrize("masked", [0, 1000])
-def test_sources_of_views(masked):
-    """Means and covariances within five standard errors; masked images do not spoil them."""
+# As of photons: more in some pixels, and more in some images.
+UNEVEN = np.linspace(0.2, 2, SIZE) * np.linspace(0.5, 1, 3000)[:, None]
+
+
+@pytest.mark.parametrize(("masked", "noise"), [(0, 0.5), (1000, 0.5), (0, UNEVEN)])
+def test_sources_of_views(masked, noise):
+    """Means and covariances within six standard errors, despite masks and uneven noise."""
     n = 3000
-    views, means, factors = make_views(n, masked)
+    views, means, factors = make_views(n, masked, noise=noise)
     none = {"a": [], "b": []}
     options = {"device": "cpu", "progress": False, "symmetries": none, "warm_start": "moments"}
     separator = GaussianSourceSeparator(**options).fit(views)
@@ -46,10 +52,11 @@ def test_sources_of_views(masked):
         assert not prior.varies
         total = total + amplitude**2 * covariance.diagonal()
         # What is observed varies by all sources, and so does the error.
-        std = np.sqrt((total + 0.25) / (n - masked)) / amplitude
+        variance = (np.broadcast_to(noise, (n, SIZE)) ** 2).mean(axis=0)
+        std = np.sqrt((total + variance) / (n - masked)) / amplitude
         np.testing.assert_array_less(abs(scale * prior.mean.numpy() - means[source]) / std, 6)
         found = scale**2 * (prior.factor @ prior.factor.T).numpy()
-        spread = np.sqrt(total) / amplitude
+        spread = np.sqrt(total + variance) / amplitude
         error = np.sqrt(2 / (n - masked)) * np.outer(spread, spread)
         np.testing.assert_array_less(abs(found - covariance) / error, 6)
     assert np.median(separator.sample(views["second"][-200:]).chi2) < 1.5
