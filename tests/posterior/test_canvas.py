@@ -6,10 +6,11 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from astro_ddprism import PosteriorSamples, View
+from astro_ddprism import DiffusionSourceSeparator, MultiViewDataset, PosteriorSamples, View
 from astro_ddprism.errors import InputError
 from astro_ddprism.mixing import Convolution, Identity
 from astro_ddprism.posterior.canvas import Canvas
+from astro_ddprism.survey import read_image
 from astro_ddprism.survey.images import SurveyImage
 
 SIZE = 16
@@ -145,3 +146,30 @@ def test_what_is_no_cutout_of_the_image(scene, pairs):
     view, truth = pairs()
     with pytest.raises(InputError, match="no cutouts of one image, expected such of 1 bands"):
         Canvas(image).add(PosteriorSamples({"galaxy": truth[None]}, view))
+
+
+def test_a_piece_of_a_survey(shared_data, tmp_path):
+    """Galaxies and the rest add up to a real image, to within its noise, on its own pixels."""
+    reproject_interp = pytest.importorskip("reproject").reproject_interp
+    part = np.s_[2150:2450, 400:700]
+    with fits.open(shared_data / "kids_viking" / "r.fits.fz") as hdus:
+        data, header = (
+            hdus["SCI"].data[part].astype("f4"),
+            WCS(hdus["SCI"].header)[part].to_header(),
+        )
+    fits.writeto(tmp_path / "r.fits", data, header)
+    image = read_image(tmp_path / "r.fits", estimate_noise=True, saturation="auto", zero_point=0)
+    views = MultiViewDataset.from_image(image, psf_fwhm=0.9, n_random=0)
+    separator = DiffusionSourceSeparator.read("kids-r", device="cpu", progress=False)
+    canvas = Canvas(image)
+    canvas.add(separator.sample(views, n_samples=2, seed=1))
+    canvas.write(tmp_path / "tile.fits")
+    with fits.open(tmp_path / "tile.fits") as hdus:
+        together = hdus["GALAXY"].data + hdus["REST"].data
+        again, footprint = reproject_interp(hdus["GALAXY"], image.wcs, shape_out=together.shape)
+        np.testing.assert_allclose(again, hdus["GALAXY"].data, atol=1e-3)
+    assert footprint.all()
+    residual = (together - image.data[0]) / np.sqrt(image.variance[0])
+    covered = (canvas.coverage > 0) & ~image.mask[0]
+    assert covered.sum() > 10_000
+    assert np.std(residual[covered]) == pytest.approx(1, abs=0.05)
