@@ -15,10 +15,10 @@ from astro_ddprism.simulate.population import simulate_field
 
 # %%
 # An image as a wide ground-based survey takes it in the *r* band: pixels of 0.34 arcsec, a
-# point-spread function of 0.8 arcsec, noise such that a star of magnitude 25 is five times as
+# point-spread function of 0.9 arcsec, noise such that a star of magnitude 25 is five times as
 # bright as its error.
 
-field = simulate_field((320, 320), seed=4)
+field = simulate_field((320, 320), seed=4, fwhm=2.65)
 field.image.shape, field.image.unit
 
 # %%
@@ -37,7 +37,7 @@ views
 # error.
 
 separator = DiffusionSourceSeparator.read("kids-r", progress=False)
-samples = separator.sample(views, n_samples=8, seed=1)
+samples = separator.sample(views, n_samples=6, seed=1)
 samples
 
 # %%

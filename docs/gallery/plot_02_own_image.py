@@ -3,9 +3,9 @@ Your own image
 ==============
 
 What an image of your own must hold is its flux and its WCS; noise, sky, mask, zero point and PSF
-are found, or told. Here such an image is made: counts with the sky still in them, no noise, a PSF
-in a file of its own. The galaxies are separated, and pasted back onto the image's pixels: the
-image without its galaxies is what one looks at first.
+are found, or told. Here such an image is made: counts with the sky still in them, and no word of
+their noise. The galaxies are separated, and pasted back onto the image's pixels: the image without
+its galaxies is what one looks at first.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ from astro_ddprism.simulate.population import simulate_field
 from astro_ddprism.survey import read_image
 
 folder = Path(tempfile.mkdtemp())
-field = simulate_field((256, 256), seed=8)
+field = simulate_field((256, 256), seed=8, fwhm=2.65)
 
 counts_per_microjansky = 10 ** (0.4 * (30.0 - 23.9))  # a zero point of 30 mag
 header = field.image.wcs.to_header()

@@ -21,7 +21,7 @@ size, aperture = 24, 5
 field = simulate_field(
     (384, 384),
     seed=10,
-    noise=0.01 * u.uJy,
+    noise=0.004 * u.uJy,
     galaxy_density=40 / u.arcmin**2,
     galaxy_magnitudes=(20.5, 26.0),
     star_density=0 / u.arcmin**2,
@@ -42,8 +42,8 @@ def in_band(share):
 bands = {"g": in_band(-0.6), "r": in_band(0.0), "i": in_band(0.4)}  # g - i is the colour
 images = [
     CCDData(
-        band.model + 0.01 * rng.normal(size=band.model.shape),
-        uncertainty=StdDevUncertainty(np.full(band.model.shape, 0.01)),
+        band.model + 0.004 * rng.normal(size=band.model.shape),
+        uncertainty=StdDevUncertainty(np.full(band.model.shape, 0.004)),
         wcs=field.image.wcs,
         unit=u.uJy,
     )

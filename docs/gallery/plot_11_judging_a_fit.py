@@ -31,7 +31,7 @@ history
 # Injected galaxies would be the test on a real image (:doc:`/injection`); here all of the field is
 # simulated.
 
-field = simulate_field((384, 384), seed=12)
+field = simulate_field((384, 384), seed=12, fwhm=2.65)
 views = MultiViewDataset.from_image(
     field.image, psf_fwhm=0.9, n_random=0, detection={"min_snr": 20}
 )

@@ -21,7 +21,7 @@ from astro_ddprism import separate_tiles
 from astro_ddprism.simulate.population import simulate_field
 
 folder = Path(tempfile.mkdtemp())
-field = simulate_field((288, 288), seed=13)
+field = simulate_field((288, 288), seed=13, fwhm=2.65)
 image, side = field.image, 168
 paths = []
 for j, y0 in enumerate((0, 120)):
