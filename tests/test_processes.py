@@ -79,7 +79,7 @@ def told_by(thing):
         return [thing.flux("galaxy").value.tolist(), [w.wcs.crval.tolist() for w in thing.grid.wcs]]
     if isinstance(thing, MultiViewDataset):
         return [told_by(view) for view in thing.values()]
-    if hasattr(thing, "images"):
+    if hasattr(thing, "ids"):
         images = thing.images if isinstance(thing.images, dict) else {}
         return [thing.ids.tolist(), *(i.data.tolist() for i in images.values())]
     return repr(thing)
