@@ -21,7 +21,7 @@ size, aperture = 24, 5
 field = simulate_field(
     (384, 384),
     seed=10,
-    noise=0.004 * u.uJy,
+    noise=0.01 * u.uJy,
     galaxy_density=40 / u.arcmin**2,
     galaxy_magnitudes=(20.5, 26.0),
     star_density=0 / u.arcmin**2,
@@ -42,8 +42,8 @@ def in_band(share):
 bands = {"g": in_band(-0.6), "r": in_band(0.0), "i": in_band(0.4)}  # g - i is the colour
 images = [
     CCDData(
-        band.model + 0.004 * rng.normal(size=band.model.shape),
-        uncertainty=StdDevUncertainty(np.full(band.model.shape, 0.004)),
+        band.model + 0.01 * rng.normal(size=band.model.shape),
+        uncertainty=StdDevUncertainty(np.full(band.model.shape, 0.01)),
         wcs=field.image.wcs,
         unit=u.uJy,
     )
@@ -89,11 +89,12 @@ for name, found in colours.items():
     print(f"{name}: g - i off by {np.median(np.abs(found - true)):.2f} mag (median of {len(true)})")
 
 # %%
-# Above, colours of all blended galaxies against the true ones; below, one of those whose neighbour
-# has most light, in colour.
+# Above, colours of all blended galaxies against the true ones; below, that whose neighbours have
+# most light, in colour. Gaussian priors know little of shapes, and colours gain little by them. A
+# diffusion separator is fitted to the same views in the same way, and takes minutes.
 
-figure = plt.figure(figsize=(9, 7.5), layout="constrained")
-upper, lower = figure.subfigures(2, 1, height_ratios=[1.4, 1])
+figure = plt.figure(figsize=(9, 6), layout="constrained")
+upper, lower = figure.subfigures(2, 1, height_ratios=[2, 1])
 axes = upper.subplots(1, 2, sharex=True, sharey=True)
 for ax, (name, found) in zip(axes, colours.items(), strict=True):
     ax.scatter(true, found, s=12)
