@@ -1,6 +1,6 @@
 """How much memory a fit takes, against the number of its observations.
 
-Files of ever more cutouts, nine in ten of them at random positions and one of a galaxy, are fitted
+Files of ever more cutouts, one in forty of them of a galaxy, are fitted
 by processes of their own, with networks and steps so few that nothing but the data counts: reading,
 checking, fingerprint, warm starts, draws, templates, training, checkpoints. ``peak_mib`` is the
 largest resident memory of such a process, ``above_mib`` what it is above that of the process before
@@ -34,14 +34,14 @@ CONFIGURATION = {
     "progress": False,
     "network": {"name": "unet", "channels": [4], "blocks": [1], "embedding": 8},
     "training": {"n_first_images": 640, "n_images": 640},
-    "chains": {"n_steps": 2},
+    "chains": {"n_steps": 1},
     "warm_start": {"name": "gaussian", "rank": 4, "rank_new": 2, "iterations": 1},
-    "n_em_iterations": 1,
+    "n_em_iterations": {"los": 0, "galaxy": 1},
     "posterior": {
         "name": "amortized",
         "network": {"name": "unet", "channels": [4], "blocks": [1], "embedding": 8},
         "n_images": 640,
-        "n_steps": 2,
+        "n_steps": 1,
         "templates": ["galaxy"],
         "flux_factors": {"galaxy": [0.2, 4.0]},
     },
@@ -49,12 +49,12 @@ CONFIGURATION = {
 
 
 def make_views(n: int, size: int) -> MultiViewDataset:
-    """Faint smooth light everywhere, and a blob in the middle of one cutout in ten."""
+    """Faint light everywhere, and a blob in the middle of one cutout in forty."""
     rng, views = np.random.default_rng(0), {}
     y, x = np.mgrid[:size, :size] - size // 2
     blob = np.exp(-(x**2 + y**2) / 2 / 2.0**2).astype(np.float32)
     for name, sources in SOURCES.items():
-        own = n // 10 if name == "galaxy" else n - n // 10
+        own = n // 40 if name == "galaxy" else n - n // 40
         data = rng.standard_normal((own, 1, size, size), np.float32)
         data += rng.normal(0, 1, (own, 1, 1, 1)).astype(np.float32)
         if name == "galaxy":
