@@ -29,7 +29,7 @@ from ..errors import InputError
 
 # Bytes of a table that is in memory; of a part of one that is worked on at a time; and those that
 # the system reads, and counts as memory, about a row that is read alone.
-MOST_IN_MEMORY, PART, AROUND = 1 << 26, 1 << 24, 1 << 16
+MOST_IN_MEMORY, PART, AROUND = 1 << 26, 1 << 22, 1 << 16
 
 _MAPPINGS = weakref.WeakSet()
 

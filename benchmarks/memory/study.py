@@ -13,7 +13,6 @@ it has read anything, and ``checkpoint_mib`` the size of the last checkpoint.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ QUICK = FULL | {"cutouts": [2_000, 20_000]}
 SOURCES = {"random": ("los",), "galaxy": ("los", "galaxy")}
 CONFIGURATION = {
     "method": "diffusion",
-    "device": "cpu",
+    "execution": {"device": "cpu", "batch_size": 512},
     "progress": False,
     "network": {"name": "unet", "channels": [4], "blocks": [1], "embedding": 8},
     "training": {"n_first_images": 640, "n_images": 640},
@@ -68,9 +67,13 @@ def make_views(n: int, size: int) -> MultiViewDataset:
     return MultiViewDataset(views)
 
 
-def memory() -> float:
-    """The largest resident memory so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+def memory(name="VmHWM") -> float:
+    """A line of ``/proc/self/status``, in MiB: by default the largest resident memory so far.
+
+    What ``getrusage`` tells may be that of the process which started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0]) / 2**10
 
 
 class Anonymous(threading.Thread):
@@ -83,9 +86,7 @@ class Anonymous(threading.Thread):
     def run(self):
         """Until the process ends."""
         while True:
-            status = Path("/proc/self/status").read_text()
-            own = int(status.partition("RssAnon:")[2].split()[0]) / 2**10
-            self.peak = max(self.peak, own)
+            self.peak = max(self.peak, memory("RssAnon"))
             time.sleep(0.1)
 
 
