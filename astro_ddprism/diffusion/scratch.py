@@ -27,8 +27,9 @@ from torch import Tensor
 
 from ..errors import InputError
 
-# Bytes of a table that is in memory; and of a part of one that is worked on at a time.
-MOST_IN_MEMORY, PART = 1 << 26, 1 << 24
+# Bytes of a table that is in memory; of a part of one that is worked on at a time; and those that
+# the system reads, and counts as memory, about a row that is read alone.
+MOST_IN_MEMORY, PART, AROUND = 1 << 26, 1 << 22, 1 << 16
 
 _MAPPINGS = weakref.WeakSet()
 
@@ -115,9 +116,8 @@ class Drawn:
         out = torch.empty(len(index), *self.shape[1:])
         for k, (n, make) in enumerate(self._sources):
             here = torch.nonzero(which == k)[:, 0]
-            if len(here):
-                out[here] = make(index[here] - (self._ends[k] - n))
-        release()
+            for some in row_parts(len(here), max(4 * math.prod(self.shape[1:]), AROUND)):
+                out[here[some]] = make(index[here[some]] - (self._ends[k] - n))
         return out
 
     @classmethod

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 LEAST = 1 << 20  # bytes, below which an array is in memory
-PART = 1 << 24  # bytes that are worked on at a time
+PART = 1 << 22  # bytes that are worked on at a time
 MOST_IN_MEMORY = 1 << 26  # bytes, from which on arrays that are joined lie in a file
 
 # Where in memory the files are that are in use.

@@ -1,9 +1,10 @@
 """The observations of a view as the core asks for them: whitened, in batches, on a device.
 
-A view that fits is on the device as a whole, once, and with it what depends on an observation's row
-alone: batches are then rows of tensors, which a device picks without a word to the host. Of a view
-that does not fit, every batch comes from the host; a GPU trains on parts of it, one after the
-other, each of which is there as a whole.
+A view that fits on a GPU is there as a whole, once, and with it what depends on an observation's
+row alone: batches are then rows of tensors, which the device picks without a word to the host. Of a
+view that does not fit, every batch comes from the host; a GPU trains on parts of it, one after the
+other, each of which is there as a whole. A processor has small views so, and makes the batches of
+others where they lie, in memory or in a file: they are never in memory once more.
 """
 
 __all__ = ["ViewLoader"]
@@ -21,9 +22,9 @@ from ..mixing.base import MixingOperator
 from ..mixing.noise import Noise
 from ..views.base import Batch
 
-# Bytes of a view that may be in a processor's memory once more, and of a part of one on a GPU; and
+# Bytes of a view that may be in a processor's memory once more; of a part of one on a GPU, and
 # the part of a GPU's free memory that one may take.
-MOST_BYTES, MOST_OF_FREE = 1 << 30, 0.25
+MOST_BYTES, PART_BYTES, MOST_OF_FREE = 1 << 26, 1 << 30, 0.25
 # Observations at a time whose information is found.
 AT_A_TIME = 256
 
@@ -96,7 +97,7 @@ class ViewLoader:
 
     @cached_property
     def is_whole(self) -> bool:
-        """Whether the whole view is on the device: it takes a GiB at most, of a GPU a quarter."""
+        """Whether the whole view is on the device: it takes 64 MiB at most, of a GPU a quarter."""
         most = MOST_BYTES
         if self.device.type == "cuda":
             most = MOST_OF_FREE * torch.cuda.mem_get_info(self.device)[0]
@@ -121,7 +122,7 @@ class ViewLoader:
         """
         if self.is_whole or self.device.type == "cpu":
             return len(self)
-        return min(max(int(MOST_BYTES / self._each), 1), len(self))
+        return min(max(int(PART_BYTES / self._each), 1), len(self))
 
     def part(self, index) -> "ViewLoader":
         """The loader of some of the observations."""

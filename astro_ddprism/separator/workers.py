@@ -18,7 +18,8 @@ __all__ = ["run_tasks"]
 logger = logging.getLogger(__name__)
 
 RETRIES = 3  # of a task whose worker was lost
-PAUSE, PATIENCE = 0.2, 120  # seconds between looks, and without any worker
+# Seconds between looks; and without any worker: on a busy machine one takes minutes to come back.
+PAUSE, PATIENCE = 0.2, 300
 ANSWER = 20  # seconds in which a scheduler answers
 INSTALL = "install it with: pip install 'astro-ddprism[survey]'"
 

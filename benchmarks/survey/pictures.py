@@ -39,8 +39,10 @@ def _steps(axes, costs):
 
 
 def _memory(axes, figures):
-    for number, history in enumerate(figures["workers"]["worker_history"], 1):
+    histories = {f"worker {n}": h for n, h in enumerate(figures["scaling"][-1]["history"], 1)}
+    histories["one process"] = figures["one_process"]["history"][0]
+    for label, history in histories.items():
         tiles, peaks = zip(*history, strict=True)
-        axes.plot(tiles, peaks, drawstyle="steps-post", label=f"worker {number}")
+        axes.plot(tiles, peaks, drawstyle="steps-post", label=label)
     axes.set(xlabel="tiles done", ylabel="peak memory [MiB]", ylim=(0, None), xlim=(0, None))
     axes.legend(frameon=False)

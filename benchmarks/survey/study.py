@@ -1,10 +1,10 @@
 """A survey of tiles that overlap: what it costs, and whether it holds.
 
 A simulated field is cut into tiles that overlap. *Whether it holds* is seen with Gaussian priors,
-which cost next to nothing: the tiles are separated by one process, by workers of Dask, and by
-workers one of which is killed in the middle, while the whole run is killed and started again at
-random moments. All catalogs must agree, row by row, and no two rows be one object. What workers
-need of memory is watched from the first tile to the last.
+which cost next to nothing: the tiles are separated by one process and by workers of Dask; a square
+of them by one worker, and by workers one of which is killed in the middle, while the whole run is
+killed and started again at random moments. All catalogs must agree, row by row, and no two rows be
+one object. What processes need of memory is watched from the first tile to the last.
 
 *What it costs* is measured with the model that comes with the package: seconds of one core, by
 step, on one tile, with few samples and with more, with few objects and with more. Prices of a
@@ -35,8 +35,8 @@ from .tiles import DETECTION, PSF_FWHM, catalog_of, make_tiles, n_twice, same
 
 FULL = {
     "across": 8, "side": 1024, "overlap": 128, "density": 3.0, "seed": 0, "samples": 2,
-    # Of the square of tiles in which runs are killed, and with one worker and with several.
-    "small": 4, "kills": 5, "workers": [1, 2], "first": 8,
+    # Side of the square of tiles in which runs are killed, and which one worker does.
+    "small": 4, "kills": 5, "workers": 2, "first": 8,
     "model": "kids-r", "costs": [[2, 10], [16, 10], [2, 40]],  # samples, least signal to noise
 }  # fmt: skip
 QUICK = FULL | {"across": 2, "side": 256, "overlap": 48, "small": 2, "kills": 1, "first": 2,
@@ -93,28 +93,39 @@ class Study:
     def run(self, out, tiles, n_workers) -> dict:
         """Tiles in some number of workers, 0 for none but the process itself."""
         command = self._command(out, tiles, n_workers)
-        session = Session(command, lambda: len(list((out / "tiles").glob("*.json"))))
+        session = Session(command, lambda: n_done(out))
         figures = session.wait()
         workers = session.workers()[:n_workers]
         figures |= {"tiles": len(tiles), "workers": n_workers, "objects": len(catalog_of(out))}
-        if workers:
-            figures["worker_cpu_s"] = [round(one["cpu_s"], 1) for one in workers]
-            figures["worker_history"] = [one["history"] for one in workers]
-        return figures
+        records = json.loads((out / "manifest.json").read_text())["tiles"]
+        seconds = [sum(record["processor_times"].values()) for record in records]
+        doing = workers or [session.seen[session.process.pid]]
+        return figures | {
+            "tiles_cpu_s": round(sum(seconds), 1),
+            "worker_cpu_s": [round(one["cpu_s"], 1) for one in doing],
+            "history": [one["history"] for one in doing],
+        }
 
     def killed(self, out, tiles, seconds) -> dict:
-        """A run that is killed, in part and whole, over and over, and then left to end."""
+        """A run that is killed, in part and whole, over and over, and then left to end.
+
+        Each time it has done a tile before; then a worker goes within about the time of one more,
+        ``seconds``, and all within another.
+        """
         workers, whole = 0, 0
         while whole < self.configuration["kills"]:
-            session = Session(self._command(out, tiles, 2))
-            if not self._survives(session, self.rng.uniform(0.2, 0.9) * seconds / 2):
+            done = n_done(out)
+            session = Session(self._command(out, tiles, self.configuration["workers"]))
+            while session.is_running and n_done(out) == done:
+                time.sleep(0.1)
+            if not self._survives(session, self.rng.uniform(0, 1) * seconds):
                 break
             workers += session.kill_a_worker()
-            if not self._survives(session, self.rng.uniform(0, 0.3) * seconds / 2):
+            if not self._survives(session, self.rng.uniform(0, 1) * seconds):
                 break
             session.kill()
             whole += 1
-        Session(self._command(out, tiles, 2)).wait()
+        Session(self._command(out, tiles, self.configuration["workers"])).wait()
         return {"killed_workers": workers, "killed_runs": whole}
 
     def costs(self, out, samples, min_snr) -> dict:
@@ -136,45 +147,42 @@ class Study:
     def figures(self) -> dict:
         """All of the study."""
         few, workers = self.few, self.configuration["workers"]
-        scaling = [self.known(f"scaling-{n}", self.run, few, n) for n in workers]
-        killed = self.known("killed", self.killed, few, scaling[-1]["wall_s"])
+        alone = self.known("one-worker", self.run, few, 1)
+        killed = self.known("killed", self.killed, few, alone["wall_s"] / alone["tiles"])
         costs = [
             self.known(f"costs-{n}-{snr}", self.costs, n, snr)
             for n, snr in self.configuration["costs"]
         ]
-        name = "many" if len(few) < len(self.tiles) else f"scaling-{workers[-1]}"
-        many = self.known(name, self.run, self.tiles, workers[-1])
+        many = self.known("many", self.run, self.tiles, workers)
         one = self.known("one", self.run, self.tiles, 0)
         expected = catalog_of(self.folder / "one")
-        small = catalog_of(self.folder / f"scaling-{workers[0]}")
-        for run in scaling:
-            run["times_as_fast"] = round(scaling[0]["wall_s"] / run["wall_s"], 2)
-            run["times_as_fast_cpu"] = round(
-                max(scaling[0]["worker_cpu_s"]) / max(run["worker_cpu_s"]), 2
-            )
-        memory = growth(many["worker_history"], self.configuration["first"])
+        first = self.configuration["first"]
+        runs = {"worker": many, "process": one}
+        memory = {who: growth(run["history"], first) for who, run in runs.items()}
         holds = {
             "tiles": len(self.tiles),
             "objects": len(expected),
             "catalog of workers is that of one process": same(
-                expected, catalog_of(self.folder / name)
+                expected, catalog_of(self.folder / "many")
             ),
             "objects that come twice": n_twice(expected),
             "tiles of the runs that were killed": len(few),
             "kills of a worker": killed["killed_workers"],
             "kills of the whole run": killed["killed_runs"],
             "catalog after kills is that of an unbroken run": same(
-                small, catalog_of(self.folder / "killed")
+                catalog_of(self.folder / "one-worker"), catalog_of(self.folder / "killed")
             ),
-            f"memory of a worker after {memory['first']} tiles [MiB]": memory["at_first_MiB"],
-            "memory of a worker after all tiles [MiB]": memory["at_last_MiB"],
         }
+        for who, found in memory.items():
+            holds |= {
+                f"memory of a {who} after {first} tiles [MiB]": found["at_first_MiB"],
+                f"memory of a {who} after all tiles [MiB]": found["at_last_MiB"],
+            }
         return {
-            "one_process": one,
-            "workers": many,
             "memory_growth": memory,
             "holds": [{"what": what, "found": found} for what, found in holds.items()],
-            "scaling": scaling,
+            "scaling": scaling([alone, many]),
+            "one_process": one,
             "costs": costs,
             "steps": shares(costs[0]["steps"]),
             **prices(costs, self.configuration),
@@ -188,6 +196,30 @@ class Study:
         """Whether a run is still at work some time later."""
         time.sleep(seconds)
         return session.is_running
+
+
+def n_done(out) -> int:
+    """Tiles that a run has done so far."""
+    return len(list((out / "tiles").glob("*.json")))
+
+
+def scaling(runs) -> list[dict]:
+    """How much faster tiles are done than in the first run, of one worker.
+
+    By the clock; and by the processor time of the worker that did the most, less that of its start,
+    which is what one worker took beyond its tiles.
+    """
+    start = max(runs[0]["worker_cpu_s"]) - runs[0]["tiles_cpu_s"]
+
+    def rates(run):
+        return run["tiles"] / run["wall_s"], run["tiles"] / (max(run["worker_cpu_s"]) - start)
+
+    first = rates(runs[0])
+    ratios = [[own / one for own, one in zip(rates(run), first, strict=True)] for run in runs]
+    return [
+        run | {"times_as_fast": round(wall, 2), "times_as_fast_cpu": round(cpu, 2)}
+        for run, (wall, cpu) in zip(runs, ratios, strict=True)
+    ]
 
 
 def growth(histories, first) -> dict:

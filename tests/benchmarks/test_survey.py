@@ -10,7 +10,7 @@ from astropy.table import Table
 pytest.importorskip("pyarrow")
 
 from benchmarks.survey.processes import Session
-from benchmarks.survey.study import STEPS, growth, prices, shares
+from benchmarks.survey.study import STEPS, growth, prices, scaling, shares
 from benchmarks.survey.tiles import n_twice, same
 
 
@@ -46,6 +46,16 @@ def test_shares_and_growth():
     assert growth(histories, 2) == {
         "first": 2, "at_first_MiB": 100, "at_last_MiB": 105, "ratio": 1.05
     }  # fmt: skip
+
+
+def test_a_rate_by_processor_time_leaves_the_start_out():
+    """One worker starts in 8 s and does 9 tiles in 45; each of two does 32 of 64, 5 s each."""
+    one = {"tiles": 9, "wall_s": 90.0, "worker_cpu_s": [53.0], "tiles_cpu_s": 45.0}
+    two = {"tiles": 64, "wall_s": 400.0, "worker_cpu_s": [168.0, 160.0], "tiles_cpu_s": 312.0}
+    alone, both = scaling([one, two])
+    assert (alone["times_as_fast"], alone["times_as_fast_cpu"]) == (1.0, 1.0)
+    assert (both["times_as_fast"], both["times_as_fast_cpu"]) == (1.6, 2.0)
+    assert both["tiles"] == 64
 
 
 def test_rows_that_agree_and_objects_that_come_twice():

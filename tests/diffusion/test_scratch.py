@@ -62,3 +62,16 @@ def test_rows_of_several_tables(small):
 def test_rows_that_are_few_are_a_tensor():
     x = torch.arange(6.0).view(3, 2)
     assert torch.equal(Drawn.of([(3, lambda i: x[i])], (2,)), x)
+
+
+def test_rows_are_read_a_part_at_a_time(monkeypatch):
+    """So few that what the system reads about each is no more than a part."""
+    monkeypatch.setattr(scratch, "PART", 4 * scratch.AROUND)
+    x, asked = torch.arange(20.0).view(10, 2), []
+
+    def make(index):
+        asked.append(len(index))
+        return x[index]
+
+    assert torch.equal(Drawn([(10, make)], (2,))[:], x)
+    assert asked == [4, 4, 2]

@@ -67,7 +67,7 @@ LEAST_STRUCTURE = 2.0
 # Least peak, in units of the noise; largest unexplained light in and beside the core, against it.
 LEAST_PEAK, MOST_INSIDE, MOST_BESIDE = 1.5, 0.2, 0.5
 # Images at a time.
-AT_A_TIME = 1024
+AT_A_TIME = 128
 # Axes of ellipses and shifts of centres, in pixels; iterations that find them.
 AXES, MOST_SHIFT, N_MOMENTS = (1.0, 5.0), 0.5, 12
 
