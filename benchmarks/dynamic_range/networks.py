@@ -9,10 +9,9 @@ import torch
 from azula.noise import VESchedule
 from torch import nn
 
-from astro_ddprism.diffusion.learning.data import simulate
 from astro_ddprism.diffusion.learning.training import Trainer, Training
 from astro_ddprism.diffusion.networks import UNet
-from astro_ddprism.diffusion.observation import JointObservation
+from astro_ddprism.diffusion.observation import JointObservation, simulate
 from astro_ddprism.diffusion.parallel import Execution
 from astro_ddprism.diffusion.posteriors.amortized import AmortizedPosterior
 from astro_ddprism.diffusion.posteriors.moment_matching import JointPosteriorDenoiser
@@ -164,7 +163,7 @@ class Networks:
                 track=lambda steps, title: steps,  # noqa: ARG005
                 label=name,
             )
-            loss = trainer.train(network, draw, n_images)
+            loss = trainer.train(network, draw, n_images).mean
             row = {
                 "network": name,
                 "n_images": n_images,

@@ -56,6 +56,10 @@ images = np.stack([5 * image / image.sum() for image in candidates.values()])[:,
 
 log_prob = separator.log_prob(images * u.uJy, "galaxy", seed=1)
 order = np.argsort(-log_prob)
+[list(candidates)[i] for i in order]
+
+# %%
+# All of them, from the most probable to the least.
 
 figure, axes = plt.subplots(2, 4, figsize=(9, 5.4), layout="constrained")
 norm = ImageNormalize(vmin=0, vmax=0.3, stretch=AsinhStretch(0.05))

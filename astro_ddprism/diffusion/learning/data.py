@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..masks import lost_pixels
-from ..observation import simulate
 from ..parallel import on_device, room
 from ..scratch import Drawn, row_parts, some_rows
 from ..variety import Variety, centroids
@@ -25,7 +24,6 @@ __all__ = [
     "images",
     "images_of",
     "of_each",
-    "simulate",
 ]
 
 # Quantiles of flux that are the faintest and the brightest, and the width of a bin of log flux.
