@@ -15,8 +15,8 @@ from astro_ddprism.diffusion.learning.data import (
     Windows,
     data_scale,
     images,
-    simulate,
 )
+from astro_ddprism.diffusion.observation import simulate
 from astro_ddprism.diffusion.random import seeded
 from astro_ddprism.diffusion.variety import Variety
 from astro_ddprism.errors import InputError
