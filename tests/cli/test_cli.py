@@ -573,7 +573,8 @@ def test_fit_passes_its_options_on(fake, views, tmp_path):
     expected = {"n_em_iterations": 3, "seed": 1, "network": {"name": "unet"}, "device": "cpu"}
     expected["method"] = "diffusion"  # where nothing else is said
     found = fake.calls[0][1]
-    assert found.pop("posterior") == preset("galaxies")["posterior"]
+    for name in ("posterior", "training"):
+        assert found.pop(name) == preset("galaxies")[name]
     assert found == {**expected, "progress": False}
     assert fake.calls[1] == ("fit", ["random", "galaxy"], "model.asdf.checkpoint", False)
     assert out.exists()

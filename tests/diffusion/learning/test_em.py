@@ -326,9 +326,9 @@ def test_observations_take_turns(monkeypatch):
         assert len(draws.x) == len(index)
         return draws
 
-    def images(samples, *args):
+    def images(samples, **options):
         trained.append(samples)
-        return original(samples, *args)
+        return original(samples, **options)
 
     monkeypatch.setattr(module, "draw_sources", note)
     monkeypatch.setattr(module, "images_of", images)

@@ -29,7 +29,7 @@ def trained(samples, backbone, *, seed=1, track=iter, symmetries=(), n_images=20
     ).titled("training", "the source")
     with seeded(seed, device=CPU):
         denoiser = SourceDenoiser(backbone(), SCHEDULE, 3.0)
-        loss = trainer.train(denoiser, images(samples, symmetries, CPU), n_images)
+        loss = trainer.train(denoiser, images(samples, symmetries, CPU), n_images).mean
     return denoiser, loss
 
 
