@@ -246,7 +246,13 @@ def _with_preset(args, dataset, config):
     """
     chosen = args.initial is not None or "posterior" in config
     name = args.preset or ("none" if chosen else preset_for(dataset))
-    found = {**preset(name), **config}
+    given = preset(name)
+    found = {**given, **config}
+    for key, table in config.items():
+        own = given.get(key)
+        # A table that names a part is all of it.
+        if isinstance(own, dict) and isinstance(table, dict) and "name" not in table:
+            found[key] = {**own, **table}
     if name != "none":
         logger.info("preset %s (--preset none: the defaults)", name)
     return found

@@ -597,6 +597,14 @@ def test_presets_of_a_fit(fake, views, tmp_path, capsys):
         err = capsys.readouterr().err
         assert ("preset galaxies" in err) is told
         assert err.splitlines()[-1] == f"wrote {out}: model of los, galaxy"
+    config.write_text(
+        '[training]\nn_images = 320\n[posterior]\nname = "amortized"\nn_images = 640\n'
+    )
+    assert run("fit", views, "-o", out, "--overwrite", "--config", config,
+               "--preset", "galaxies") == 0  # fmt: skip
+    found = fake.calls[-2][1]  # a table says some of it, or all where it names a part
+    assert found["training"] == {**preset("galaxies")["training"], "n_images": 320}
+    assert found["posterior"] == {"name": "amortized", "n_images": 640}
     message = fails(capsys, "fit", views, "-o", out, "--overwrite", "--method", "gaussian",
                     "--preset", "galaxies")  # fmt: skip
     assert "--preset: found it with the method gaussian" in message
