@@ -43,34 +43,22 @@ for j, y0 in enumerate((0, 120)):
 # every two cores, and ``scheduler="tcp://node7:8786"`` takes the workers of a cluster. The command
 # is ``ddprism survey``.
 
-records = separate_tiles(
-    paths,
-    "kids-r",
-    folder / "survey",
-    n_samples=4,
-    seed=1,
-    n_workers=0,
-    progress=False,
-    psf_fwhm=0.9,
-    detection={"min_snr": 25},
-)
+options = {
+    "n_samples": 4,
+    "seed": 1,
+    "n_workers": 0,
+    "progress": False,
+    "psf_fwhm": 0.9,
+    "detection": {"min_snr": 25},
+}
+records = separate_tiles(paths, "kids-r", folder / "survey", **options)
 for record in records:
     print(record.name, record.status, record.counts)
 
 # %%
 # Run again, it does what is missing or has changed: here nothing.
 
-again = separate_tiles(
-    paths,
-    "kids-r",
-    folder / "survey",
-    n_samples=4,
-    seed=1,
-    n_workers=0,
-    progress=False,
-    psf_fwhm=0.9,
-    detection={"min_snr": 25},
-)
+again = separate_tiles(paths, "kids-r", folder / "survey", **options)
 made = [record.times != first.times for record, first in zip(again, records, strict=True)]
 print(sum(made), "of", len(made), "tiles were made again")
 

@@ -133,31 +133,14 @@ class Trainer:
         draws = Turns.of(draw)
         step = TrainingStep(denoiser, self.training, self.execution, n_steps)
         watch = None if held_out is None else Watch(step, draws, Turns.of(held_out), n_images)
-        steps, n_counted, ended = iter(self.track(range(n_steps), self.title)), 0, False
-        for n in draws.phases(n_steps, self.training.batch_size):
-            own = [partial(step, each) for each in draws.draws]
-            step.rate.fill_(step.rate_of(0))
-            if n > WORTHWHILE:
-                own = [step.captured(each, f"training of {self.label}") for each in draws.draws]
-            for k in itertools.islice(steps, n):
-                step.rate.fill_(step.rate_of(k))
-                if k == 3 * n_steps // 4:
-                    step.total.zero_()
-                    n_counted = 0
-                own[draws.next()]()
-                n_counted += 1
-                # What is not finite once stays so: weights do not recover.
-                if (k + 1) % STEPS_UNSEEN == 0 or k + 1 == n_steps:
-                    self._check_finite(step, k + 1)
-                ended = watch is not None and watch.due(k) and watch.look()
-                if ended:
-                    break
-            own.clear()  # graphs, and what they hold
-            if ended:
+        steps = iter(self.track(range(n_steps), self.title))
+        for k in self._taken(steps, step, draws):
+            if watch is not None and watch.due(k) and watch.look():
                 break
         for _ in steps:  # to the end of the bar
             pass
-        mean = float(step.total / n_counted)
+        last_quarter = 3 * n_steps // 4
+        mean = float(step.total / (k + 1 - (last_quarter if k >= last_quarter else 0)))
         if watch is None:
             step.finish()
             return Losses(mean)
@@ -170,6 +153,25 @@ class Trainer:
                 self.label, watch.held_out, watch.seen,
             )  # fmt: skip
         return Losses(mean, watch.seen, watch.held_out)
+
+    def _taken(self, steps, step: "TrainingStep", draws: Turns):
+        """Take the steps of a training; the number of each, when it has been taken."""
+        n_steps = step.n_steps
+        for n in draws.phases(n_steps, self.training.batch_size):
+            own = [partial(step, each) for each in draws.draws]
+            step.rate.fill_(step.rate_of(0))
+            if n > WORTHWHILE:
+                own = [step.captured(each, f"training of {self.label}") for each in draws.draws]
+            for k in itertools.islice(steps, n):
+                step.rate.fill_(step.rate_of(k))
+                if k == 3 * n_steps // 4:
+                    step.total.zero_()
+                own[draws.next()]()
+                # What is not finite once stays so: weights do not recover.
+                if (k + 1) % STEPS_UNSEEN == 0 or k + 1 == n_steps:
+                    self._check_finite(step, k + 1)
+                yield k
+            own.clear()  # graphs, and what they hold
 
     def _check_finite(self, step: "TrainingStep", n_steps: int):
         loss = float(step.loss)

@@ -152,7 +152,7 @@ class Amortized(PosteriorMethod):
         bands, *size = next(iter(source_shapes.values()))
         shape = (len(source_shapes) * bands, *size)
         seeing = self.variety.seeing
-        backbone = self.network.build(shape, AmortizedPosterior.n_features + bool(seeing))
+        backbone = self.network.build(shape, AmortizedPosterior.n_features_told(seeing))
         # Its chains begin far above any light: there is no prior to say where it may be.
         schedule = VESchedule(float(schedule.sigma_min), 10 * float(schedule.sigma_max))
         precision = execution.dtype_of(backbone)
@@ -254,12 +254,17 @@ class AmortizedPosterior(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.seeing = seeing
-        self.n_features = type(self).n_features + bool(seeing)
+        self.n_features = self.n_features_told(seeing)
         self.schedule = schedule
         self.precision = precision
         self.register_buffer("data_scale", torch.tensor(float(data_scale)))
         # The power of true outputs across the sum, in bins of time.
         self.register_buffer("across", torch.ones(N_BINS), persistent=False)
+
+    @classmethod
+    def n_features_told(cls, seeing: tuple[float, ...]) -> int:
+        """Features of each source and band, one more if the network is told the seeing."""
+        return cls.n_features + bool(seeing)
 
     def given(self, observation: JointObservation) -> "_Given":
         """The denoiser of the joint vector of all sources, given observations.
