@@ -80,6 +80,8 @@ class DemoSettings:
                 "templates": ("galaxy",),
                 "flux_factors": {"galaxy": (0.2, 4.0)},
                 "n_images": 120_000,
+                "n_matched": 1,
+                "variety": {"shapes": True},
             },
             "training": {"n_first_images": 32_000, "n_images": 10_000, "batch_size": 64},
             "n_em_iterations": 1,
