@@ -293,15 +293,24 @@ def explained_by(observation: JointObservation, samples, rows: Rows) -> Tensor:
 
 
 def _backproject(observation: JointObservation, source: str, y: Tensor, rows: Rows) -> Tensor:
-    r"""One source's part of :math:`\tilde A^T \tilde y`, at the scale of the source."""
-    probe = rows.normal(sum(observation.sizes), dtype=y.dtype)
-    names = list(observation.source_shapes)
-    parts = [torch.zeros_like(p) for p in observation.split(probe)]
-    k = names.index(source)
-    parts[k] = observation.split(probe)[k]
-    gain = observation.forward(observation.join(parts)).square().sum(dim=1) / observation.sizes[k]
-    back = observation.split(observation.adjoint(y))[k].flatten(1)
-    return back / gain.clip(min=torch.finfo(y.dtype).tiny)[:, None]
+    r"""One source's part of :math:`\tilde A^T \tilde y`, each band at the scale of the source.
+
+    Bands may differ in noise, and what spans the prior must have the source's colours.
+    """
+    k, shape = list(observation.source_shapes).index(source), observation.source_shapes[source]
+    n_bands = shape[0] if has_scales(shape) else 1
+    parts = observation.split(rows.normal(sum(observation.sizes), dtype=y.dtype))
+    probe, back = (
+        source_parts[k].reshape(len(y), n_bands, -1)
+        for source_parts in (parts, observation.split(observation.adjoint(y)))
+    )
+    parts, gains = [torch.zeros_like(p) for p in parts], []
+    for band in torch.eye(n_bands).to(probe):
+        parts[k] = (band[:, None] * probe).reshape(len(y), *shape)
+        power = observation.forward(observation.join(parts)).square().sum(dim=1)
+        gains.append(power / probe.shape[2])
+    gains = torch.stack(gains, dim=1).clip(min=torch.finfo(y.dtype).tiny)
+    return (back / gains[:, :, None]).flatten(1)
 
 
 def _excess_factor(pairs, size: int, rank: int) -> Tensor:

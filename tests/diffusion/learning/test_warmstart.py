@@ -8,6 +8,7 @@ from astro_ddprism.diffusion.learning.warmstart import GaussianWarmStart
 from astro_ddprism.diffusion.observation import JointObservation
 from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
 from astro_ddprism.diffusion.random import Rows, seeded
+from astro_ddprism.mixing import Identity
 from astro_ddprism.views.dataset import MultiViewDataset
 
 CPU = torch.device("cpu")
@@ -219,3 +220,32 @@ def test_large_images_work_in_the_span_of_the_observations():
     warm_start = GaussianWarmStart({}, shapes, symmetries={"a": ()}, ranks={"a": 3})
     priors = fit(warm_start, batches_of([view], shapes), 3)
     assert explained(priors["a"].factor[:, :rank].double().numpy(), W) > 0.99
+
+
+def test_colours_do_not_depend_on_the_noise_of_bands():
+    """The prior has the band ratios of what was seen, also where bands differ in noise."""
+    n, shape, colour, noise = 500, (3, 6, 6), np.array([1.0, 2.0, 1.5]), np.array([1.0, 3.0, 2.0])
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:6, :6] - 2.5
+    blob = np.exp(-(x**2 + y**2) / 4)
+    flux = rng.lognormal(3, 0.5, (n, 1, 1, 1))
+    seen = flux * colour[:, None, None] * blob
+    variance = np.broadcast_to(noise[:, None, None] ** 2, seen.shape)
+    view = MultiViewDataset.from_arrays(
+        {
+            "all": {
+                "data": seen + np.sqrt(variance) * rng.standard_normal(seen.shape),
+                "variance": variance,
+                "mixing": {"galaxy": Identity(shape)},
+            }
+        }
+    )["all"]
+    warm_start = GaussianWarmStart(
+        {}, {"galaxy": shape}, symmetries={"galaxy": ()}, ranks={"galaxy": 4}
+    )
+    prior = fit(warm_start, batches_of([view], {"galaxy": shape}), 2)["galaxy"]
+    factor = prior.factor.numpy().reshape(*shape, -1) * blob[..., None]
+    fluxes = factor.sum(axis=(1, 2))
+    covariance = fluxes @ fluxes.T
+    found = covariance[0] / covariance[0, 0]
+    np.testing.assert_allclose(found, colour / colour[0], rtol=0.02)
