@@ -20,7 +20,7 @@ from astropy.io import fits
 
 from ..errors import InputError
 
-__all__ = ["check_fits", "check_packed_size", "words_sum"]
+__all__ = ["check_fits", "check_packed_size", "unpack_once", "words_sum"]
 
 KNOWN = (
     fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU, fits.BinTableHDU, fits.TableHDU,
@@ -65,6 +65,35 @@ def check_fits(path, hdus, replaced=False):
     _check(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size), tuple(places))
 
 
+def unpack_once(path):
+    """Read a packed file to its end, at which its own sum is looked at; others are left alone.
+
+    To be done before astropy opens it, which goes back and forth in the stream: in one that is
+    damaged it may unpack the same bytes without end.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Raises
+    ------
+    OSError, EOFError, zlib.error, lzma.LZMAError
+        If it does not unpack to what it was packed of.
+    """
+    stat = Path(path).stat()
+    _unpack(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=256)
+def _unpack(path, _version):
+    with open(path, "rb") as plain:
+        if unpack := PACKED.get(_head(plain, 0)):
+            with unpack(plain) as stream:
+                while stream.read(PIECE):
+                    pass
+
+
 @lru_cache(maxsize=256)
 def _check(path, _version, places):
     with open(path, "rb") as plain:
@@ -76,7 +105,6 @@ def _check(path, _version, places):
             for name, header, data, span in places:
                 _check_one(path, name, stream, header, data, span)
             end = max(data + span for _, _, data, span in places)
-            # To the end of a packed file, at which its own sum is looked at.
             stream.seek(end)
             rest = stream.read(PIECE)
             if rest.strip(b"\0 ") and len(rest) >= 80:
@@ -84,8 +112,6 @@ def _check(path, _version, places):
                     f"{path}: found bytes behind the {len(places)} extensions that could be read, "
                     "expected none: the header of another is damaged"
                 )
-            while unpack and stream.read(PIECE):
-                pass
 
 
 def _head(stream, place, size=2):

@@ -13,7 +13,7 @@ from astropy.io import fits
 
 from ..errors import InputError
 from .cards import leave_out_malformed, without_unneeded
-from .fits_checks import check_fits, check_packed_size
+from .fits_checks import check_fits, check_packed_size, unpack_once
 from .reading import open_input, reading, reason_of
 
 __all__ = [
@@ -65,6 +65,7 @@ def open_fits(path):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
+                unpack_once(path)
                 try:
                     hdus = fits.open(stream, memmap=False, lazy_load_hdus=False)
                 except OSError:

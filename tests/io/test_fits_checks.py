@@ -65,6 +65,21 @@ def test_packed_files_are_read_to_their_end(content, tmp_path, module):
         opened(tmp_path / f"cut{ending}", packed[:-4])
 
 
+def test_a_packed_file_with_a_part_missing_ends(tmp_path):
+    """What astropy makes of such a stream may have no end, so its own sum is looked at first."""
+    rng = np.random.default_rng(2)
+    pixels = rng.normal(100, 10, (64, 64)).astype(np.float32)
+    names = ("SCI", "ERR", "MASK")
+    hdus = fits.HDUList([fits.PrimaryHDU(), *(fits.ImageHDU(pixels, name=n) for n in names)])
+    hdus.writeto(tmp_path / "whole.fits")
+    packed = gzip.compress((tmp_path / "whole.fits").read_bytes())
+    for number in range(20):
+        place, length = rng.integers(20, 6000), rng.integers(1, 100)
+        path = tmp_path / f"cut{number}.fits.gz"
+        with pytest.raises(InputError, match=rf"cut{number}\.fits\.gz: not a FITS file"):
+            opened(path, packed[:place] + packed[place + length :])
+
+
 def test_an_extension_that_is_lost_is_missed(tmp_path):
     pixels = np.ones((20, 20), np.float32)
     names = ("SCI", "ERR", "MASK")
