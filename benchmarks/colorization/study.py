@@ -43,7 +43,7 @@ FULL = {
     "fit": {
         "seed": 0,
         "progress": False,
-        "warm_start": "moments",
+        "warm_start": {"name": "gaussian", "rank": 64},
         "training": {"n_first_images": 200_000, "n_images": 100_000},
         "n_em_iterations": 2,
         "chains": {"n_steps": 32},
