@@ -52,7 +52,6 @@ def check_fits(path, hdus, replaced=False):
     InputError
         Naming the extension.
     """
-    stat = Path(path).stat()
     places = []
     for i, hdu in enumerate(hdus):
         if not isinstance(hdu, KNOWN) or (replaced and "?" in hdu.name):
@@ -62,7 +61,7 @@ def check_fits(path, hdus, replaced=False):
             )
         info = hdu.fileinfo()
         places.append((f"{i} {hdu.name}".strip(), info["hdrLoc"], info["datLoc"], info["datSpan"]))
-    _check(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size), tuple(places))
+    _check(str(path), _version(path), tuple(places))
 
 
 def unpack_once(path):
@@ -81,8 +80,13 @@ def unpack_once(path):
     OSError, EOFError, zlib.error, lzma.LZMAError
         If it does not unpack to what it was packed of.
     """
+    _unpack(str(path), _version(path))
+
+
+def _version(path) -> tuple[int, ...]:
+    """Numbers that are others once a file is."""
     stat = Path(path).stat()
-    _unpack(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 @lru_cache(maxsize=256)
@@ -97,15 +101,13 @@ def _unpack(path, _version):
 @lru_cache(maxsize=256)
 def _check(path, _version, places):
     with open(path, "rb") as plain:
-        unpack = PACKED.get(plain.read(2))
-        plain.seek(0)
+        unpack = PACKED.get(_head(plain, 0))
         if unpack is None and _head(plain, 0) == b"PK":
             return  # a zip archive, whose sums astropy looks at
         with unpack(plain) if unpack else plain as stream:
             for name, header, data, span in places:
                 _check_one(path, name, stream, header, data, span)
-            end = max(data + span for _, _, data, span in places)
-            stream.seek(end)
+            stream.seek(max(data + span for _, _, data, span in places))
             rest = stream.read(PIECE)
             if rest.strip(b"\0 ") and len(rest) >= 80:
                 raise InputError(
