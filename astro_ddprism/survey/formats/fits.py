@@ -20,6 +20,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from ...errors import InputError
 from ...io.cards import WCS_NUMBER, leave_out_malformed
+from ...io.fits_checks import unpack_once
 from ...io.fits_in import (
     NAMES,
     NOISE_NAMES,
@@ -151,6 +152,7 @@ def _peek(path, _time, _size):
     with warnings.catch_warnings(), Path(path).open("rb") as stream:
         warnings.simplefilter("ignore")
         try:
+            unpack_once(path)
             hdus = fits.open(stream, memmap=False, lazy_load_hdus=True)
             for i in range(N_PEEK):
                 hdu = hdus[i]
