@@ -33,7 +33,7 @@ QUICK = FULL | {"cutouts": [2_000, 20_000]}
 SOURCES = {"random": ("los",), "galaxy": ("los", "galaxy")}
 CONFIGURATION = {
     "method": "diffusion",
-    "execution": {"device": "cpu", "batch_size": 512},
+    "execution": {"device": "cpu"},
     "progress": False,
     "network": {"name": "unet", "channels": [4], "blocks": [1], "embedding": 8},
     "training": {"n_first_images": 640, "n_images": 640},

@@ -31,10 +31,20 @@ import numpy as np
 from ..record import write_record
 from .pictures import draw
 from .processes import Session
-from .tiles import DETECTION, PSF_FWHM, catalog_of, make_tiles, n_twice, same
+from .tiles import (
+    DETECTION,
+    PSF_FWHM,
+    catalog_of,
+    galaxies_of,
+    make_tiles,
+    n_missing,
+    n_twice,
+    same,
+)
 
 FULL = {
     "across": 8, "side": 1024, "overlap": 128, "density": 3.0, "seed": 0, "samples": 2,
+    "clear_snr": 15,  # of galaxies that must not be missing; those of the tiles are 10 and more
     # Side of the square of tiles in which runs are killed, and which one worker does.
     "small": 4, "kills": 5, "workers": 2, "first": 8,
     "model": "kids-r", "costs": [[2, 10], [16, 10], [2, 40]],  # samples, least signal to noise
@@ -156,6 +166,7 @@ class Study:
         many = self.known("many", self.run, self.tiles, workers)
         one = self.known("one", self.run, self.tiles, 0)
         expected = catalog_of(self.folder / "one")
+        clear = galaxies_of(self.folder / "field.fits", self.configuration["clear_snr"])
         first = self.configuration["first"]
         runs = {"worker": many, "process": one}
         memory = {who: growth(run["history"], first) for who, run in runs.items()}
@@ -166,6 +177,8 @@ class Study:
                 expected, catalog_of(self.folder / "many")
             ),
             "objects that come twice": n_twice(expected),
+            "clear galaxies of the field, searched as a whole": len(clear),
+            "of these missing": n_missing(expected, clear),
             "tiles of the runs that were killed": len(few),
             "kills of a worker": killed["killed_workers"],
             "kills of the whole run": killed["killed_runs"],

@@ -1,6 +1,7 @@
 """A simulated survey: tiles of one field, which overlap, and a model of it that is quick."""
 
-__all__ = ["DETECTION", "PSF_FWHM", "catalog_of", "make_tiles", "n_twice", "same"]
+__all__ = ["DETECTION", "PSF_FWHM", "catalog_of", "galaxies_of", "make_tiles", "n_missing",
+           "n_twice", "same"]  # fmt: skip
 
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from astropy.table import Table
 
 from astro_ddprism import GaussianSourceSeparator, MultiViewDataset
 from astro_ddprism.simulate.population import simulate_field
+from astro_ddprism.survey import detect_galaxies, read_image
 
 DETECTION = {"min_snr": 10}
 PSF_FWHM = 0.85  # arcsec
@@ -19,7 +21,7 @@ NEAR = 1.5 * u.arcsec
 
 
 def make_tiles(folder: Path, configuration: dict) -> list[Path]:
-    """Write the tiles and ``gaussian.asdf``, a model of Gaussian priors of the first.
+    """Write ``field.fits``, its tiles, and ``gaussian.asdf``, Gaussian priors of the first.
 
     Parameters
     ----------
@@ -41,7 +43,7 @@ def make_tiles(folder: Path, configuration: dict) -> list[Path]:
         for i in range(across)
         for j in range(across)
     }
-    if not (folder / "gaussian.asdf").exists():
+    if not (folder / "field.fits").exists():
         field = simulate_field(
             (across * step + overlap,) * 2,
             galaxy_magnitudes=(17.0, 25.0),
@@ -50,6 +52,8 @@ def make_tiles(folder: Path, configuration: dict) -> list[Path]:
         )
         for path, where in tiles.items():
             field.image[where].write(path, overwrite=True)
+        field.image.write(folder / "field.fits")
+    if not (folder / "gaussian.asdf").exists():
         views = MultiViewDataset.from_image(
             next(iter(tiles)), size=32, psf_fwhm=PSF_FWHM, n_random=100, detection=DETECTION
         )
@@ -79,3 +83,14 @@ def n_twice(table: Table) -> int:
     where = SkyCoord(table["ra"], table["dec"], unit="deg")
     first, second, *_ = where.search_around_sky(where, NEAR)
     return int(np.sum((first < second) & (table["tile"][first] != table["tile"][second])))
+
+
+def galaxies_of(path: Path, min_snr: float) -> SkyCoord:
+    """Where the galaxies of an image are that is searched as a whole."""
+    return detect_galaxies(read_image(path), **DETECTION | {"min_snr": min_snr})["sky_centroid"]
+
+
+def n_missing(table: Table, galaxies: SkyCoord) -> int:
+    """Galaxies that no row is within 1.5 arcseconds of."""
+    where = SkyCoord(table["ra"], table["dec"], unit="deg")
+    return int(np.sum(galaxies.match_to_catalog_sky(where)[1] > NEAR))

@@ -5,13 +5,14 @@ import time
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.table import Table
 
 pytest.importorskip("pyarrow")
 
 from benchmarks.survey.processes import Session
 from benchmarks.survey.study import STEPS, growth, prices, scaling, shares
-from benchmarks.survey.tiles import n_twice, same
+from benchmarks.survey.tiles import n_missing, n_twice, same
 
 
 def costs(samples, objects, per_pixel=2e-6, per_object=0.01, per_draw=0.03, side=1000):
@@ -68,6 +69,9 @@ def test_rows_that_agree_and_objects_that_come_twice():
     assert n_twice(table) == 0  # those that are near are of one tile
     table["dec"][2] = 2 / 3600
     assert n_twice(table) == 1
+    near, far = np.array(table["dec"][:2]) + 1.4 / 3600, np.array(table["dec"][:2]) + 5
+    places = np.concatenate([near, far])
+    assert n_missing(table, SkyCoord(np.tile(table["ra"][:2], 2), places, unit="deg")) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory of others is told by /proc")

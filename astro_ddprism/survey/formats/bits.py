@@ -5,11 +5,15 @@ that a cosmic ray was corrected. Headers name their bits in several ways: ``MP_N
 HSC: the number of the bit), ``MBIT_3 = 'NAME'`` (Legacy Surveys), ``MSKNAM03 = 'NAME'`` with
 ``MSKVAL03 = 8`` (Pan-STARRS). Where a header names them, those of `DEFECTS` are bad, unless the
 format has a table of its own.
+
+Pixels are told apart by `astropy.nddata.bitmask`. Its own reading of bits knows neither hexadecimal
+numbers nor names that only a header tells, so that `parse_bits` reads them.
 """
 
 import re
 
 import numpy as np
+from astropy.nddata.bitmask import bitfield_to_boolean_mask
 
 from ...errors import InputError
 
@@ -110,7 +114,7 @@ def bad_pixels(raw, bad_bits=None):
     mask = mask.view(np.dtype(f"u{mask.dtype.itemsize}"))
     names = [name for name, bit in raw.bits.items() if bit & value == bit] or [hex(value)]
     raw.origin["mask"] += f", bad: {', '.join(names)}" + _present(mask, raw.bits)
-    return (mask & mask.dtype.type(value) != 0) | undefined
+    return bitfield_to_boolean_mask(mask, value, flip_bits=True) | undefined
 
 
 def _defects(raw):
