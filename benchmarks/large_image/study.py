@@ -25,9 +25,10 @@ from ..record import write_record
 from ..survey.processes import Session
 
 DATA = Path(os.environ.get("ASTRO_DDPRISM_DATA", "../shared/data"))
-FULL = {"copies": 2, "samples": [2, 16], "min_snr": 10, "killed_side": 2100, "kills": 10,
+# Runs: samples, and least signal to noise.
+FULL = {"copies": 2, "runs": [[2, 10], [16, 30]], "killed_side": 2100, "kills": 10,
         "model": "kids-r", "seed": 0}  # fmt: skip
-QUICK = FULL | {"copies": 1, "samples": [1], "min_snr": 100, "kills": 1}
+QUICK = FULL | {"copies": 1, "runs": [[1, 100]], "kills": 1}
 LIMIT = 1300  # MiB
 
 
@@ -53,13 +54,12 @@ def make_image(path, copies, side=None):
     fits.PrimaryHDU(data, fits.Header({**wcs, **kept})).writeto(path)
 
 
-def command(image, output, samples, configuration) -> list[str]:
+def command(image, output, samples, min_snr, model) -> list[str]:
     """``ddprism separate``."""
     return [
         sys.executable, "-m", "astro_ddprism", "separate", str(image), "--model",
-        configuration["model"], "-o", str(output), "--samples", str(samples), "--estimate-noise",
-        "--zero-point", "MAGZERO", "--min-snr", str(configuration["min_snr"]), "--device", "cpu",
-        "--quiet",
+        model, "-o", str(output), "--samples", str(samples), "--estimate-noise",
+        "--zero-point", "MAGZERO", "--min-snr", str(min_snr), "--device", "cpu", "--quiet",
     ]  # fmt: skip
 
 
@@ -103,19 +103,20 @@ class Study:
             make_image(path, *arguments)
         return path
 
-    def unbroken(self, image, output, samples) -> dict:
+    def unbroken(self, image, output, samples, min_snr) -> dict:
         """A run to its end."""
         output.unlink(missing_ok=True)
-        figures = Session(command(image, output, samples, self.configuration)).wait()
+        run = command(image, output, samples, min_snr, self.configuration["model"])
+        figures = Session(run).wait()
         n_rows = fits.getheader(output, "CATALOG")["NAXIS2"]
-        return figures | {"samples": samples, "galaxies": n_rows}
+        return figures | {"samples": samples, "min_snr": min_snr, "galaxies": n_rows}
 
-    def killed(self, image, output, seconds) -> dict:
+    def killed(self, image, output, seconds, samples, min_snr) -> dict:
         """A run that is killed and called again; it goes on, so that later kills come later."""
-        rng = np.random.default_rng(self.configuration["seed"])
-        samples, parts = self.configuration["samples"][0], []
+        rng, parts = np.random.default_rng(self.configuration["seed"]), []
+        run = command(image, output, samples, min_snr, self.configuration["model"])
         for kills in range(self.configuration["kills"]):
-            session = Session(command(image, output, samples, self.configuration))
+            session = Session(run)
             time.sleep(rng.uniform(0.05, 1.0) * seconds)
             if not session.is_running:
                 return {"kills": kills, "parts_at_kills": parts}
@@ -124,20 +125,22 @@ class Study:
             parts.append(len(list(folder.glob("[0-9]*.ecsv"))))
             if output.exists():
                 raise RuntimeError(f"{output}: found it after a kill, expected it at the end")
-        Session(command(image, output, samples, self.configuration)).wait()
+        Session(run).wait()
         return {"kills": self.configuration["kills"], "parts_at_kills": parts}
 
     def figures(self) -> dict:
         """All of the study."""
-        few = self.configuration["samples"][0]
+        few = self.configuration["runs"][0]
         large = self.image("large.fits", self.configuration["copies"])
         corner = self.image("corner.fits", 1, self.configuration["killed_side"])
         outputs = {name: self.folder / f"{name}.fits" for name in ("product", "whole", "broken")}
-        whole = self.known("whole-run", self.unbroken, corner, outputs["whole"], few)
-        killed = self.known("killed-run", self.killed, corner, outputs["broken"], whole["wall_s"])
+        whole = self.known("whole-run", self.unbroken, corner, outputs["whole"], *few)
+        killed = self.known(
+            "killed-run", self.killed, corner, outputs["broken"], whole["wall_s"], *few
+        )
         runs = [
-            self.known(f"samples-{n}", self.unbroken, large, outputs["product"], n)
-            for n in self.configuration["samples"]
+            self.known(f"samples-{n}", self.unbroken, large, outputs["product"], n, min_snr)
+            for n, min_snr in self.configuration["runs"]
         ]
         left = [p.name for p in self.folder.iterdir() if p.name.startswith((".broken", ".whole"))]
         return {

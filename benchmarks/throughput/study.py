@@ -69,31 +69,42 @@ FULL = {
     "repeats": 20,
     "steps_at_a_time": 10,
     "loss_steps": 2000,
+    "turns": 1,  # of the loop as it was and today's
 }
 QUICK = FULL | {
     "training": [{"size": 32, "batch_size": 32, "channels": [32, 64], "blocks": [1, 1]}],
     "precision": "float32",
-    "draws": [8],
+    "draws": [64],  # as few as the whole study has
     "n_observations": 256,
-    "repeats": 5,
+    "repeats": 20,
     "steps_at_a_time": 1,
     "loss_steps": 40,
+    "turns": 4,
 }
 SOURCES = ("los", "galaxy")
 
 
 class Clock:
-    """Times of functions that take turns: least seconds of a call of each."""
+    """Times of functions that take turns, so that all of them see a machine at all its speeds."""
 
     def __init__(self, device, repeats, at_a_time=1):
         self.device, self.repeats, self.at_a_time = device, repeats, at_a_time
 
     def __call__(self, *functions):
-        """The least time of each."""
+        """Least seconds of a call of each."""
+        return self.turns(*functions).min(axis=1).tolist()
+
+    def ratio(self, function, bare):
+        """Least seconds of both, and the median of their ratio in a turn."""
+        times = self.turns(function, bare)
+        return *times.min(axis=1).tolist(), float(np.median(times[0] / times[1]))
+
+    def turns(self, *functions):
+        """Seconds of each call of each, (functions, repeats)."""
         for function in functions:
             function()
-        times = [[self.once(function) for function in functions] for _ in range(self.repeats)]
-        return np.min(times, axis=0).tolist()
+        turns = [[self.once(function) for function in functions] for _ in range(self.repeats)]
+        return np.transpose(turns)
 
     def once(self, function) -> float:
         """Time of a call."""
@@ -229,13 +240,13 @@ def measure_training(case, configuration, execution, rate) -> list[dict]:
         )
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        seconds, least = clock(step, bare)
+        seconds, least, ratio = clock.ratio(step, bare)
         rows.append(
             {
                 "kind": kind,
                 **case,
                 "images_per_s": training.batch_size / seconds,
-                "ratio": seconds / least,
+                "ratio": ratio,
                 "captured": step is not eager,
                 "of_matrix_rate": flops / seconds / rate,
                 "bare_of_matrix_rate": flops / least / rate,
@@ -276,14 +287,14 @@ def measure_draws(n: int, configuration, execution) -> list[dict]:
             ):
                 posterior.backbone(features, log_sigma)
 
-    seconds, least = Clock(device, max(configuration["repeats"] // 3, 1))(draw, bare)
+    seconds, _, ratio = clock.ratio(draw, bare)
     rows = [
         {
             "kind": "amortized",
             "batch_size": n,
             "s_per_draw": seconds / n,
             "evaluations": evaluations,
-            "ratio": seconds / least,
+            "ratio": ratio,
         }
     ]
     observation, iterations = loader.observe(index), GMRES().iterations
@@ -297,13 +308,13 @@ def measure_draws(n: int, configuration, execution) -> list[dict]:
         for k in range(iterations):
             torch.autograd.grad(means, own, vectors, retain_graph=k < iterations - 1)
 
-    seconds, least = clock(lambda: joint(x_t, t), parts)
+    seconds, _, ratio = clock.ratio(lambda: joint(x_t, t), parts)
     rows.append(
         {
             "kind": "moment matching",
             "batch_size": n,
             "s_per_evaluation": seconds,
-            "ratio": seconds / least,
+            "ratio": ratio,
         }
     )
     for row in rows:
@@ -317,7 +328,8 @@ def measure_against_reference(configuration, execution) -> dict:
     view, loader, samples = make_problem(32, configuration["n_observations"], device)
     simulations, training = make_simulations(loader, samples), Training()
     n_steps, found = configuration["loss_steps"], {}
-    for name in ("reference", "today"):
+    times = {"reference": [], "today": []}
+    for name in [*times] * configuration["turns"]:
         with seeded(1, device=device):
             plain = Execution(execution.device) if name == "reference" else execution
             posterior = Amortized().build(
@@ -331,10 +343,10 @@ def measure_against_reference(configuration, execution) -> dict:
                 (draw,) = simulations.draws({}, (), Variety()).draws
                 steps = _steps(posterior, draw, training, execution, n_steps)
             clock = Clock(device, 1)
-            times = [clock.once(partial(next, steps)) for _ in range(n_steps)]
+            times[name] += [clock.once(partial(next, steps)) for _ in range(n_steps)]
             next(steps, None)
         found[name] = {
-            "images_per_s": training.batch_size / float(np.median(times)),
+            "images_per_s": training.batch_size / float(np.median(times[name])),
             "loss": held_out(posterior, simulations, device),
         }
     found["speed_up"] = found["today"]["images_per_s"] / found["reference"]["images_per_s"]
