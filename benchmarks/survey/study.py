@@ -44,7 +44,8 @@ from .tiles import (
 
 FULL = {
     "across": 8, "side": 1024, "overlap": 128, "density": 3.0, "seed": 0, "samples": 2,
-    "clear_snr": 15,  # of galaxies that must not be missing; those of the tiles are 10 and more
+    # Galaxies that must not be missing: signal to noise (of all: 10), and pixels from the edges.
+    "clear": [15, 18],
     # Side of the square of tiles in which runs are killed, and which one worker does.
     "small": 4, "kills": 5, "workers": 2, "first": 8,
     "model": "kids-r", "costs": [[2, 10], [16, 10], [2, 40]],  # samples, least signal to noise
@@ -166,7 +167,7 @@ class Study:
         many = self.known("many", self.run, self.tiles, workers)
         one = self.known("one", self.run, self.tiles, 0)
         expected = catalog_of(self.folder / "one")
-        clear = galaxies_of(self.folder / "field.fits", self.configuration["clear_snr"])
+        clear = galaxies_of(self.folder / "field.fits", *self.configuration["clear"])
         first = self.configuration["first"]
         runs = {"worker": many, "process": one}
         memory = {who: growth(run["history"], first) for who, run in runs.items()}

@@ -13,7 +13,7 @@ from astropy.table import Table
 
 from astro_ddprism import GaussianSourceSeparator, MultiViewDataset
 from astro_ddprism.simulate.population import simulate_field
-from astro_ddprism.survey import detect_galaxies, read_image
+from astro_ddprism.survey import detect_objects, read_image, select_galaxies
 
 DETECTION = {"min_snr": 10}
 PSF_FWHM = 0.85  # arcsec
@@ -85,9 +85,19 @@ def n_twice(table: Table) -> int:
     return int(np.sum((first < second) & (table["tile"][first] != table["tile"][second])))
 
 
-def galaxies_of(path: Path, min_snr: float) -> SkyCoord:
-    """Where the galaxies of an image are that is searched as a whole."""
-    return detect_galaxies(read_image(path), **DETECTION | {"min_snr": min_snr})["sky_centroid"]
+def galaxies_of(path: Path, min_snr: float, margin: float) -> SkyCoord:
+    """Where the clear galaxies of an image are that is searched as a whole.
+
+    Larger than its stars by a fifth, since each tile tells stars by those that it has, and so many
+    pixels from its edges, where no cutout fits.
+    """
+    image = read_image(path)
+    objects = detect_objects(image)
+    stars = np.median(objects["half_light_radius"][objects["star"]])
+    found = select_galaxies(objects, min_snr=min_snr)
+    ny, nx = image.data.shape[-2:]
+    inside = np.minimum.reduce([found["x"], found["y"], nx - 1 - found["x"], ny - 1 - found["y"]])
+    return found["sky_centroid"][(inside > margin) & (found["half_light_radius"] > 1.2 * stars)]
 
 
 def n_missing(table: Table, galaxies: SkyCoord) -> int:
