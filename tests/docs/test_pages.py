@@ -17,6 +17,9 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None
 )
 PHONE = {"width": 390, "height": 844}
+# A browser that asks nobody for anything, but for what a page does.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--disable-quic"]  # fmt: skip
 pytestmark = pytest.mark.skipif(not PAGES.is_dir(), reason="no pages were built")
 
 
@@ -107,10 +110,7 @@ def test_a_browser_has_nothing_to_say(pages):
     shown += sorted(p for p in pages if p.parent.name == "api")[::25]
     said, wide, flat = [], [], []
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=BROWSER,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+        browser = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
         view = browser.new_page(viewport=PHONE)
         view.on("console", lambda m: m.type == "error" and said.append(f"{view.url}: {m.text}"))
         view.on("pageerror", lambda error: said.append(f"{view.url}: {error}"))
