@@ -111,22 +111,30 @@ class Study:
         n_rows = fits.getheader(output, "CATALOG")["NAXIS2"]
         return figures | {"samples": samples, "min_snr": min_snr, "galaxies": n_rows}
 
-    def killed(self, image, output, seconds, samples, min_snr) -> dict:
-        """A run that is killed and called again; it goes on, so that later kills come later."""
-        rng, parts = np.random.default_rng(self.configuration["seed"]), []
+    def killed(self, image, output, whole, seconds, samples, min_snr) -> dict:
+        """A run that is killed and called again; it goes on, so that later kills come later.
+
+        Each kill comes at a random moment of the processor time, ``seconds``, of an unbroken run. A
+        run that has ended before is compared with that, and the next begins anew.
+        """
+        rng, parts, ended, equal = np.random.default_rng(self.configuration["seed"]), [], 0, True
+        folder = output.with_name(f".{output.name}.parts")
         run = command(image, output, samples, min_snr, self.configuration["model"])
-        for kills in range(self.configuration["kills"]):
-            session = Session(run)
-            time.sleep(rng.uniform(0.05, 1.0) * seconds)
-            if not session.is_running:
-                return {"kills": kills, "parts_at_kills": parts}
-            session.kill()
-            folder = output.with_name(f".{output.name}.parts")
-            parts.append(len(list(folder.glob("[0-9]*.ecsv"))))
-            if output.exists():
-                raise RuntimeError(f"{output}: found it after a kill, expected it at the end")
-        Session(run).wait()
-        return {"kills": self.configuration["kills"], "parts_at_kills": parts}
+        while not ended or len(parts) < self.configuration["kills"]:
+            session, moment = Session(run), rng.uniform(0.05, 1.0) * seconds
+            while session.is_running and session.cpu_s < moment:
+                time.sleep(0.1)
+            if session.is_running and len(parts) < self.configuration["kills"]:
+                session.kill()
+                parts.append(len(list(folder.glob("[0-9]*.ecsv"))))
+                if output.exists():
+                    raise RuntimeError(f"{output}: found it after a kill, expected it at the end")
+                continue
+            session.wait()
+            ended, equal = ended + 1, equal and same(output, whole)
+            output.unlink()
+        return {"kills": len(parts), "parts_at_kills": parts, "runs_that_ended": ended,
+                "equals_unbroken": equal}  # fmt: skip
 
     def figures(self) -> dict:
         """All of the study."""
@@ -136,8 +144,9 @@ class Study:
         outputs = {name: self.folder / f"{name}.fits" for name in ("product", "whole", "broken")}
         whole = self.known("whole-run", self.unbroken, corner, outputs["whole"], *few)
         killed = self.known(
-            "killed-run", self.killed, corner, outputs["broken"], whole["wall_s"], *few
-        )
+            "killed-run", self.killed, corner, outputs["broken"], outputs["whole"],
+            whole["cpu_s"], *few,
+        )  # fmt: skip
         runs = [
             self.known(f"samples-{n}", self.unbroken, large, outputs["product"], n, min_snr)
             for n, min_snr in self.configuration["runs"]
@@ -151,7 +160,6 @@ class Study:
             "killed": {
                 "pixels": [self.configuration["killed_side"]] * 2,
                 **killed,
-                "equals_unbroken": same(outputs["broken"], outputs["whole"]),
                 "files_left": left,
             },
         }

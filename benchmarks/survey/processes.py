@@ -51,6 +51,11 @@ class Session:
         """Whether the program has not ended."""
         return self.process.poll() is None
 
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of all processes so far."""
+        return sum(one["cpu_s"] for one in self.seen.values())
+
     def wait(self) -> dict:
         """Wait for the end.
 
@@ -65,7 +70,7 @@ class Session:
         self._watch.join()
         return {
             "wall_s": round(seconds, 1),
-            "cpu_s": round(sum(one["cpu_s"] for one in self.seen.values()), 1),
+            "cpu_s": round(self.cpu_s, 1),
             "peak_MiB": self.seen[self.process.pid]["peak_MiB"],
         }
 
