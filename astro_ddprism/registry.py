@@ -32,6 +32,8 @@ from .errors import InputError
 
 __all__ = ["Part", "Registry", "checked_fields", "option", "to_tree"]
 
+MOST_COUNTED = 10**12
+
 
 class Registry:
     """The classes of one kind, by name.
@@ -259,7 +261,8 @@ def option(default, *, least=None, above=None, most=None, choices=None):
     default
         Its default.
     least, above, most : float, optional
-        The value is not below, is above, is not above this.
+        The value is not below, is above, is not above this. Without ``most`` an integer, which
+        counts something, is not above a million millions.
     choices : sequence, optional
         What it may be.
 
@@ -392,6 +395,8 @@ def _check_limits(value, limits, label):
         raise InputError(f"{label}: found {value!r}, expected a finite number")
     for name, holds, words in _LIMITS:
         limit = limits.get(name)
+        if limit is None and name == "most" and isinstance(value, int):
+            limit = MOST_COUNTED
         if limit is not None and not holds(value, limit):
             raise InputError(f"{label}: found {value!r}, expected {words} {limit:g}")
 

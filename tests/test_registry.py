@@ -181,6 +181,10 @@ def test_parts_from_tables_names_and_objects():
         ({"name": "thin", "focus": None}, "^Thin.focus: found None, expected a number$"),
         ({"name": "thin", "order": 1.5}, "^Thin.order: found 1.5, expected an integer$"),
         ({"name": "thin", "order": 0}, "^Thin.order: found 0, expected a number not below 1$"),
+        (
+            {"name": "thin", "order": 10**20},
+            r"^Thin.order: found 1.*0, expected .*above 1e\+12$",
+        ),
         ({"name": "thin", "glass": "ice"}, "^Thin.glass: found 'ice', expected one of crown, fli"),
         ({"name": "thin", "glass": 2}, "^Thin.glass: found 2, expected a text$"),
         ({"name": "thick", "front": {"name": "thin", "order": 0}}, "^Thin.order: found 0"),
@@ -196,6 +200,10 @@ def test_parts_from_tables_names_and_objects():
         ({"name": "thick", "limit": 0}, "^Thick.limit: found 0, expected a number not below 1$"),
         ({"name": "thick", "turns": 1.5}, "^Thick.turns: found 1.5, expected an integer or a tab"),
         ({"name": "thick", "turns": {"a": -1}}, "^Thick.turns: found -1, expected a number not b"),
+        (
+            {"name": "thick", "turns": {"a": 2**63}},
+            "^Thick.turns: found 9.*, expected a n",
+        ),
     ],
 )
 def test_parts_that_cannot_be(tree, message):

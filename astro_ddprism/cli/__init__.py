@@ -50,14 +50,13 @@ def main(argv=None):
         try:
             return _run(argv, last)
         except (InputError, OSError, MemoryError) as error:
-            last(f"ddprism: error: {_one_line(error)}")
+            last(f"ddprism: error: {_one_line(error)}{_notes(error)}")
             return 2
         except KeyboardInterrupt as interruption:
-            notes = getattr(interruption, "__notes__", [])
-            last("ddprism: interrupted" + "".join(f"; {note}" for note in notes))
+            last(f"ddprism: interrupted{_notes(interruption)}")
             return 130
         except Terminated as error:
-            last(f"ddprism: ended by signal {error.number}")
+            last(f"ddprism: ended by signal {error.number}{_notes(error)}")
             return 128 + error.number
 
 
@@ -78,9 +77,15 @@ def _run(argv, last):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             except RuntimeError as error:
                 if "allocate memory" in str(error) or "out of memory" in str(error):  # torch
-                    raise MemoryError(str(error).partition(". ")[0]) from error
+                    full = MemoryError(str(error).partition(". ")[0])
+                    full.__notes__ = getattr(error, "__notes__", [])
+                    raise full from error
                 raise
     return 0
+
+
+def _notes(error) -> str:
+    return "".join(f"; {' '.join(note.split())}" for note in getattr(error, "__notes__", []))
 
 
 def _one_line(error):

@@ -180,8 +180,9 @@ class SourceSeparator(Model):
             task = Task(loaders, fitted.source_shapes, self._bars, begin, save)
             try:
                 state = self._fit(task)
-            except KeyboardInterrupt as interruption:
-                interruption.add_note(_how_to_go_on(checkpoint, saved))
+            except BaseException as error:
+                if saved or isinstance(error, KeyboardInterrupt):
+                    error.add_note(_how_to_go_on(checkpoint, saved))
                 raise
         self._fitted = replace(fitted, state=state)
         return self

@@ -127,7 +127,7 @@ class DiffusionSourceSeparator(SourceSeparator):
     warm_start: WarmStart = option(WarmStart())
     training: Training = option(Training())
     chains: Chains = option(Chains())
-    n_em_iterations: int | dict[str, int] = option(3, least=0)
+    n_em_iterations: int | dict[str, int] = option(3, least=0, most=10_000)
     symmetries: dict[str, tuple[str, ...]] | None = option(None, choices=SYMMETRIES)
 
     @classmethod

@@ -271,11 +271,12 @@ def _texts(column):
     """Values as text, empty where masked."""
     mask = getattr(column, "mask", None)
     mask = np.zeros(len(column), dtype=bool) if mask is None else np.broadcast_to(mask, len(column))
-    data = np.ma.getdata(column) if isinstance(column, np.ma.MaskedArray) else np.asarray(
+    data = np.ma.getdata(column) if isinstance(column, np.ma.MaskedArray) else (
         getattr(column, "unmasked", column)
     )  # fmt: skip
     return [
-        "" if masked else _as_text(value) for value, masked in zip(data.tolist(), mask, strict=True)
+        "" if masked else _as_text(value)
+        for value, masked in zip(np.asarray(data).tolist(), mask, strict=True)
     ]
 
 

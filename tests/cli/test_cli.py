@@ -133,6 +133,18 @@ def test_interruption(monkeypatch, capsys):
     assert capsys.readouterr().err == "ddprism: interrupted\n"
 
 
+def test_what_an_error_adds_is_in_its_line(monkeypatch, capsys):
+    def fail(_):
+        error = RuntimeError("DefaultCPUAllocator: can't allocate memory. Tried 1 GiB")
+        error.add_note("to go on:\n--resume")
+        raise error
+
+    monkeypatch.setattr("astro_ddprism.cli.info.info", fail)
+    assert run("info", "x") == 2
+    told = "not enough memory (DefaultCPUAllocator: can't allocate memory); to go on: --resume"
+    assert capsys.readouterr().err == f"ddprism: error: {told}\n"
+
+
 # --- cutouts ----------------------------------------
 
 

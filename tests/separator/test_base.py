@@ -241,6 +241,24 @@ def test_an_interruption_tells_how_to_go_on(fitted, views, flat, tmp_path, monke
         assert expected in interruption.value.__notes__[0]
 
 
+def test_what_fails_after_hours_tells_how_to_go_on(fitted, views, flat, tmp_path, monkeypatch):
+    """A full memory or disk does, where there is a checkpoint; without one, it is as it was."""
+    file = tmp_path / "fit.checkpoint"
+    for save in (True, False):
+
+        def fail(_, task, save=save):
+            if save:
+                task.save(fitted._learned.state, [])
+            raise MemoryError("full")
+
+        monkeypatch.setattr(DiffusionSourceSeparator, "_fit", fail)
+        with pytest.raises(MemoryError) as failure:
+            DiffusionSourceSeparator(**flat).fit(views, checkpoint=file)
+        monkeypatch.undo()
+        notes = "".join(getattr(failure.value, "__notes__", []))
+        assert (f"checkpoint={str(file)!r}, resume=True" in notes) == save
+
+
 def test_samples_of_a_dataset_are_those_of_its_richest_view(fitted, views, assert_same):
     several = fitted.sample(views, 2, seed=np.random.default_rng(3))
     assert several.view is views["second"]

@@ -67,7 +67,7 @@ class WarmStart(Part):
 
     rank: int = option(64, least=1)
     rank_new: int = option(6, least=1)
-    iterations: int = option(4, least=0)
+    iterations: int = option(4, least=0, most=10_000)
     components: int = option(128, least=1)
 
     def fit(self, loaders, shapes, priors, *, symmetries, samples, rows, batch_size, track):

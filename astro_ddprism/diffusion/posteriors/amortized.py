@@ -130,10 +130,10 @@ class Amortized(PosteriorMethod):
     templates: tuple[str, ...] = ()
     variety: Variety = option(Variety())
     sampler: Sampler = option(AdamsBashforth(3))
-    n_steps: int = option(12, least=1)
-    n_starts: int = option(1, least=0)
+    n_steps: int = option(12, least=1, most=10_000)
+    n_starts: int = option(1, least=0, most=10_000)
     otherwise: MomentMatching = option(MomentMatching())
-    n_matched: int = option(0, least=0)
+    n_matched: int = option(0, least=0, most=10_000)
 
     def __post_init__(self):
         super().__post_init__()

@@ -49,7 +49,7 @@ class Gibbs(PosteriorMethod):
         The solver of the update that an observation makes.
     """
 
-    n_rounds: int = option(16, least=1)
+    n_rounds: int = option(16, least=1, most=10_000)
     solver: Solver = option(GMRES())
 
     def continues(self, priors, sources):  # noqa: ARG002, D102

@@ -56,7 +56,7 @@ class Langevin(PosteriorMethod):
         The step :math:`\epsilon`; the curvature is at most :math:`2 / \sigma^2`.
     """
 
-    n_repeats: int = option(8, least=1)
+    n_repeats: int = option(8, least=1, most=10_000)
     step: float = option(0.2, above=0, most=0.5)
 
     @torch.no_grad()

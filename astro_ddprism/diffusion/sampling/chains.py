@@ -76,11 +76,11 @@ class Chains(Part):
     """
 
     sampler: Sampler = option(Ancestral())
-    n_steps: int = option(16, least=1)
+    n_steps: int = option(16, least=1, most=10_000)
     start: float = option(0.7, above=0, most=1)
     max_chi2: float = option(2.0, above=0)
-    n_candidates: int = option(1, least=1)
-    n_redraws: int = option(1, least=0)
+    n_candidates: int = option(1, least=1, most=10_000)
+    n_redraws: int = option(1, least=0, most=10_000)
 
 
 @dataclass

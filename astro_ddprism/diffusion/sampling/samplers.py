@@ -110,7 +110,7 @@ class PredictorCorrector(Sampler):
         The part of the noise's variance that a correction renews.
     """
 
-    corrections: int = option(1, least=0)
+    corrections: int = option(1, least=0, most=10_000)
     delta: float = option(0.01, above=0, most=1)
 
     @torch.no_grad()
