@@ -20,7 +20,7 @@ from astropy.io import fits
 
 from ..errors import InputError
 
-__all__ = ["check_fits", "check_packed_size", "unpack_once", "words_sum"]
+__all__ = ["check_fits", "check_packed_size", "unpack_once", "version_of", "words_sum"]
 
 KNOWN = (
     fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU, fits.BinTableHDU, fits.TableHDU,
@@ -61,7 +61,7 @@ def check_fits(path, hdus, replaced=False):
             )
         info = hdu.fileinfo()
         places.append((f"{i} {hdu.name}".strip(), info["hdrLoc"], info["datLoc"], info["datSpan"]))
-    _check(str(path), _version(path), tuple(places))
+    _check(str(path), version_of(path), tuple(places))
 
 
 def unpack_once(path):
@@ -80,10 +80,10 @@ def unpack_once(path):
     OSError, EOFError, zlib.error, lzma.LZMAError
         If it does not unpack to what it was packed of.
     """
-    _unpack(str(path), _version(path))
+    _unpack(str(path), version_of(path))
 
 
-def _version(path) -> tuple[int, ...]:
+def version_of(path) -> tuple[int, ...]:
     """Numbers that are others once a file is."""
     stat = Path(path).stat()
     return stat.st_ino, stat.st_mtime_ns, stat.st_size

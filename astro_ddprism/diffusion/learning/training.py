@@ -134,12 +134,12 @@ class Trainer:
         step = TrainingStep(denoiser, self.training, self.execution, n_steps)
         watch = None if held_out is None else Watch(step, draws, Turns.of(held_out), n_images)
         steps = iter(self.track(range(n_steps), self.title))
-        for k in self._taken(steps, step, draws):
+        last_quarter = 3 * n_steps // 4  # whose losses count
+        for k in self._taken(steps, step, draws, last_quarter):
             if watch is not None and watch.due(k) and watch.look():
                 break
         for _ in steps:  # to the end of the bar
             pass
-        last_quarter = 3 * n_steps // 4
         mean = float(step.total / (k + 1 - (last_quarter if k >= last_quarter else 0)))
         if watch is None:
             step.finish()
@@ -154,7 +154,7 @@ class Trainer:
             )  # fmt: skip
         return Losses(mean, watch.seen, watch.held_out)
 
-    def _taken(self, steps, step: "TrainingStep", draws: Turns):
+    def _taken(self, steps, step: "TrainingStep", draws: Turns, last_quarter: int):
         """Take the steps of a training; the number of each, when it has been taken."""
         n_steps = step.n_steps
         for n in draws.phases(n_steps, self.training.batch_size):
@@ -164,7 +164,7 @@ class Trainer:
                 own = [step.captured(each, f"training of {self.label}") for each in draws.draws]
             for k in itertools.islice(steps, n):
                 step.rate.fill_(step.rate_of(k))
-                if k == 3 * n_steps // 4:
+                if k == last_quarter:
                     step.total.zero_()
                 own[draws.next()]()
                 # What is not finite once stays so: weights do not recover.

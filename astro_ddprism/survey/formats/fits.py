@@ -20,7 +20,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from ...errors import InputError
 from ...io.cards import WCS_NUMBER, leave_out_malformed
-from ...io.fits_checks import unpack_once
+from ...io.fits_checks import unpack_once, version_of
 from ...io.fits_in import (
     NAMES,
     NOISE_NAMES,
@@ -134,8 +134,7 @@ def register_layout(layout):
     def identify(_origin, path, _file, *_args, **_kwargs):
         if path is None or not Path(path).is_file():
             return False
-        stat = Path(path).stat()
-        names, header = _peek(str(path), stat.st_mtime_ns, stat.st_size)
+        names, header = _peek(str(path), version_of(path))
         return bool(names) and layout.identify(names, header)
 
     FORMATS.register_reader(layout.name, RawImage, read)
@@ -146,7 +145,7 @@ def register_layout(layout):
 
 
 @lru_cache(maxsize=64)
-def _peek(path, _time, _size):
+def _peek(path, _version):
     """Names of the first extensions, and their headers as one; nothing of what is no FITS file."""
     names, header = [], {}
     with warnings.catch_warnings(), Path(path).open("rb") as stream:
