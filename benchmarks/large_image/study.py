@@ -63,6 +63,12 @@ def command(image, output, samples, min_snr, model) -> list[str]:
     ]  # fmt: skip
 
 
+def clear(output):
+    """Make room for a product, and for the table of what was not separated."""
+    for path in output, output.with_name(f"{output.name}.rejected.ecsv"):
+        path.unlink(missing_ok=True)
+
+
 def content(path) -> dict:
     """All data of a product."""
     with fits.open(path, checksum=True) as hdus:
@@ -105,7 +111,7 @@ class Study:
 
     def unbroken(self, image, output, samples, min_snr) -> dict:
         """A run to its end."""
-        output.unlink(missing_ok=True)
+        clear(output)
         run = command(image, output, samples, min_snr, self.configuration["model"])
         figures = Session(run).wait()
         n_rows = fits.getheader(output, "CATALOG")["NAXIS2"]
@@ -132,7 +138,7 @@ class Study:
                 continue
             session.wait()
             ended, equal = ended + 1, equal and same(output, whole)
-            output.unlink()
+            clear(output)
         return {"kills": len(parts), "parts_at_kills": parts, "runs_that_ended": ended,
                 "equals_unbroken": equal}  # fmt: skip
 
