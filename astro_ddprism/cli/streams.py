@@ -42,19 +42,20 @@ def open_streams():
     """Give a process whose standard streams are closed others, that lead nowhere.
 
     The next file that is opened would otherwise take the place of standard error, and whatever is
-    said there would be written into it.
+    said there would be written into it. What has taken the place already keeps it (a library that
+    was loaded may have), and the stream gets another.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is not None:
             continue
+        handle = os.open(os.devnull, os.O_RDWR)
         try:
             os.fstat(number)
         except OSError:
-            handle = os.open(os.devnull, os.O_RDWR)
-            if handle != number:
-                os.dup2(handle, number)
-                os.close(handle)
-        setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+            os.dup2(handle, number)
+            os.close(handle)
+            handle = number
+        setattr(sys, name, open(handle, mode, closefd=False))  # noqa: SIM115
 
 
 class _Patient:

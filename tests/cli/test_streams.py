@@ -37,6 +37,10 @@ def test_closed_streams(tmp_path):
     done = shell(f'{sys.executable} -c "{code}" {tmp_path}/file 2>&-')
     assert done.returncode == 0
     assert (tmp_path / "file").read_text() == ""
+    taken = f"other = open({str(tmp_path / 'other')!r}, 'w'); assert other.fileno() == 2"
+    done = shell(f'{sys.executable} -c "{taken}; {code}" {tmp_path}/file 2>&-')
+    assert done.returncode == 0
+    assert [(tmp_path / name).read_text() for name in ("file", "other")] == ["", ""]
 
 
 def test_nobody_reads_standard_error():

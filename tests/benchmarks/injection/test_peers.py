@@ -48,7 +48,7 @@ def test_isolated_galaxies_are_measured_right(measured, scene):
     assert list(measured) == ["aperture", "photutils, Kron", "photutils, segment", "SEP"]
     for name, lost in (("aperture", 0.15), ("photutils, Kron", 0.07), ("SEP", 0.08)):
         ratio = measured[name].flux[alone] / catalog["flux"][alone]
-        np.testing.assert_allclose(ratio, 1 - lost, atol=0.12)
+        np.testing.assert_allclose(ratio, 1 - lost, atol=0.16)
     assert all(one.time_per_object > 0 for one in measured.values())
 
 
