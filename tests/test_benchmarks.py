@@ -50,7 +50,8 @@ def test_throughput():
     from benchmarks.throughput import study as throughput
 
     case = {"size": 8, "batch_size": 4, "channels": [4], "blocks": [1]}
-    small = {"training": [case], "draws": [2], "n_observations": 8, "repeats": 1, "loss_steps": 20}
+    small = {"training": [case], "draws": [2], "n_observations": 8}
+    small |= {"repeats": 1, "loss_steps": 20, "turns": 1}
     figures = throughput.run(throughput.QUICK | small, torch.device("cpu"))
     assert [row["kind"] for row in figures["training"]] == ["prior", "amortized"]
     assert figures["largest_ratio_of_training"] == max(r["ratio"] for r in figures["training"])
