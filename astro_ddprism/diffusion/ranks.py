@@ -138,6 +138,5 @@ def _meet(function, *arguments):
         raise
     except RuntimeError as error:
         raise ConnectionError(
-            f"process {rank()} of {n_ranks()}: found that another has ended, expected all to go on "
-            "(fit --resume goes on from the last EM iteration, with any number of processes)"
+            f"process {rank()} of {n_ranks()}: found that another has ended, expected all to go on"
         ) from error

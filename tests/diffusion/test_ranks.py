@@ -209,8 +209,9 @@ def test_a_process_that_dies_ends_all(files, start, tmp_path):
     (said, _), status = ended(processes)
     assert status == [2, -signal.SIGKILL]
     assert said == (
-        "ddprism: error: process 0 of 2: found that another has ended, expected all to go on (fit "
-        "--resume goes on from the last EM iteration, with any number of processes)\n"
+        "ddprism: error: process 0 of 2: found that another has ended, expected all to go on; what "
+        "the separator had learned before is as it was; to go on from the last EM iteration, "
+        f"fit(..., checkpoint={str(checkpoint)!r}, resume=True) (ddprism fit --resume)\n"
     )
     assert checkpoint.exists()
     assert not out.exists()
