@@ -72,6 +72,7 @@ automodsumm_inherited_members = False
 autodoc_typehints = "none"
 
 html_theme = "pydata_sphinx_theme"
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's machine is
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
