@@ -30,9 +30,10 @@ from typing import ClassVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import InputError
 
-__all__ = ["Part", "Registry", "checked_fields", "option", "to_tree"]
+__all__ = ["MOST_REPEATS", "Part", "Registry", "checked_fields", "option", "to_tree"]
 
-MOST_COUNTED = 10**12
+# Of what is counted, and of what is done again and again: iterations, steps, rounds.
+MOST_COUNTED, MOST_REPEATS = 10**12, 10_000
 
 
 class Registry:

@@ -25,7 +25,7 @@ from ..diffusion.sampling.chains import Chains, draw_sources
 from ..diffusion.sampling.prior import draw_prior
 from ..errors import InputError
 from ..io.reading import reason_of
-from ..registry import option
+from ..registry import MOST_REPEATS, option
 from .base import SourceSeparator
 from .configured import SEPARATORS
 from .plan import FitBar, duration_text, plan_fit
@@ -127,7 +127,7 @@ class DiffusionSourceSeparator(SourceSeparator):
     warm_start: WarmStart = option(WarmStart())
     training: Training = option(Training())
     chains: Chains = option(Chains())
-    n_em_iterations: int | dict[str, int] = option(3, least=0, most=10_000)
+    n_em_iterations: int | dict[str, int] = option(3, least=0, most=MOST_REPEATS)
     symmetries: dict[str, tuple[str, ...]] | None = option(None, choices=SYMMETRIES)
 
     @classmethod

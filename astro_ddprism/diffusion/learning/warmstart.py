@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...registry import Part, Registry, option
+from ...registry import MOST_REPEATS, Part, Registry, option
 from .. import ranks
 from ..observation import JointObservation
 from ..posteriors.components import Designed
@@ -67,7 +67,7 @@ class WarmStart(Part):
 
     rank: int = option(64, least=1)
     rank_new: int = option(6, least=1)
-    iterations: int = option(4, least=0, most=10_000)
+    iterations: int = option(4, least=0, most=MOST_REPEATS)
     components: int = option(128, least=1)
 
     def fit(self, loaders, shapes, priors, *, symmetries, samples, rows, batch_size, track):

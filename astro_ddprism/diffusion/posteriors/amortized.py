@@ -66,7 +66,7 @@ from dataclasses import dataclass
 from azula.noise import VESchedule
 
 from ...errors import InputError
-from ...registry import option
+from ...registry import MOST_REPEATS, option
 from ..masks import MOST
 from ..networks import Network, UNet
 from ..networks.embedding import compressed
@@ -130,10 +130,10 @@ class Amortized(PosteriorMethod):
     templates: tuple[str, ...] = ()
     variety: Variety = option(Variety())
     sampler: Sampler = option(AdamsBashforth(3))
-    n_steps: int = option(12, least=1, most=10_000)
-    n_starts: int = option(1, least=0, most=10_000)
+    n_steps: int = option(12, least=1, most=MOST_REPEATS)
+    n_starts: int = option(1, least=0, most=MOST_REPEATS)
     otherwise: MomentMatching = option(MomentMatching())
-    n_matched: int = option(0, least=0, most=10_000)
+    n_matched: int = option(0, least=0, most=MOST_REPEATS)
 
     def __post_init__(self):
         super().__post_init__()

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...registry import option
+from ...registry import MOST_REPEATS, option
 from ..priors.schedule import time_of
 from .base import POSTERIORS, Beginning, PosteriorMethod
 from .components import mixture_draws
@@ -49,7 +49,7 @@ class Gibbs(PosteriorMethod):
         The solver of the update that an observation makes.
     """
 
-    n_rounds: int = option(16, least=1, most=10_000)
+    n_rounds: int = option(16, least=1, most=MOST_REPEATS)
     solver: Solver = option(GMRES())
 
     def continues(self, priors, sources):  # noqa: ARG002, D102

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from azula.linalg.solve import cg
 
-from ...registry import option
+from ...registry import MOST_REPEATS, option
 from ..priors.schedule import time_of
 from .base import POSTERIORS, PosteriorMethod
 
@@ -56,7 +56,7 @@ class Langevin(PosteriorMethod):
         The step :math:`\epsilon`; the curvature is at most :math:`2 / \sigma^2`.
     """
 
-    n_repeats: int = option(8, least=1, most=10_000)
+    n_repeats: int = option(8, least=1, most=MOST_REPEATS)
     step: float = option(0.2, above=0, most=0.5)
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...registry import Part, Registry, option
+from ...registry import MOST_REPEATS, Part, Registry, option
 from ..observation import JointObservation
 
 #: Solvers by name.
@@ -75,7 +75,7 @@ class GMRES(Solver):
     .. [1] Walker & Zhou 1994, Numerical Linear Algebra with Applications 1, 571 (simpler GMRES)
     """
 
-    iterations: int = option(3, least=1, most=10_000)
+    iterations: int = option(3, least=1, most=MOST_REPEATS)
 
     def bind(self, observation):  # noqa: D102
         return partial(self._update, observation)
@@ -108,7 +108,7 @@ class CG(Solver):
         Number of iterations.
     """
 
-    iterations: int = option(2, least=1, most=10_000)
+    iterations: int = option(2, least=1, most=MOST_REPEATS)
 
     def bind(self, observation):  # noqa: D102
         return partial(self._update, observation)

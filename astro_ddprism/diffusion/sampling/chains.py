@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...registry import Part, option
+from ...registry import MOST_REPEATS, Part, option
 from .. import ranks
 from ..parallel import in_pieces
 from ..random import Rows
@@ -76,11 +76,11 @@ class Chains(Part):
     """
 
     sampler: Sampler = option(Ancestral())
-    n_steps: int = option(16, least=1, most=10_000)
+    n_steps: int = option(16, least=1, most=MOST_REPEATS)
     start: float = option(0.7, above=0, most=1)
     max_chi2: float = option(2.0, above=0)
-    n_candidates: int = option(1, least=1, most=10_000)
-    n_redraws: int = option(1, least=0, most=10_000)
+    n_candidates: int = option(1, least=1, most=MOST_REPEATS)
+    n_redraws: int = option(1, least=0, most=MOST_REPEATS)
 
 
 @dataclass

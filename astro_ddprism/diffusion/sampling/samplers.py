@@ -34,7 +34,7 @@ import torch
 from azula.denoise import Denoiser
 from torch import Tensor
 
-from ...registry import Part, Registry, option
+from ...registry import MOST_REPEATS, Part, Registry, option
 from ..priors.schedule import time_of
 from ..random import Rows
 
@@ -110,7 +110,7 @@ class PredictorCorrector(Sampler):
         The part of the noise's variance that a correction renews.
     """
 
-    corrections: int = option(1, least=0, most=10_000)
+    corrections: int = option(1, least=0, most=MOST_REPEATS)
     delta: float = option(0.01, above=0, most=1)
 
     @torch.no_grad()
