@@ -14,6 +14,13 @@ with weights :math:`w_i` that fall linearly to the edge of a cutout, so that no 
 rest is :math:`B`: what is left of all light without the galaxies. So :math:`G + B` is the image, up
 to its noise, wherever a cutout is; elsewhere no galaxy was found and nothing is known of the rest,
 which is NaN.
+
+Means of the posterior follow a part of the noise. Of draws that are right, what is left,
+:math:`d - M`, has the variance :math:`\sigma^2 - v`, with the mean squared deviation :math:`v` of
+the draws of all light from their mean (the variance of the noise is that of its posterior mean and
+the posterior variance of it, which is that of the light; with few draws :math:`v` is as much
+smaller as their mean scatters). The standard deviation that is found and the one that this makes
+expect stand beside each other in the header of the residual.
 """
 
 import numpy as np
@@ -52,6 +59,7 @@ class Canvas:
         shape = image.shape
         self.galaxies = np.zeros(shape, dtype=np.float32)
         self._light, self._weight = np.zeros(shape, np.float32), np.zeros(shape[1:], np.float32)
+        self._followed = np.zeros(shape, np.float32)
         self.coverage = np.zeros(shape[1:], dtype=np.int16)
         self.source = None
 
@@ -81,11 +89,13 @@ class Canvas:
         factor = u.Quantity(1, view.unit).to_value(self.image.unit)
         own = factor * mean.component(self.source).value[0]
         light = factor * mean.model().value[0]
+        followed = np.nan_to_num(samples.residual_variance())
         weight = _weights(view.data.shape[-2:])
         for i in range(len(view)):
             here, part = self._place(view, i)
             self.galaxies[:, *here] += own[i][:, *part]
             self._light[:, *here] += (weight * light[i])[:, *part]
+            self._followed[:, *here] += (weight * followed[i])[:, *part]
             self._weight[here] += weight[part]
             self.coverage[here] += 1
 
@@ -126,6 +136,22 @@ class Canvas:
             residual = (image.data - self._model()) / np.sqrt(image.variance)
         return np.where(image.mask, np.nan, residual).astype(np.float32)
 
+    def residual_std(self) -> tuple[float, float]:
+        """Standard deviation of `residual`, and that which the spread of the draws makes expect.
+
+        Returns
+        -------
+        found, expected : float
+            About zero, over all pixels that `residual` knows; NaN without one.
+        """
+        residual = self.residual()
+        known = np.isfinite(residual)
+        if not known.any():
+            return np.nan, np.nan
+        followed = (self._followed / np.maximum(self._weight, 1))[known]
+        found = np.sqrt(np.mean(residual[known] ** 2, dtype=float))
+        return float(found), float(np.sqrt(max(1 - np.mean(followed, dtype=float), 0)))
+
     def _model(self):
         with np.errstate(invalid="ignore", divide="ignore"):
             return self._light / self._weight
@@ -154,6 +180,10 @@ class Canvas:
             hdus.append(fits.ImageHDU(values, header=header.copy(), name=extension))
             if extension != "RESIDUAL" and self.image.unit != u.one:
                 hdus[-1].header["BUNIT"] = self.image.unit.to_string("fits")
+        found, expected = self.residual_std()
+        if np.isfinite(found):
+            hdus[-1].header["RESSTD"] = found, "standard deviation, in units of the noise"
+            hdus[-1].header["RESEXP"] = expected, "that which the spread of the draws expects"
         hdus.append(fits.ImageHDU(self.coverage, header=header.copy(), name="COVERAGE"))
         return fits.HDUList(hdus)
 

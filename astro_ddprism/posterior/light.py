@@ -109,24 +109,33 @@ class Light:
         return self._summary[0]
 
     @property
+    def residual_variance(self) -> np.ndarray:
+        """Mean squared deviation of `residual` from its mean: ndarray, shape (N, ...)."""
+        return self._summary[1]
+
+    @property
     def sum_of_squares(self) -> np.ndarray:
         """Sum of each observation's squared whitened residuals: ndarray, shape (n_samples, N)."""
-        return self._summary[1]
+        return self._summary[2]
 
     @functools.cached_property
     def _summary(self):
-        """Mean residual and sum of squares."""
-        mean = np.zeros_like(self.view.data)
+        """Mean and variance of the residuals, and sums of squares."""
+        mean, variance = np.zeros_like(self.view.data), np.zeros_like(self.view.data)
         squares = np.zeros((self.n_samples, len(self.view)))
         for pairs, noise, left in self._residuals():
             standardized = _as_pairs(left / noise.variance.sqrt(), pairs)
             mean[pairs[1][0]] += standardized.sum(0).cpu().numpy()
+            variance[pairs[1][0]] += standardized.square().sum(0).cpu().numpy()
             squares[pairs] = _as_pairs(noise.whiten(left).square().flatten(1).sum(1), pairs).cpu()
         mean /= self.n_samples
-        mean[self.view.mask] = np.nan
-        for values in (mean, squares):
+        variance /= self.n_samples
+        variance -= np.minimum(mean**2, variance)  # by rounding alone it may be larger
+        for values in (mean, variance):
+            values[self.view.mask] = np.nan
+        for values in (mean, variance, squares):
             values.flags.writeable = False
-        return mean, squares
+        return mean, variance, squares
 
     def _residuals(self):
         """What is left of the observations that were seen, a batch at a time, and its noise."""

@@ -192,6 +192,10 @@ class PosteriorSamples(SampleContainer):
         """
         return self._light.mean_residual.copy()
 
+    def residual_variance(self):
+        """Mean squared deviation of `residual` from its mean, of the same shape as that."""
+        return self._light.residual_variance.copy()
+
     @property
     def chi2(self) -> np.ndarray:
         r"""Reduced :math:`\chi^2`, the mean squared *whitened* residual.

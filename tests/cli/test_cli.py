@@ -478,12 +478,16 @@ def test_info_for_programs(views, tile, capsys):
     assert any(line.startswith("noise") for line in told["serves_as"])
 
 
-def test_a_reader_that_has_seen_enough(views, monkeypatch):
+def test_a_reader_that_has_seen_enough(views, monkeypatch, tmp_path):
     def closed(_):
+        sys.stdout.write("a line that nobody reads")
         raise BrokenPipeError(32, "Broken pipe")
 
     monkeypatch.setattr("astro_ddprism.cli.info.info", closed)
-    assert run("info", views) == 0
+    with open(tmp_path / "out", "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        assert run("info", views) == 0
+    assert (tmp_path / "out").read_text() == ""  # what is left goes nowhere
 
 
 def test_completion(capsys):

@@ -67,6 +67,8 @@ def test_a_bit_of_any_block_is_told(small, tmp_path):
     raw = path.read_bytes()
     for array in own.values():
         data = array.tobytes()
+        if data not in raw:  # what is not contiguous may be kept as it lies in memory
+            data = array.base.tobytes()
         place = raw.index(data) + len(data) // 2
         damaged.write_bytes(raw[:place] + bytes([raw[place] ^ 4]) + raw[place + 1 :])
         with pytest.raises(InputError, match=r"damaged.asdf: .*not that of its checksum"):

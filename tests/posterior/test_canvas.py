@@ -124,6 +124,41 @@ def test_overlaps_have_no_seams(scene):
     assert row[-1] == 10
 
 
+@pytest.mark.parametrize("n_samples", [1, 4, 16])
+def test_how_much_of_the_noise_the_mean_follows(scene, tmp_path, n_samples):
+    """Draws of the exact posterior of light of a known variance leave what they make expect."""
+    image, *_ = scene
+    rng = np.random.default_rng(n_samples)
+    prior = 0.3  # variance of each pixel of the light
+    light = rng.normal(0, prior**0.5, (64, 64))
+    image.data[:] = light + rng.normal(0, SIGMA, (64, 64))
+    gain, spread = prior / (prior + SIGMA**2), (1 / (1 / prior + 1 / SIGMA**2)) ** 0.5
+    corners = [(x, y) for x in range(0, 64, SIZE) for y in range(0, 64, SIZE)]
+    data = np.array([cut(image.data[0], np.array(c)) for c in corners])[:, None]
+    wcs = []
+    for corner in corners:
+        wcs.append(image.wcs.deepcopy())
+        wcs[-1].wcs.crpix -= corner
+    view = View(
+        data * u.uJy, variance=SIGMA**2 * u.uJy**2, wcs=wcs,
+        mixing={"galaxy": Identity((1, SIZE, SIZE))}, name="galaxy",
+    )  # fmt: skip
+    draws = gain * data + spread * rng.normal(size=(n_samples, *data.shape))
+    canvas = Canvas(image)
+    canvas.add(PosteriorSamples({"galaxy": draws.astype(np.float32) * u.uJy}, view))
+    found, expected = canvas.residual_std()
+    exact = np.sqrt(1 - (spread / SIGMA) ** 2 * (1 - 1 / n_samples))
+    assert found == pytest.approx(exact, rel=0.04)  # of 4,095 pixels, more than 3 errors
+    assert expected == pytest.approx(exact, rel=0.02)
+    canvas.write(tmp_path / "tile.fits")
+    header = fits.getheader(tmp_path / "tile.fits", "RESIDUAL")
+    assert (header["RESSTD"], header["RESEXP"]) == (found, expected)
+
+
+def test_nothing_pasted_has_no_residual(scene):
+    assert np.isnan(Canvas(scene[0]).residual_std()).all()
+
+
 def test_light_is_as_the_image_sees_it(scene):
     image, *_ = scene
     blur = Convolution(np.full((3, 3), 1 / 9), (1, SIZE, SIZE))
@@ -173,3 +208,5 @@ def test_a_piece_of_a_survey(shared_data, tmp_path):
     covered = (canvas.coverage > 0) & ~image.mask[0]
     assert covered.sum() > 10_000
     assert np.std(residual[covered]) == pytest.approx(1, abs=0.05)
+    found, expected = canvas.residual_std()
+    assert found == pytest.approx(expected, rel=0.05)

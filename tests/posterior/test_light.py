@@ -99,6 +99,7 @@ def test_light_is_that_of_matrices(correlated, photons, n_images, monkeypatch):
     residual = problem.every(problem.residual)
     np.testing.assert_allclose(light.residual(), residual, **close)
     np.testing.assert_allclose(light.mean_residual, residual.mean(axis=0), **close)
+    np.testing.assert_allclose(light.residual_variance, residual.var(axis=0), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(light.sum_of_squares, problem.every(problem.chi2), rtol=1e-4)
 
 
