@@ -60,7 +60,7 @@ BASELINES = {
     "clvm-linear": {
         "method": "clvm-linear",
         "rank": {"grass": 265, "digit": 6},
-        "training": {"n_first_images": 200_000, "batch_size": 256, "learning_rate": 1e-2},
+        "training": {"n_first_images": 1_000_000, "batch_size": 256, "learning_rate": 3e-2},
     },
     "clvm-vae": {
         "method": "clvm-vae",
@@ -121,7 +121,7 @@ QUICK = {
         "gaussian": BASELINES["gaussian"],
         "pcpca": BASELINES["pcpca"],
         "clvm-linear": BASELINES["clvm-linear"]
-        | {"training": {"n_first_images": 20_000, "batch_size": 128, "learning_rate": 1e-2}},
+        | {"training": {"n_first_images": 200_000, "batch_size": 128, "learning_rate": 3e-2}},
         "clvm-vae": BASELINES["clvm-vae"]
         | {"training": {"n_first_images": 200_000, "batch_size": 256, "learning_rate": 1e-3}},
         "diffusion": DIFFUSION

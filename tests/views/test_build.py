@@ -10,6 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from astro_ddprism import MultiViewDataset
 from astro_ddprism.errors import InputError
 from astro_ddprism.survey import detect_galaxies, read_image, read_positions
+from astro_ddprism.survey.find import find_galaxies
+from astro_ddprism.views import build
 from astro_ddprism.views.build import views_from_image
 
 
@@ -118,11 +120,27 @@ def kids(shared_data):
     )
 
 
-def test_real_field(kids):
+@pytest.fixture(scope="module")
+def cut_out(kids):
+    """Views of the real field, and the galaxies that were detected for them, once for all tests."""
+    found = []
+
+    def find(*args, **options):
+        found.append(find_galaxies(*args, **options))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "find_galaxies", find)
+        views = views_from_image(kids)
+    ((galaxies, _),) = found
+    return views, galaxies
+
+
+def test_real_field(kids, cut_out):
     noise = np.sqrt(np.median(kids.variance[~kids.mask]))
     assert_allclose(noise, 4.5e-12, rtol=0.05)
     assert 0 < kids.saturated.mean() < 0.01
-    views = views_from_image(kids)
+    views, _ = cut_out
     assert len(views["galaxy"]) > 1000
     assert len(views["random"]) > 2000
     assert views["galaxy"].data.shape[1:] == (1, 32, 32)
@@ -131,8 +149,8 @@ def test_real_field(kids):
     assert np.unravel_index(mean.argmax(), mean.shape) == (16, 16)
 
 
-def test_real_field_with_a_catalog(kids, tmp_path):
-    galaxies = detect_galaxies(kids)
+def test_real_field_with_a_catalog(kids, cut_out, tmp_path):
+    _, galaxies = cut_out
     catalog = Table({"NUMBER": np.arange(len(galaxies)) + 5000,
                      "ALPHA_J2000": galaxies["sky_centroid"].ra.deg,
                      "DELTA_J2000": galaxies["sky_centroid"].dec.deg})  # fmt: skip

@@ -30,6 +30,7 @@ from ..capture import captured
 from ..parallel import Execution
 from .data import Turns
 from .held_out import Losses, Watch
+from .optimizer import Optimizer, weights_of
 
 # Steps between two looks at the loss, each of which waits for the device.
 STEPS_UNSEEN = 100
@@ -224,15 +225,14 @@ class TrainingStep:
                 f"Training.batch_size: found {n} with {ranks.n_ranks()} processes, expected an "
                 "image or more for each"
             )
-        self._parameters = [weight for weight in denoiser.parameters() if weight.requires_grad]
+        matrices, others = weights_of(denoiser)
+        self._parameters = [*matrices, *others]
         self._weights, parts = _flattened(self._parameters)
         # The last of the sums is the loss.
         self._sums = self._weights.new_zeros(len(self._weights) + 1)
         self._gradient, self.loss = self._sums[:-1], self._sums[-1]
-        self._weights.grad = self._gradient
-        for weight, own, gradient in zip(
-            self._parameters, parts, _parts(self._gradient, self._parameters), strict=True
-        ):
+        pairs = list(zip(parts, _parts(self._gradient, self._parameters), strict=True))
+        for weight, (own, gradient) in zip(self._parameters, pairs, strict=True):
             weight.data, weight.grad = own, gradient
         self.average = self._weights.clone()
         self.rate = torch.zeros((), device=device)
@@ -240,14 +240,7 @@ class TrainingStep:
         self._strata = torch.arange(n, device=device)
         # Every so many, so that all of them see all noise scales.
         self._own = self._strata[ranks.rank() :: ranks.n_ranks()]
-        self._optimizer = torch.optim.AdamW(
-            [self._weights],
-            lr=self.rate,
-            betas=(0.9, 0.99),
-            weight_decay=0.0,
-            fused=True,
-            capturable=device.type == "cuda",
-        )
+        self._optimizer = Optimizer(pairs[: len(matrices)], pairs[len(matrices) :], self.rate)
         self._autocast = partial(
             torch.autocast,
             device.type,
@@ -327,9 +320,8 @@ class TrainingStep:
 
     def state(self) -> list[Tensor]:
         """All tensors that a step changes; those that the first step makes come last."""
-        made = [value for own in self._optimizer.state.values() for value in own.values()]
         own = [self._weights, self.average, *self.denoiser.buffers(), self._sums, self.total]
-        return [*own, *made]
+        return [*own, *self._optimizer.state()]
 
     @torch.no_grad()
     def finish(self):

@@ -231,11 +231,11 @@ class GaussianWarmStart:
         for observation, _ in batches():
             posterior = self.posterior(observation)
             z = posterior.mean.split(posterior.ranks, dim=1)
-            start = 0
+            covariances, start = posterior.covariance, 0
             for k, source in enumerate(observation.source_shapes):
                 stop = start + posterior.ranks[k]
                 if source in self.shapes:
-                    covariance = posterior.covariance[:, start:stop, start:stop].sum(dim=0)
+                    covariance = covariances[:, start:stop, start:stop].sum(dim=0)
                     moments[source] = moments[source] + z[k].T @ z[k] + covariance
                     means[source] = means[source] + z[k].sum(dim=0)
                     log_scales[source].append(posterior.scales[:, k].log())

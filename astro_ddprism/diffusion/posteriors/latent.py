@@ -37,7 +37,7 @@ __all__ = ["LatentPosterior", "absorb_residual", "latent_posterior"]
 #: How often the noise that depends on the sources is evaluated anew at their posterior mean.
 _REWEIGHTED = 2
 #: Elements of a batch's matrices from which on it is worth a look whether all are the same.
-_LARGE = 1 << 24
+_LARGE = 1 << 20
 
 
 class LatentPosterior:
@@ -66,9 +66,12 @@ class LatentPosterior:
         residual = y - observation.forward(mean.to(y).expand(n, -1))
         mean = mean.double() if self._is_shared else mean
         residual = residual.to(mean)
-        kept = 1 if self._is_shared else n
-        columns = [observation.forward(column.expand(n, -1))[:kept] for column in factor]
-        self._design = torch.stack(columns, dim=-1).to(mean)
+        if self._is_shared:  # all latent dimensions at once, as the first observation sees them
+            first = observation[torch.zeros(len(factor), dtype=torch.long, device=y.device)]
+            design = first.forward(factor).T[None]
+        else:
+            design = torch.stack([observation.forward(c.expand(n, -1)) for c in factor], dim=-1)
+        self._design = design.to(mean)
         self._gram = self._design.mT @ self._design
         self._projection = self._backward(residual)
         self._white = residual.square().sum(dim=1) + math.log(2 * math.pi) * observation.n_valid
@@ -104,7 +107,11 @@ class LatentPosterior:
         self._cholesky, failed = torch.linalg.cholesky_ex(precision)
         self._cholesky = torch.where(failed[:, None, None] > 0, torch.nan, self._cholesky)
         self.mean = self._solved(projection)
-        self.covariance = torch.cholesky_inverse(self._cholesky).expand(len(projection), -1, -1)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of the latent vectors of each observation, of shape ``(B, R, R)``."""
+        return torch.cholesky_inverse(self._cholesky).expand(len(self.mean), -1, -1)
 
     @property
     def log_evidence(self) -> Tensor:
@@ -173,6 +180,7 @@ class LatentPosterior:
         ]
 
 
+@torch.no_grad()
 def _is_shared(observation: JointObservation, factor: Tensor) -> bool:
     """Whether all observations of a batch see latent vectors alike, as of a random one."""
     number = torch.arange(len(factor), device=factor.device, dtype=factor.dtype)

@@ -107,7 +107,8 @@ def log_prob(
     >>> from azula.noise import VESchedule
     >>> from astro_ddprism.diffusion.priors.gaussian import GaussianPrior
     >>> prior = GaussianPrior(torch.zeros(2), 3 * torch.eye(2))
-    >>> denoiser = GaussianDenoiser(prior.mean, IsotropicCovariance(9.0), VESchedule(0.01, 100.0))
+    >>> covariance = IsotropicCovariance(torch.tensor(9.0))
+    >>> denoiser = GaussianDenoiser(prior.mean, covariance, VESchedule(0.01, 100.0))
     >>> value, error = log_prob(denoiser, torch.zeros(1, 2), prior)
     >>> print(f"{value.item():.3f} +/- {error.item():.3f}")
     -4.035 +/- 0.000

@@ -130,7 +130,7 @@ def test_density_integrates_to_one():
         parameter.requires_grad_(False)
     terminal = GaussianPrior(torch.zeros(1), 2 * torch.eye(1))
     x = torch.linspace(-200, 200, 4001, dtype=torch.float64)
-    value, _ = log_prob(denoiser, x[:, None], terminal)
+    value, _ = log_prob(denoiser, x[:, None], terminal, batch_size=len(x))
     assert torch.trapezoid(value.exp(), x).item() == pytest.approx(1, abs=2e-3)
 
 

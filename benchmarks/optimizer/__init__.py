@@ -1,0 +1,1 @@
+"""How many evaluations a draw of an amortized posterior takes."""

@@ -1,0 +1,5 @@
+"""Run the study: ``python -m benchmarks.optimizer``."""
+
+from .study import main
+
+main()
