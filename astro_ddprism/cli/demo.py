@@ -79,11 +79,11 @@ class DemoSettings:
                 "name": "amortized",
                 "templates": ("galaxy",),
                 "flux_factors": {"galaxy": (0.2, 4.0)},
-                "n_images": 60_000,
+                "n_images": 120_000,
                 "n_matched": 1,
                 "variety": {"shapes": True},
             },
-            "training": {"n_first_images": 20_000, "n_images": 6000, "batch_size": 32},
+            "training": {"n_first_images": 32_000, "n_images": 10_000, "batch_size": 64},
             "n_em_iterations": 1,
         }
     )
